@@ -1,1 +1,35 @@
-//! stub
+//! How untrusted code runs: engine, limits, directories, instances and their pools.
+//!
+//! Everything a flow's author wrote, and every component, runs behind this crate and nowhere else. The crate knows the
+//! contract (`wit/`) but not flows; what to call, and with what, is the executor's business. It must never give a
+//! guest anything of the host's that is not listed in its [`Environment`].
+//!
+//! The life of a call: a [`Program`] is compiled once per component; a [`Pool`] of one session lends an [`Instance`];
+//! the instance runs one call under [`Limits`] and answers with a [`Call`], which carries what the guest printed and
+//! used whether or not it succeeded. A [`Fault`] (trap, timeout, a limit) ends the instance, never the host.
+
+mod contract;
+mod engine;
+mod environment;
+mod error;
+mod filesystem;
+mod guest;
+mod instance;
+mod limits;
+mod metered;
+mod output;
+mod pool;
+mod program;
+mod quota;
+
+pub use contract::{
+    Argument, ErrorKind, LoadError, ObjectInfo, Outcome, Parameter, Request, ToolError, ToolInfo,
+};
+pub use engine::{Sandbox, SandboxConfig, WASMTIME_VERSION};
+pub use environment::{Access, Environment, Mount};
+pub use error::{Fault, ProgramError, SandboxError};
+pub use instance::{Call, Instance, Usage};
+pub use limits::Limits;
+pub use output::Logs;
+pub use pool::{Isolation, Lease, Pool, PoolError};
+pub use program::{Program, ProgramKind};

@@ -1,0 +1,121 @@
+//! Why a bundle could not be built, found or used.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use flowcell_sandbox::{Fault, ProgramError, SandboxError};
+
+/// Any failure of this crate.
+#[derive(Debug, thiserror::Error)]
+pub enum BundleError {
+    /// A file or folder could not be read or written.
+    #[error("cannot {action} {}", .path.display())]
+    Io {
+        /// What was tried: `read`, `write`, …
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// There is no such bundle in the store.
+    #[error("there is no bundle {reference} in {store}{}", hint(.available))]
+    NotFound {
+        /// What was asked for.
+        reference: String,
+        /// Where it was looked for.
+        store: String,
+        /// What there is instead.
+        available: Vec<String>,
+    },
+    /// A name, version or reference has characters that it must not have.
+    #[error("`{0}` is not a bundle reference; write `name:version` with letters, digits, `.`, `_` and `-`")]
+    Reference(String),
+    /// `bundle.toml` does not parse.
+    #[error("{} is not a bundle recipe: {message}", .path.display())]
+    Recipe {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with line and column.
+        message: String,
+    },
+    /// A manifest does not parse.
+    #[error("the manifest {digest} is damaged: {message}; build the bundle again")]
+    Manifest {
+        /// Its digest.
+        digest: String,
+        /// What is wrong.
+        message: String,
+    },
+    /// A stored file does not have the content that its name says.
+    #[error("{} is damaged: its content is {found}; delete it and build the bundle again", .path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// The digest of what it holds.
+        found: String,
+    },
+    /// A build script failed.
+    #[error("{script} failed ({status}); its last lines:\n{output}")]
+    Script {
+        /// The script.
+        script: String,
+        /// How it ended.
+        status: String,
+        /// The end of what it printed.
+        output: String,
+    },
+    /// A component cannot be used.
+    #[error("{name} cannot be used: {source}")]
+    Program {
+        /// The component's name or file.
+        name: String,
+        /// Why.
+        source: ProgramError,
+    },
+    /// A component could not be asked for its tools, or Python could not compile the bundle's modules.
+    #[error("{name}: {what}")]
+    Guest {
+        /// The component's name.
+        name: String,
+        /// What failed.
+        what: String,
+    },
+    /// The sandbox could not be set up.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+}
+
+impl BundleError {
+    pub(crate) fn fault(name: &str, fault: &Fault) -> Self {
+        Self::Guest {
+            name: name.to_owned(),
+            what: fault.to_string(),
+        }
+    }
+}
+
+fn hint(available: &[String]) -> String {
+    if available.is_empty() {
+        "; make the base bundle with `flowcell bundle build`".to_owned()
+    } else {
+        format!("; there is {}", available.join(", "))
+    }
+}
+
+/// Adds to an I/O error what was tried on which path.
+pub trait IoContext<T> {
+    /// `action` is a verb: `read`, `write`.
+    fn io(self, action: &'static str, path: &Path) -> Result<T, BundleError>;
+}
+
+impl<T> IoContext<T> for io::Result<T> {
+    fn io(self, action: &'static str, path: &Path) -> Result<T, BundleError> {
+        self.map_err(|source| BundleError::Io {
+            action,
+            path: path.to_owned(),
+            source,
+        })
+    }
+}

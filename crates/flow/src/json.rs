@@ -1,0 +1,429 @@
+//! JSON values seen with Python's eyes: `str()`, `repr()`, `==`, truth, and numbers that keep their text.
+//!
+//! Nodes are Python functions, and what a flow author compares, prints or reads in a message is Python's view of a value. These
+//! functions give that view of a [`Json`] value without a Python interpreter.
+//!
+//! JSON has no infinity and no NaN, but Python's `float("-inf")` does and Python's `json` module writes and reads them as `Infinity`,
+//! `-Infinity` and `NaN`. Here they are numbers with exactly these texts (see [`non_finite`]), so that a value printed by
+//! `serde_json` is what Python's `json.loads` expects. Ask [`is_strict`] before such a value goes to somebody who reads strict JSON.
+
+use std::fmt::Write as _;
+
+use regex::Regex;
+use serde_json::Number;
+use std::sync::LazyLock;
+
+/// A JSON value whose numbers keep the text they were written with (`1.0` stays a float, large integers stay exact).
+pub type Json = serde_json::Value;
+
+/// The number of digits Python converts between text and `int` (`sys.get_int_max_str_digits()`); beyond it Python raises.
+pub(crate) const MAX_INT_DIGITS: usize = 4300;
+
+/// Compiles a pattern that is a constant of this crate.
+#[expect(clippy::expect_used, reason = "the patterns are constants, and a test compiles each of them")]
+pub(crate) fn constant_pattern(pattern: &'static str) -> Regex {
+    Regex::new(pattern).expect("constant pattern")
+}
+
+/// Characters that `str.isprintable()` refuses: the categories "other" and "separator" (the ASCII space is handled apart).
+static UNPRINTABLE: LazyLock<Regex> = LazyLock::new(|| constant_pattern(r"^[\p{C}\p{Z}]$"));
+
+/// The number with this value, as Python's `repr` writes it (`1000.0`, `1e-05`); infinities and NaN as [`non_finite`].
+pub fn float(value: f64) -> Json {
+    if value.is_finite() { number(&float_repr(value)) } else { non_finite(value) }
+}
+
+/// An infinity or NaN as a number whose text is `Infinity`, `-Infinity` or `NaN`, the texts of Python's `json` module.
+///
+/// A finite value gives its ordinary number.
+pub fn non_finite(value: f64) -> Json {
+    let text = if value.is_nan() {
+        "NaN"
+    } else if value == f64::INFINITY {
+        "Infinity"
+    } else if value == f64::NEG_INFINITY {
+        "-Infinity"
+    } else {
+        return number(&float_repr(value));
+    };
+    Json::Number(Number::from_string_unchecked(text.to_owned()))
+}
+
+/// A number from text that is known to be a JSON number.
+pub(crate) fn number(text: &str) -> Json {
+    match text.parse::<Number>() {
+        Ok(number) => Json::Number(number),
+        Err(_) => Json::String(text.to_owned()),
+    }
+}
+
+/// Whether the value is strict JSON, i.e. holds no [`non_finite`] number at any depth.
+pub fn is_strict(value: &Json) -> bool {
+    match value {
+        Json::Number(number) => !number.as_str().ends_with(['y', 'N']),
+        Json::Array(items) => items.iter().all(is_strict),
+        Json::Object(entries) => entries.values().all(is_strict),
+        Json::Null | Json::Bool(_) | Json::String(_) => true,
+    }
+}
+
+/// Whether Python reads this number's text as a `float` rather than an `int`.
+pub(crate) fn is_float(number: &Number) -> bool {
+    number.as_str().contains(['.', 'e', 'E', 'y', 'N'])
+}
+
+/// The number as a double. Integers too large for a double give an infinity.
+pub(crate) fn to_f64(number: &Number) -> f64 {
+    number.as_str().parse().unwrap_or(f64::NAN)
+}
+
+/// An integer's text without superfluous zeros or signs, as Python's `str(int)` gives it.
+pub(crate) fn normal_int(text: &str) -> String {
+    let (negative, digits) = match text.strip_prefix('-') {
+        Some(digits) => (true, digits),
+        None => (false, text.strip_prefix('+').unwrap_or(text)),
+    };
+    match digits.trim_start_matches('0') {
+        "" => "0".to_owned(),
+        digits if negative => format!("-{digits}"),
+        digits => digits.to_owned(),
+    }
+}
+
+/// Python's `repr(float)`: the shortest digits that read back as the same double; exponents below -4 and from 16 on.
+pub fn float_repr(value: f64) -> String {
+    if value.is_nan() {
+        return "nan".to_owned();
+    }
+    if value.is_infinite() {
+        return if value > 0.0 { "inf" } else { "-inf" }.to_owned();
+    }
+    let scientific = format!("{:e}", value.abs());
+    let (mantissa, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
+    let exponent: i32 = exponent.parse().unwrap_or(0);
+    let digits: String = mantissa.chars().filter(char::is_ascii_digit).collect();
+    let sign = if value.is_sign_negative() { "-" } else { "" };
+    if (-4..0).contains(&exponent) {
+        let zeros = "0".repeat(exponent.unsigned_abs() as usize - 1);
+        return format!("{sign}0.{zeros}{digits}");
+    }
+    if (0..16).contains(&exponent) {
+        let whole = exponent.unsigned_abs() as usize + 1;
+        return match digits.split_at_checked(whole) {
+            Some((whole, "")) => format!("{sign}{whole}.0"),
+            Some((whole, fraction)) => format!("{sign}{whole}.{fraction}"),
+            None => format!("{sign}{digits}{}.0", "0".repeat(whole - digits.len())),
+        };
+    }
+    let exponent_sign = if exponent < 0 { '-' } else { '+' };
+    let magnitude = exponent.unsigned_abs();
+    match digits.split_at_checked(1) {
+        Some((first, "")) => format!("{sign}{first}e{exponent_sign}{magnitude:02}"),
+        Some((first, rest)) => format!("{sign}{first}.{rest}e{exponent_sign}{magnitude:02}"),
+        None => format!("{sign}0.0"),
+    }
+}
+
+/// Python's `str(value)`: strings as they are, everything else as [`python_repr`].
+pub fn python_str(value: &Json) -> String {
+    match value {
+        Json::String(text) => text.clone(),
+        other => python_repr(other),
+    }
+}
+
+/// Python's `repr(value)`: `None`, `True`, `1.0`, `'text'`, `[1, 'a']`, `{'k': None}`.
+pub fn python_repr(value: &Json) -> String {
+    let mut out = String::new();
+    write_repr(&mut out, value);
+    out
+}
+
+fn write_repr(out: &mut String, value: &Json) {
+    match value {
+        Json::Null => out.push_str("None"),
+        Json::Bool(true) => out.push_str("True"),
+        Json::Bool(false) => out.push_str("False"),
+        Json::Number(number) if is_float(number) => out.push_str(&float_repr(to_f64(number))),
+        Json::Number(number) => out.push_str(&normal_int(number.as_str())),
+        Json::String(text) => write_str_repr(out, text),
+        Json::Array(items) => {
+            out.push('[');
+            for (index, item) in items.iter().enumerate() {
+                if index > 0 {
+                    out.push_str(", ");
+                }
+                write_repr(out, item);
+            }
+            out.push(']');
+        }
+        Json::Object(entries) => {
+            out.push('{');
+            for (index, (key, item)) in entries.iter().enumerate() {
+                if index > 0 {
+                    out.push_str(", ");
+                }
+                write_str_repr(out, key);
+                out.push_str(": ");
+                write_repr(out, item);
+            }
+            out.push('}');
+        }
+    }
+}
+
+fn write_str_repr(out: &mut String, text: &str) {
+    let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
+    out.push(quote);
+    for character in text.chars() {
+        match character {
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            _ if character == quote => {
+                out.push('\\');
+                out.push(character);
+            }
+            ' '..='~' => out.push(character),
+            _ if !is_unprintable(character) => out.push(character),
+            _ => {
+                let code = u32::from(character);
+                // Writing to a String cannot fail.
+                let _ = match code {
+                    0..0x100 => write!(out, "\\x{code:02x}"),
+                    0x100..0x1_0000 => write!(out, "\\u{code:04x}"),
+                    _ => write!(out, "\\U{code:08x}"),
+                };
+            }
+        }
+    }
+    out.push(quote);
+}
+
+fn is_unprintable(character: char) -> bool {
+    UNPRINTABLE.is_match(character.encode_utf8(&mut [0; 4]))
+}
+
+/// Python's `json.dumps(value)`: spaces behind commas and colons, and nothing but ASCII.
+pub fn python_json(value: &Json) -> String {
+    let mut out = String::new();
+    write_json(&mut out, value);
+    out
+}
+
+fn write_json(out: &mut String, value: &Json) {
+    match value {
+        Json::Null => out.push_str("null"),
+        Json::Bool(value) => out.push_str(if *value { "true" } else { "false" }),
+        Json::Number(number) if is_float(number) && to_f64(number).is_finite() => {
+            out.push_str(&float_repr(to_f64(number)));
+        }
+        Json::Number(number) if is_float(number) => out.push_str(&non_finite(to_f64(number)).to_string()),
+        Json::Number(number) => out.push_str(&normal_int(number.as_str())),
+        Json::String(text) => write_json_str(out, text),
+        Json::Array(items) => {
+            out.push('[');
+            for (index, item) in items.iter().enumerate() {
+                if index > 0 {
+                    out.push_str(", ");
+                }
+                write_json(out, item);
+            }
+            out.push(']');
+        }
+        Json::Object(entries) => {
+            out.push('{');
+            for (index, (key, item)) in entries.iter().enumerate() {
+                if index > 0 {
+                    out.push_str(", ");
+                }
+                write_json_str(out, key);
+                out.push_str(": ");
+                write_json(out, item);
+            }
+            out.push('}');
+        }
+    }
+}
+
+fn write_json_str(out: &mut String, text: &str) {
+    out.push('"');
+    for character in text.chars() {
+        match character {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            '\u{8}' => out.push_str("\\b"),
+            '\u{c}' => out.push_str("\\f"),
+            ' '..='~' => out.push(character),
+            _ => {
+                for unit in character.encode_utf16(&mut [0; 2]) {
+                    // Writing to a String cannot fail.
+                    let _ = write!(out, "\\u{unit:04x}");
+                }
+            }
+        }
+    }
+    out.push('"');
+}
+
+/// Python's `repr` of a list of strings: `['n1', 'n2']`.
+pub(crate) fn repr_list<S: AsRef<str>>(items: impl IntoIterator<Item = S>) -> String {
+    bracketed('[', ']', items)
+}
+
+/// Python's `repr` of a non-empty set of strings: `{'ag'}`, in the order given (Python's own order is arbitrary).
+pub(crate) fn repr_set<S: AsRef<str>>(items: impl IntoIterator<Item = S>) -> String {
+    bracketed('{', '}', items)
+}
+
+fn bracketed<S: AsRef<str>>(open: char, close: char, items: impl IntoIterator<Item = S>) -> String {
+    let mut out = String::from(open);
+    for (index, item) in items.into_iter().enumerate() {
+        if index > 0 {
+            out.push_str(", ");
+        }
+        write_str_repr(&mut out, item.as_ref());
+    }
+    out.push(close);
+    out
+}
+
+/// Python's `a == b`: `1 == 1.0 == True`, mappings without regard to order, everything else by type and content.
+///
+/// This is the comparison of an activate condition's `when` with its `is`; nothing is converted.
+pub fn python_eq(left: &Json, right: &Json) -> bool {
+    match (left, right) {
+        (Json::Null, Json::Null) => true,
+        (Json::String(left), Json::String(right)) => left == right,
+        (Json::Array(left), Json::Array(right)) => {
+            left.len() == right.len() && left.iter().zip(right).all(|(left, right)| python_eq(left, right))
+        }
+        (Json::Object(left), Json::Object(right)) => {
+            left.len() == right.len()
+                && left.iter().all(|(key, left)| right.get(key).is_some_and(|right| python_eq(left, right)))
+        }
+        (Json::Bool(_) | Json::Number(_), Json::Bool(_) | Json::Number(_)) => match (scalar(left), scalar(right)) {
+            (Scalar::Int(left), Scalar::Int(right)) => left == right,
+            (Scalar::Float(left), Scalar::Float(right)) => left == right,
+            (Scalar::Int(int), Scalar::Float(float)) | (Scalar::Float(float), Scalar::Int(int)) => {
+                // Python compares an int with a float exactly; Rust prints a double's exact decimal value.
+                float.is_finite() && float.fract() == 0.0 && normal_int(&format!("{float:.0}")) == int
+            }
+        },
+        _ => false,
+    }
+}
+
+enum Scalar {
+    Int(String),
+    Float(f64),
+}
+
+fn scalar(value: &Json) -> Scalar {
+    match value {
+        Json::Number(number) if is_float(number) => Scalar::Float(to_f64(number)),
+        Json::Number(number) => Scalar::Int(normal_int(number.as_str())),
+        Json::Bool(true) => Scalar::Int("1".to_owned()),
+        _ => Scalar::Int("0".to_owned()),
+    }
+}
+
+/// Python's `bool(value)`: null, false, zero and empty things are false.
+pub fn python_truth(value: &Json) -> bool {
+    match value {
+        Json::Null => false,
+        Json::Bool(value) => *value,
+        Json::Number(number) => to_f64(number) != 0.0,
+        Json::String(text) => !text.is_empty(),
+        Json::Array(items) => !items.is_empty(),
+        Json::Object(entries) => !entries.is_empty(),
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn parse(text: &str) -> Json {
+        serde_json::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn floats_print_like_python() {
+        // Each right side is what CPython 3.11 prints.
+        for (value, expected) in [
+            (1.0, "1.0"),
+            (1.5, "1.5"),
+            (-0.0, "-0.0"),
+            (100.0, "100.0"),
+            (1e15, "1000000000000000.0"),
+            (9_999_999_999_999_998.0, "9999999999999998.0"),
+            (1e16, "1e+16"),
+            (1.5e16, "1.5e+16"),
+            (1e22, "1e+22"),
+            (0.0001, "0.0001"),
+            (0.000_12, "0.00012"),
+            (0.000_01, "1e-05"),
+            (1.25e-7, "1.25e-07"),
+            (1e100, "1e+100"),
+            (5e-324, "5e-324"),
+            (f64::NEG_INFINITY, "-inf"),
+            (f64::NAN, "nan"),
+        ] {
+            assert_eq!(float_repr(value), expected);
+        }
+    }
+
+    #[test]
+    fn repr_is_pythons() {
+        let value = parse(r#"{"a": [1, -0, 1.50, null, true, "x"], "b'": {"c\"": "it's", "d": "both ' and \""}, "e": "\n\u0001é\u00a0\u200b"}"#);
+        assert_eq!(
+            python_repr(&value),
+            r#"{'a': [1, 0, 1.5, None, True, 'x'], "b'": {'c"': "it's", 'd': 'both \' and "'}, 'e': '\n\x01é\xa0\u200b'}"#
+        );
+        assert_eq!(python_str(&json!("it's")), "it's");
+        assert_eq!(python_str(&parse("123456789012345678901234567890")), "123456789012345678901234567890");
+    }
+
+    #[test]
+    fn json_is_pythons() {
+        let value = parse(r#"{"a": [1, 1.50, null, true], "b": "\"é😀\u007f\n"}"#);
+        assert_eq!(python_json(&value), r#"{"a": [1, 1.5, null, true], "b": "\"\u00e9\ud83d\ude00\u007f\n"}"#);
+    }
+
+    #[test]
+    fn equality_is_pythons() {
+        for (left, right, equal) in [
+            ("1", "1.0", true),
+            ("1", "true", true),
+            ("0.0", "false", true),
+            ("1", "\"1\"", false),
+            ("null", "false", false),
+            ("9007199254740993", "9007199254740992.0", false),
+            ("10000000000000000000000", "1e22", true),
+            ("[1, [2]]", "[1.0, [2]]", true),
+            (r#"{"a": 1, "b": 2}"#, r#"{"b": 2, "a": 1}"#, true),
+            (r#"{"a": 1}"#, r#"{"a": 1, "b": 2}"#, false),
+            ("\"a\"", "\"a\"", true),
+        ] {
+            assert_eq!(python_eq(&parse(left), &parse(right)), equal, "{left} == {right}");
+        }
+        assert!(!python_eq(&non_finite(f64::NAN), &non_finite(f64::NAN)));
+        assert!(python_eq(&non_finite(f64::INFINITY), &non_finite(f64::INFINITY)));
+    }
+
+    #[test]
+    fn infinities_print_as_pythons_json_reads_them() {
+        let value = json!([non_finite(f64::INFINITY), non_finite(f64::NEG_INFINITY), non_finite(f64::NAN)]);
+        assert_eq!(value.to_string(), "[Infinity,-Infinity,NaN]");
+        assert_eq!(python_repr(&value), "[inf, -inf, nan]");
+        assert!(!is_strict(&value));
+        assert!(is_strict(&json!([1, 2.5, "Infinity", null])));
+    }
+}

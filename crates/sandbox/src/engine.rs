@@ -1,0 +1,166 @@
+//! The engine: one place that makes the `wasmtime::Config`, so that compiled code made under another one is rebuilt
+//! and never loaded.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::thread;
+use std::time::Duration;
+
+use wasmtime::component::Linker;
+use wasmtime::{
+    Config, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, Strategy,
+};
+use wasmtime_wasi::p2::bindings::filesystem;
+
+use crate::contract::tool::ToolComponent;
+use crate::error::SandboxError;
+use crate::filesystem::HasQuotaFilesystem;
+use crate::guest::{Guest, TABLE_ELEMENTS};
+
+/// The version of wasmtime that runs the guests.
+pub const WASMTIME_VERSION: &str = env!("FLOWCELL_WASMTIME_VERSION");
+
+/// How often a running guest is interrupted to let others run and to have its time checked.
+const TICK: Duration = Duration::from_millis(10);
+/// Stack of the guest's own frames. Deep C recursion (parsing 3,000 nested arrays, say) needs far more than wasmtime's
+/// default of 512 KiB to end as Python's RecursionError instead of a trap; the memory is reserved, not used.
+const WASM_STACK: usize = 32 << 20;
+/// A call's whole stack: the guest's frames, and room for the host functions it calls.
+const ASYNC_STACK: usize = WASM_STACK + (1 << 20);
+
+/// Sizes of the engine, fixed for the life of the process.
+#[derive(Debug, Clone)]
+pub struct SandboxConfig {
+    /// Instances that may be alive at once, over all sessions.
+    pub instances: u32,
+    /// Most linear memory that any instance may be allowed, in bytes.
+    pub max_memory: usize,
+}
+
+impl Default for SandboxConfig {
+    fn default() -> Self {
+        Self {
+            instances: 64,
+            max_memory: 1 << 30,
+        }
+    }
+}
+
+/// The engine with everything that components may import, shared by all sessions.
+pub struct Sandbox {
+    engine: Engine,
+    linker: Linker<Guest>,
+}
+
+impl std::fmt::Debug for Sandbox {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Sandbox").finish_non_exhaustive()
+    }
+}
+
+impl Sandbox {
+    /// Makes the engine, and the thread that drives its epochs until the engine is gone.
+    pub fn new(config: &SandboxConfig) -> Result<Self, SandboxError> {
+        let engine = pooled_engine(config).map_err(SandboxError::Engine)?;
+        let linker = linker(&engine).map_err(SandboxError::Engine)?;
+        let weak = engine.weak();
+        thread::Builder::new()
+            .name("flowcell-epochs".to_owned())
+            .spawn(move || {
+                while let Some(engine) = weak.upgrade() {
+                    engine.increment_epoch();
+                    drop(engine);
+                    thread::sleep(TICK);
+                }
+            })
+            .map_err(|error| SandboxError::Engine(error.into()))?;
+        Ok(Self { engine, linker })
+    }
+
+    /// Names everything that compiled code depends on besides its component: wasmtime's version and the engine's settings.
+    pub fn compatibility_key(&self) -> String {
+        let mut hasher = DefaultHasher::new();
+        self.engine.precompile_compatibility_hash().hash(&mut hasher);
+        format!("{WASMTIME_VERSION}-{:016x}", hasher.finish())
+    }
+
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    pub(crate) fn linker(&self) -> &Linker<Guest> {
+        &self.linker
+    }
+}
+
+/// What every engine has in common. An engine for memory images (on-demand allocation over host memory) differs in its
+/// allocation strategy only, and its code must come from this same function.
+fn common_config() -> Config {
+    let mut config = Config::new();
+    config
+        .wasm_component_model(true)
+        // Tenants' code: Cranelift only; Winch has had many more advisories.
+        .strategy(Strategy::Cranelift)
+        .cranelift_opt_level(OptLevel::Speed)
+        .epoch_interruption(true)
+        .max_wasm_stack(WASM_STACK)
+        .async_stack_size(ASYNC_STACK)
+        // A stack is handed from one tenant's call to another's.
+        .async_stack_zeroing(true)
+        // An instance's memory starts as a copy-on-write view of the component's data, whatever its size.
+        .memory_init_cow(true)
+        .memory_guaranteed_dense_image_size(256 << 20);
+    config
+}
+
+fn pooled_engine(sandbox: &SandboxConfig) -> wasmtime::Result<Engine> {
+    let instances = sandbox.instances;
+    let mut pool = PoolingAllocationConfig::new();
+    pool
+        // One component instance, one stack and one memory for each live instance; all are address space until used.
+        .total_component_instances(instances)
+        .total_stacks(instances)
+        .total_memories(instances)
+        .max_memories_per_component(1)
+        .max_memory_size(sandbox.max_memory)
+        // The Python runner has 14 core instances, a JavaScript component a handful.
+        .max_core_instances_per_component(32)
+        .total_core_instances(instances.saturating_mul(32))
+        // ... and two tables; the larger has 5,870 elements.
+        .max_tables_per_component(8)
+        .total_tables(instances.saturating_mul(8))
+        .table_elements(TABLE_ELEMENTS)
+        // The runner's component state takes 481,500 bytes.
+        .max_component_instance_size(1 << 20)
+        .max_core_instance_size(1 << 20)
+        // Freed slots keep their copy-on-write mapping for the next instance of the same component; more than this
+        // would hold address space for components that are no longer used.
+        .max_unused_warm_slots(32)
+        // Keeping pages resident costs a memset at every drop, which was slower than faulting them in again.
+        .linear_memory_keep_resident(0)
+        .table_keep_resident(0)
+        .async_stack_keep_resident(0);
+    let mut config = common_config();
+    config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+    Engine::new(&config)
+}
+
+fn linker(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
+    let mut linker = Linker::new(engine);
+    wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    // The file system with a quota takes the place of wasmtime-wasi's.
+    linker.allow_shadowing(true);
+    filesystem::types::add_to_linker::<Guest, HasQuotaFilesystem>(
+        &mut linker,
+        Guest::quota_filesystem,
+    )?;
+    filesystem::preopens::add_to_linker::<Guest, HasQuotaFilesystem>(
+        &mut linker,
+        Guest::quota_filesystem,
+    )?;
+    linker.allow_shadowing(false);
+    ToolComponent::add_to_linker::<Guest, wasmtime::component::HasSelf<Guest>>(
+        &mut linker,
+        |guest| guest,
+    )?;
+    Ok(linker)
+}

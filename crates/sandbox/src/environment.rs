@@ -1,0 +1,57 @@
+//! What a session gives to its instances.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::limits::Limits;
+use crate::quota::Quota;
+
+/// What a guest may do in a directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Read files and list folders.
+    ReadOnly,
+    /// Also change them, within the session's disk quota.
+    ReadWrite,
+}
+
+/// A directory of the host that a guest sees. Nothing outside of it can be reached through it, by `..` or by links.
+#[derive(Debug, Clone)]
+pub struct Mount {
+    /// The directory on the host.
+    pub host: PathBuf,
+    /// The absolute path under which the guest sees it.
+    pub guest: String,
+    /// What the guest may do there.
+    pub access: Access,
+}
+
+/// The directories, environment variables and limits that all instances of one session share.
+#[derive(Debug)]
+pub struct Environment {
+    /// Directories, in the order in which the guest sees them.
+    pub mounts: Vec<Mount>,
+    /// Environment variables. Nothing of the host's own environment is added.
+    pub variables: Vec<(String, String)>,
+    /// Limits of every instance and call.
+    pub limits: Limits,
+    pub(crate) quota: Arc<Quota>,
+}
+
+impl Environment {
+    /// An environment over these directories.
+    pub fn new(mounts: Vec<Mount>, variables: Vec<(String, String)>, limits: Limits) -> Self {
+        let writable = mounts
+            .iter()
+            .filter(|mount| mount.access == Access::ReadWrite)
+            .map(|mount| mount.host.clone())
+            .collect();
+        let quota = Arc::new(Quota::new(writable, limits.disk_bytes, limits.disk_files));
+        Self {
+            mounts,
+            variables,
+            limits,
+            quota,
+        }
+    }
+}

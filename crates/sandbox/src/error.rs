@@ -1,0 +1,126 @@
+//! Why a component could not be used, and why a call ended without an answer.
+
+use std::time::Duration;
+
+/// The host could not set up a sandbox.
+#[derive(Debug, thiserror::Error)]
+pub enum SandboxError {
+    /// The engine refused its configuration, or the machine refused the engine.
+    #[error("cannot set up the WebAssembly engine")]
+    Engine(#[source] wasmtime::Error),
+    /// A directory could not be given to a guest.
+    #[error("cannot mount {path} at {guest}")]
+    Mount {
+        /// The directory on the host.
+        path: String,
+        /// Where the guest would have seen it.
+        guest: String,
+        /// What the system said.
+        #[source]
+        source: wasmtime::Error,
+    },
+    /// An instance could not be made.
+    #[error("cannot start an instance")]
+    Start(#[source] wasmtime::Error),
+}
+
+/// A file is no component that flowcell can run.
+#[derive(Debug, thiserror::Error)]
+pub enum ProgramError {
+    /// A core module where a component is needed.
+    #[error("it is a core WebAssembly module, not a component; build it for wasm32-wasip2, or wrap it with `wasm-tools component new`")]
+    CoreModule,
+    /// Not WebAssembly at all.
+    #[error("it is not WebAssembly: it does not start with the bytes \"\\0asm\"")]
+    NotWasm,
+    /// Larger than the limit.
+    #[error("it is {size} bytes; the limit for a component is {limit}")]
+    TooLarge {
+        /// Size in bytes.
+        size: usize,
+        /// Limit in bytes.
+        limit: usize,
+    },
+    /// Damaged, or using a WebAssembly proposal that is switched off.
+    #[error("it is damaged or uses a WebAssembly feature that is switched off: {0}")]
+    Invalid(String),
+    /// It wants something that the host does not give.
+    #[error("it imports {}, which flowcell does not give to tools", .0.join(", "))]
+    UnknownImports(Vec<String>),
+    /// An import or export has the right name and the wrong type, or an export is missing.
+    #[error("it does not fit the tool contract {contract}: {reason}")]
+    Contract {
+        /// The contract's name and version.
+        contract: &'static str,
+        /// What does not fit.
+        reason: String,
+    },
+    /// Compiled code could not be read back.
+    #[error("its compiled code is unusable: {0}")]
+    Compiled(String),
+}
+
+/// Why a call ended without an answer of the guest's own. The instance is gone; the session lives on.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    /// The wall clock ran out.
+    #[error("it did not finish within {}", seconds(.limit))]
+    Timeout {
+        /// The limit.
+        limit: Duration,
+    },
+    /// The CPU time ran out.
+    #[error("it used more than {} of CPU time", seconds(.limit))]
+    CpuTime {
+        /// The limit.
+        limit: Duration,
+    },
+    /// The guest asked for more memory than it may have.
+    #[error("it needs more memory than the limit of {} MiB", .limit >> 20)]
+    Memory {
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// The guest's stack is full.
+    #[error("it recursed deeper than the stack allows")]
+    StackOverflow,
+    /// The value that it returned is too large.
+    #[error("its value of {size} bytes is larger than the limit of {limit} bytes")]
+    OutputTooLarge {
+        /// Size in bytes; 0 when the host stopped reading before it was known.
+        size: usize,
+        /// Limit in bytes.
+        limit: usize,
+    },
+    /// The guest ended its process.
+    #[error("it ended its process with exit code {code}")]
+    Exit {
+        /// The code.
+        code: i32,
+    },
+    /// Any other trap.
+    #[error("it crashed: {reason}")]
+    Trap {
+        /// What WebAssembly reported.
+        reason: String,
+    },
+}
+
+fn seconds(duration: &Duration) -> String {
+    format!("{} s", duration.as_secs_f64())
+}
+
+impl Fault {
+    /// The class under which the error is shown and can be searched for.
+    pub fn class(&self) -> &'static str {
+        match self {
+            Self::Timeout { .. } => "ExecutionTimeout",
+            Self::CpuTime { .. } => "CpuTimeLimitExceeded",
+            Self::Memory { .. } => "MemoryLimitExceeded",
+            Self::StackOverflow => "StackLimitExceeded",
+            Self::OutputTooLarge { .. } => "OutputLimitExceeded",
+            Self::Exit { .. } => "ProcessExit",
+            Self::Trap { .. } => "ProcessCrashError",
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! The host's side of one instance: its WASI context, its limits, what it printed and measured.
+
+use wasmtime::component::ResourceTable;
+use wasmtime_wasi::filesystem::WasiFilesystemCtxView;
+use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+
+use crate::contract::tool::flowcell::tool::{host, types};
+use crate::environment::{Access, Environment};
+use crate::error::SandboxError;
+use crate::filesystem::{QuotaFilesystem, WritableDescriptors};
+use crate::limits::MemoryLimiter;
+use crate::output::{Capture, Logs};
+
+/// Metrics of one call beyond this number, and names or values beyond [`METRIC_BYTES`], are refused.
+const METRICS: usize = 1_000;
+/// Longest metric name or value, in bytes.
+const METRIC_BYTES: usize = 64 << 10;
+/// Table elements of one instance; the Python runner's largest table has 5,870.
+pub(crate) const TABLE_ELEMENTS: usize = 20_000;
+
+/// Data of one instance's store.
+pub(crate) struct Guest {
+    wasi: WasiCtx,
+    table: ResourceTable,
+    writable: WritableDescriptors,
+    stdout: Capture,
+    stderr: Capture,
+    pub(crate) memory: MemoryLimiter,
+    metrics: Vec<(String, String)>,
+}
+
+impl Guest {
+    pub(crate) fn new(environment: &Environment) -> Result<Self, SandboxError> {
+        let stdout = Capture::new(environment.limits.log);
+        let stderr = Capture::new(environment.limits.log);
+        let mut wasi = WasiCtxBuilder::new();
+        wasi.stdout(stdout.clone())
+            .stderr(stderr.clone())
+            // File operations run where the guest runs: handing each to a thread costs more than the operation, and a
+            // guest at work holds its thread anyway.
+            .allow_blocking_current_thread(true)
+            .allow_tcp(false)
+            .allow_udp(false)
+            .allow_ip_name_lookup(false)
+            .envs(&environment.variables);
+        for mount in &environment.mounts {
+            let permissions = match mount.access {
+                Access::ReadOnly => FsPerms::ReadOnly,
+                Access::ReadWrite => FsPerms::ReadWrite,
+            };
+            wasi.preopened_dir(&mount.host, &mount.guest, permissions)
+                .map_err(|source| SandboxError::Mount {
+                    path: mount.host.display().to_string(),
+                    guest: mount.guest.clone(),
+                    source,
+                })?;
+        }
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(environment.limits.resources);
+        let mounts = environment
+            .mounts
+            .iter()
+            .map(|mount| mount.access == Access::ReadWrite)
+            .collect();
+        Ok(Self {
+            wasi: wasi.build(),
+            table,
+            writable: WritableDescriptors::new(environment.quota.clone(), mounts),
+            stdout,
+            stderr,
+            memory: MemoryLimiter::new(environment.limits.memory, TABLE_ELEMENTS),
+            metrics: Vec::new(),
+        })
+    }
+
+    pub(crate) fn take_logs(&self) -> Logs {
+        Logs {
+            stdout: self.stdout.take(),
+            stderr: self.stderr.take(),
+        }
+    }
+
+    pub(crate) fn take_metrics(&mut self) -> Vec<(String, String)> {
+        std::mem::take(&mut self.metrics)
+    }
+
+    pub(crate) fn quota_filesystem(&mut self) -> QuotaFilesystem<'_> {
+        QuotaFilesystem {
+            inner: WasiFilesystemCtxView {
+                ctx: self.wasi.filesystem(),
+                table: &mut self.table,
+            },
+            writable: &mut self.writable,
+        }
+    }
+}
+
+impl WasiView for Guest {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView {
+            ctx: &mut self.wasi,
+            table: &mut self.table,
+        }
+    }
+}
+
+impl types::Host for Guest {}
+
+impl host::Host for Guest {
+    fn log(&mut self, level: host::Level, message: String) -> wasmtime::Result<()> {
+        let level = match level {
+            host::Level::Debug => "debug",
+            host::Level::Info => "info",
+            host::Level::Warning => "warning",
+            host::Level::Error => "error",
+        };
+        self.stderr.append(format!("{level}: {message}\n").as_bytes());
+        Ok(())
+    }
+
+    fn metric(&mut self, name: String, value: String) -> wasmtime::Result<()> {
+        if self.metrics.len() >= METRICS {
+            return Err(wasmtime::format_err!("a call may record {METRICS} metrics"));
+        }
+        if name.len() > METRIC_BYTES || value.len() > METRIC_BYTES {
+            return Err(wasmtime::format_err!(
+                "a metric's name and value may each have {METRIC_BYTES} bytes"
+            ));
+        }
+        self.metrics.push((name, value));
+        Ok(())
+    }
+}

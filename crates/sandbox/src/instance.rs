@@ -1,0 +1,339 @@
+//! One live instance, and calls into it.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::time::error::Elapsed;
+use wasmtime::{Store, Trap};
+use wasmtime_wasi::I32Exit;
+
+use crate::contract::runner::PythonRunner;
+use crate::contract::tool::ToolComponent;
+use crate::contract::{Argument, LoadError, Outcome, Request, ToolError, ToolInfo};
+use crate::engine::Sandbox;
+use crate::environment::Environment;
+use crate::error::{Fault, SandboxError};
+use crate::guest::Guest;
+use crate::limits::Limits;
+use crate::metered::{CpuTimeExceeded, Metered};
+use crate::output::Logs;
+use crate::program::{Linked, Program, one_line};
+
+/// Headroom over the output limit for what travels with a value (names, tracebacks, other host calls).
+const TRANSFER_SLACK: usize = 1 << 20;
+
+/// Runs one call into the guest under the instance's limits.
+macro_rules! bounded {
+    ($self:ident, $store:ident, $exports:ident => $call:expr) => {{
+        let started = Instant::now();
+        let mut cpu = Duration::ZERO;
+        // Should the future be dropped halfway, the instance stays marked.
+        $self.broken = true;
+        let ended = {
+            let $store = &mut $self.store;
+            let $exports = &$self.exports;
+            let call = async { $call.await };
+            let metered = Metered::new(Box::pin(call), &mut cpu, $self.limits.cpu_time);
+            tokio::time::timeout($self.limits.wall_time, metered).await
+        };
+        $self.conclude(started, cpu, ended)
+    }};
+}
+
+/// How a call's future ended: out of time, out of CPU time, with a trap, or with an answer.
+type Ended<T> = Result<Result<wasmtime::Result<T>, CpuTimeExceeded>, Elapsed>;
+
+/// What came of a call, whether or not it succeeded.
+#[derive(Debug)]
+pub struct Call<T> {
+    /// The guest's answer, or why there is none.
+    pub result: Result<T, Fault>,
+    /// What it printed.
+    pub logs: Logs,
+    /// Metrics that it recorded: name and JSON value.
+    pub metrics: Vec<(String, String)>,
+    /// What it used.
+    pub usage: Usage,
+}
+
+/// What a call used.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Usage {
+    /// Wall-clock time.
+    pub wall: Duration,
+    /// CPU time.
+    pub cpu: Duration,
+}
+
+/// A live instance of a [`Program`] in a session's [`Environment`].
+///
+/// One call at a time. After a [`Fault`], or when a call's future is dropped, the instance is [broken](Self::is_broken):
+/// whatever its memory holds is of no use, and a pool does not take it back.
+pub struct Instance {
+    id: u64,
+    store: Store<Guest>,
+    exports: Exports,
+    limits: Limits,
+    broken: bool,
+}
+
+enum Exports {
+    Tool(ToolComponent),
+    PythonRunner(PythonRunner),
+}
+
+impl std::fmt::Debug for Instance {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Instance")
+            .field("id", &self.id)
+            .field("broken", &self.broken)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Instance {
+    /// Makes a fresh instance.
+    ///
+    /// # Errors
+    /// When a directory cannot be mounted, the engine has no instance left, or start-up code traps.
+    pub async fn start(
+        sandbox: &Sandbox,
+        program: &Program,
+        environment: &Environment,
+    ) -> Result<Self, SandboxError> {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+
+        let limits = environment.limits.clone();
+        let mut store = Store::new(sandbox.engine(), Guest::new(environment)?);
+        store.limiter(|guest| &mut guest.memory);
+        store.set_epoch_deadline(1);
+        store.epoch_deadline_async_yield_and_update(1);
+        store.set_hostcall_fuel(limits.output.saturating_add(TRANSFER_SLACK));
+        let exports = async {
+            match &program.linked {
+                Linked::Tool(pre) => pre.instantiate_async(&mut store).await.map(Exports::Tool),
+                Linked::PythonRunner(pre) => {
+                    pre.instantiate_async(&mut store).await.map(Exports::PythonRunner)
+                }
+            }
+        };
+        let exports = tokio::time::timeout(limits.wall_time, exports)
+            .await
+            .map_err(|_| SandboxError::Start(wasmtime::format_err!("start-up did not finish in time")))?
+            .map_err(SandboxError::Start)?;
+        Ok(Self {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            store,
+            exports,
+            limits,
+            broken: false,
+        })
+    }
+
+    /// A number that no other instance of this process has.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Whether the instance must not be used again.
+    pub fn is_broken(&self) -> bool {
+        self.broken
+    }
+
+    /// Bounds the next calls to what is left of some larger piece of work; never beyond the session's own limit.
+    pub fn set_wall_time(&mut self, wall_time: Duration) {
+        self.limits.wall_time = wall_time;
+    }
+
+    /// The tools of a component.
+    pub async fn describe(&mut self) -> Call<Vec<ToolInfo>> {
+        bounded!(self, store, exports => exports.tool()?.call_describe(store))
+    }
+
+    /// Calls a component's tool with a JSON object of inputs.
+    pub async fn invoke(&mut self, tool: &str, inputs: String) -> Call<Result<String, ToolError>> {
+        let call = bounded!(self, store, exports => exports.tool()?.call_invoke(store, tool, &inputs));
+        self.within_output(call, String::len)
+    }
+
+    /// Imports a node's Python file and describes its tool.
+    pub async fn load(&mut self, node: &str, source: &str) -> Call<Result<ToolInfo, LoadError>> {
+        bounded!(self, store, exports => exports.runner()?.call_load(store, node, source))
+    }
+
+    /// Calls a node's Python tool.
+    pub async fn call(&mut self, request: &Request) -> Call<Result<Outcome, ToolError>> {
+        let call = bounded!(self, store, exports => exports.runner()?.call_call(store, request));
+        self.within_output(call, outcome_size)
+    }
+
+    /// Renders a Jinja template with Python's jinja2, for inputs that are Python objects.
+    pub async fn render(
+        &mut self,
+        template: &str,
+        inputs: &[(String, Argument)],
+    ) -> Call<Result<Outcome, ToolError>> {
+        let call = bounded!(self, store, exports => exports.runner()?.call_render(store, template, inputs));
+        self.within_output(call, outcome_size)
+    }
+
+    /// Follows a property path into an object.
+    pub async fn property(&mut self, object: u64, path: &str) -> Call<Result<Outcome, ToolError>> {
+        let call = bounded!(self, store, exports => exports.runner()?.call_property(store, object, path));
+        self.within_output(call, outcome_size)
+    }
+
+    /// Compares an object with a JSON value by Python's `==`.
+    pub async fn equals(&mut self, object: u64, value: String) -> Call<Result<bool, ToolError>> {
+        bounded!(self, store, exports => exports.runner()?.call_equals(store, object, &value))
+    }
+
+    /// An object as `json.dumps` writes it; the text may hold NaN and Infinity, as Python's does.
+    pub async fn dump(&mut self, object: u64) -> Call<Result<String, ToolError>> {
+        let call = bounded!(self, store, exports => exports.runner()?.call_dump(store, object));
+        self.within_output(call, String::len)
+    }
+
+    /// An object as bytes, for [`Instance::unpack`] of another instance of the same session.
+    pub async fn pack(&mut self, object: u64) -> Call<Result<Vec<u8>, ToolError>> {
+        let call = bounded!(self, store, exports => exports.runner()?.call_pack(store, object));
+        self.within_output(call, Vec::len)
+    }
+
+    /// Takes in what [`Instance::pack`] gave; the object's number here.
+    pub async fn unpack(&mut self, bytes: &[u8]) -> Call<Result<u64, ToolError>> {
+        bounded!(self, store, exports => exports.runner()?.call_unpack(store, bytes))
+    }
+
+    /// Drops every object that the instance keeps.
+    pub async fn forget(&mut self) -> Call<()> {
+        bounded!(self, store, exports => exports.runner()?.call_forget(store))
+    }
+
+    /// Turns the end of a call into its result, and the instance back into a usable one if it is.
+    fn conclude<T: Answer>(
+        &mut self,
+        started: Instant,
+        cpu: Duration,
+        ended: Ended<T>,
+    ) -> Call<T> {
+        let limits = &self.limits;
+        let guest = self.store.data_mut();
+        let refused = guest.memory.take_refused();
+        let memory = || Fault::Memory {
+            limit: limits.memory,
+        };
+        let result = match ended {
+            Err(_) => Err(Fault::Timeout {
+                limit: limits.wall_time,
+            }),
+            Ok(Err(CpuTimeExceeded)) => Err(Fault::CpuTime {
+                limit: limits.cpu_time,
+            }),
+            Ok(Ok(Ok(answer))) if refused && answer.is_memory_error() => Err(memory()),
+            Ok(Ok(Ok(answer))) => Ok(answer),
+            Ok(Ok(Err(_))) if refused => Err(memory()),
+            Ok(Ok(Err(error))) => Err(fault(&error, limits.output)),
+        };
+        self.broken = result.is_err();
+        Call {
+            result,
+            logs: guest.take_logs(),
+            metrics: guest.take_metrics(),
+            usage: Usage {
+                wall: started.elapsed(),
+                cpu,
+            },
+        }
+    }
+
+    /// Holds a successful answer to the output limit.
+    fn within_output<T>(
+        &mut self,
+        mut call: Call<Result<T, ToolError>>,
+        size: impl Fn(&T) -> usize,
+    ) -> Call<Result<T, ToolError>> {
+        if let Ok(Ok(value)) = &call.result {
+            let size = size(value);
+            let limit = self.limits.output;
+            if size > limit {
+                self.broken = true;
+                call.result = Err(Fault::OutputTooLarge { size, limit });
+            }
+        }
+        call
+    }
+}
+
+fn outcome_size(outcome: &Outcome) -> usize {
+    match outcome {
+        Outcome::Json(json) => json.len(),
+        Outcome::Object(_) => 0,
+    }
+}
+
+fn fault(error: &wasmtime::Error, output: usize) -> Fault {
+    if let Some(exit) = error.downcast_ref::<I32Exit>() {
+        return Fault::Exit { code: exit.0 };
+    }
+    match error.downcast_ref::<Trap>() {
+        Some(Trap::StackOverflow) => return Fault::StackOverflow,
+        Some(trap) => {
+            return Fault::Trap {
+                reason: trap.to_string(),
+            };
+        }
+        None => {}
+    }
+    let reason = one_line(error);
+    // wasmtime has no type for this one.
+    if reason.contains("fuel allocated for hostcalls") {
+        return Fault::OutputTooLarge {
+            size: 0,
+            limit: output,
+        };
+    }
+    Fault::Trap { reason }
+}
+
+/// What a guest can answer with: some answers are errors of the guest's own.
+trait Answer {
+    /// Whether the guest says that it ran out of memory.
+    fn is_memory_error(&self) -> bool {
+        false
+    }
+}
+
+impl Answer for () {}
+impl Answer for Vec<ToolInfo> {}
+
+impl<T> Answer for Result<T, ToolError> {
+    fn is_memory_error(&self) -> bool {
+        matches!(self, Err(error) if error.type_name == "MemoryError")
+    }
+}
+
+impl Answer for Result<ToolInfo, LoadError> {
+    fn is_memory_error(&self) -> bool {
+        matches!(self, Err(LoadError::ImportFailed(error)) if error.type_name == "MemoryError")
+    }
+}
+
+impl Exports {
+    fn tool(&self) -> wasmtime::Result<&crate::contract::tool::exports::flowcell::tool::tool::Guest> {
+        match self {
+            Self::Tool(tool) => Ok(tool.flowcell_tool_tool()),
+            Self::PythonRunner(_) => Err(wasmtime::format_err!("the Python runner has no tools of its own")),
+        }
+    }
+
+    fn runner(
+        &self,
+    ) -> wasmtime::Result<&crate::contract::runner::exports::flowcell::tool::runner::Guest> {
+        match self {
+            Self::PythonRunner(runner) => Ok(runner.flowcell_tool_runner()),
+            Self::Tool(_) => Err(wasmtime::format_err!("the component is not a Python runner")),
+        }
+    }
+}
