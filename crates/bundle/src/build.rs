@@ -1,0 +1,231 @@
+//! Makes a bundle from its recipe.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use flowcell_sandbox::{
+    Access, Argument, Environment, Instance, Limits, Mount, Outcome, Program, ProgramKind, Request,
+    Sandbox,
+};
+use serde::Deserialize;
+
+use crate::Progress;
+use crate::digest::Digest;
+use crate::error::{BundleError, IoContext as _};
+use crate::manifest::{Component, Manifest, Package, PythonInfo, Tool, Tree};
+use crate::programs::Programs;
+use crate::recipe::Recipe;
+use crate::store::Store;
+use crate::tree;
+
+/// Where instances see the standard library and the packages: the names of the folders that a recipe's Python script
+/// makes.
+const PYTHON_TREES: [&str; 2] = ["python", "packages"];
+/// How much of a failed script's output a message quotes.
+const OUTPUT_LINES: usize = 30;
+
+/// What a build made.
+#[derive(Debug)]
+pub struct BuildReport {
+    /// The bundle.
+    pub manifest: Manifest,
+    /// The digest of its manifest.
+    pub digest: Digest,
+}
+
+/// Runs the recipe's scripts and puts the bundle into the store.
+///
+/// The scripts run as they are, with the rights of whoever calls this: they belong to the bundle's author, like a
+/// Makefile. What they make runs in the sandbox only.
+pub async fn build(
+    recipe: &Recipe,
+    store: &Store,
+    sandbox: &Arc<Sandbox>,
+    programs: &Programs,
+    progress: &Progress,
+) -> Result<BuildReport, BundleError> {
+    let mut manifest = match &recipe.from {
+        Some(base) => store.manifest(&base.parse()?)?,
+        None => Manifest {
+            schema: 1,
+            name: String::new(),
+            version: String::new(),
+            components: Vec::new(),
+            trees: Vec::new(),
+            python: None,
+        },
+    };
+    manifest.name.clone_from(&recipe.name);
+    manifest.version.clone_from(&recipe.version);
+
+    let work = tempfile::tempdir().io("make a folder in", &std::env::temp_dir())?;
+    for component in &recipe.components {
+        progress(&format!("building {}", component.name));
+        let out = work.path().join("component.wasm");
+        run_script(&recipe.folder.join(&component.build), &out)?;
+        let wasm = fs::read(&out).io("read", &out)?;
+        let built = add_component(&component.name, &wasm, store, sandbox, programs, progress).await?;
+        manifest.components.retain(|other| other.name != built.name);
+        manifest.components.push(built);
+    }
+    if let Some(python) = &recipe.python {
+        progress("building Python's standard library and packages");
+        let out = work.path().join("trees");
+        fs::create_dir(&out).io("make the folder", &out)?;
+        run_script(&recipe.folder.join(&python.build), &out)?;
+        progress("compiling Python's standard library and packages");
+        let runner = manifest
+            .python_runner()
+            .ok_or_else(|| BundleError::Guest {
+                name: recipe.name.clone(),
+                what: "[python] needs a component that is a Python runner".to_owned(),
+            })?;
+        let runner = programs.component(runner, progress)?;
+        let version = compile_python(sandbox, &runner, &out).await?;
+        manifest.trees.clear();
+        for name in PYTHON_TREES {
+            let archive = tree::pack(&out.join(name))?;
+            manifest.trees.push(Tree {
+                mount: format!("/{name}"),
+                digest: store.put(&archive)?,
+                size: archive.len() as u64,
+            });
+        }
+        manifest.python = Some(PythonInfo {
+            version,
+            packages: installed(&out.join("packages"))?,
+        });
+    }
+    let digest = store.put_manifest(&manifest)?;
+    Ok(BuildReport { manifest, digest })
+}
+
+fn run_script(script: &Path, out: &Path) -> Result<(), BundleError> {
+    let ran = Command::new("sh")
+        .arg(script)
+        .arg(out)
+        .stdin(Stdio::null())
+        .output()
+        .io("run", script)?;
+    if ran.status.success() {
+        return Ok(());
+    }
+    let mut text = String::from_utf8_lossy(&ran.stdout).into_owned();
+    text.push_str(&String::from_utf8_lossy(&ran.stderr));
+    let lines: Vec<&str> = text.lines().collect();
+    Err(BundleError::Script {
+        script: script.display().to_string(),
+        status: ran.status.to_string(),
+        output: lines[lines.len().saturating_sub(OUTPUT_LINES)..].join("\n"),
+    })
+}
+
+async fn add_component(
+    name: &str,
+    wasm: &[u8],
+    store: &Store,
+    sandbox: &Sandbox,
+    programs: &Programs,
+    progress: &Progress,
+) -> Result<Component, BundleError> {
+    let program = programs.bytes(wasm, name, progress)?;
+    let tools = match program.kind() {
+        ProgramKind::PythonRunner => Vec::new(),
+        ProgramKind::Tool => describe(name, sandbox, &program).await?,
+    };
+    Ok(Component {
+        name: name.to_owned(),
+        kind: program.kind(),
+        digest: store.put(wasm)?,
+        size: wasm.len() as u64,
+        tools,
+    })
+}
+
+async fn describe(
+    name: &str,
+    sandbox: &Sandbox,
+    program: &Program,
+) -> Result<Vec<Tool>, BundleError> {
+    let environment = Environment::new(Vec::new(), Vec::new(), Limits::default());
+    let mut instance = Instance::start(sandbox, program, &environment).await?;
+    let described = instance.describe().await.result;
+    let tools = described.map_err(|fault| BundleError::fault(name, &fault))?;
+    Ok(tools.into_iter().map(Tool::from).collect())
+}
+
+/// What `compile_tree.py` answers.
+#[derive(Debug, Deserialize)]
+struct Compiled {
+    python: String,
+    failed: BTreeMap<String, String>,
+}
+
+/// Compiles the Python files of the trees with the runner itself, since nothing else on the machine need have its
+/// version of Python. Gives that version.
+async fn compile_python(
+    sandbox: &Sandbox,
+    runner: &Program,
+    trees: &Path,
+) -> Result<String, BundleError> {
+    const NAME: &str = "python-runner";
+    let wrong = |what: String| BundleError::Guest {
+        name: NAME.to_owned(),
+        what,
+    };
+    let mut mounts = vec![Mount {
+        host: trees.join("compile"),
+        guest: "/flow".to_owned(),
+        access: Access::ReadOnly,
+    }];
+    mounts.extend(PYTHON_TREES.map(|name| Mount {
+        host: trees.join(name),
+        guest: format!("/{name}"),
+        access: Access::ReadWrite,
+    }));
+    let environment = Environment::new(mounts, Vec::new(), Limits::default());
+    let mut instance = Instance::start(sandbox, runner, &environment).await?;
+    let folders = Argument::Json(r#"["/python", "/packages"]"#.to_owned());
+    let request = Request {
+        node: "compile".to_owned(),
+        source: "compile_tree.py".to_owned(),
+        init: Vec::new(),
+        inputs: vec![("folders".to_owned(), folders)],
+    };
+    let called = instance.call(&request).await;
+    let outcome = called.result.map_err(|fault| BundleError::fault(NAME, &fault))?;
+    let compiled: Compiled = match outcome {
+        Ok(Outcome::Json(json)) => {
+            serde_json::from_str(&json).map_err(|error| wrong(error.to_string()))?
+        }
+        Ok(Outcome::Object(object)) => return Err(wrong(format!("unexpected {}", object.repr))),
+        Err(error) => {
+            return Err(wrong(format!("{}: {}\n{}", error.type_name, error.message, error.traceback)));
+        }
+    };
+    for (file, reason) in &compiled.failed {
+        tracing::debug!(file, reason, "not compiled");
+    }
+    Ok(compiled.python)
+}
+
+/// The packages in a folder, by what their installer left there (`<name>-<version>.dist-info`).
+fn installed(packages: &Path) -> Result<Vec<Package>, BundleError> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(packages).io("list", packages)? {
+        let name = entry.io("list", packages)?.file_name();
+        let name = name.to_string_lossy();
+        let distribution = name.strip_suffix(".dist-info");
+        if let Some((name, version)) = distribution.and_then(|name| name.rsplit_once('-')) {
+            found.push(Package {
+                name: name.to_owned(),
+                version: version.to_owned(),
+            });
+        }
+    }
+    found.sort();
+    Ok(found)
+}

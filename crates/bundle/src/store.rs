@@ -1,0 +1,172 @@
+//! The content-addressed store.
+//!
+//! ```text
+//! <root>/blobs/sha256/<hex>          components, tree archives, manifests
+//! <root>/bundles/<name>/<version>    the digest of a bundle's manifest
+//! <root>/cache/                      compiled code and unpacked trees; may be deleted
+//! ```
+//! Files appear whole or not at all: each is written under a temporary name, synced, and renamed.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use crate::digest::Digest;
+use crate::error::{BundleError, IoContext as _};
+use crate::manifest::{Manifest, Reference};
+
+/// A store on the local disk.
+#[derive(Debug, Clone)]
+pub struct Store {
+    root: PathBuf,
+}
+
+impl Store {
+    /// The store in this folder, which is made when it is not there.
+    pub fn open(root: impl Into<PathBuf>) -> Result<Self, BundleError> {
+        let root = root.into();
+        for folder in ["blobs/sha256", "bundles", "cache"] {
+            let path = root.join(folder);
+            fs::create_dir_all(&path).io("make the folder", &path)?;
+        }
+        Ok(Self { root })
+    }
+
+    /// The folder that the store is in.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(crate) fn cache(&self) -> PathBuf {
+        self.root.join("cache")
+    }
+
+    /// Where the bytes of this name are, if they are there.
+    pub fn blob_path(&self, digest: &Digest) -> PathBuf {
+        self.root.join("blobs/sha256").join(digest.hex())
+    }
+
+    /// Keeps these bytes and gives their name.
+    pub fn put(&self, bytes: &[u8]) -> Result<Digest, BundleError> {
+        let digest = Digest::of(bytes);
+        let path = self.blob_path(&digest);
+        if !path.exists() {
+            write_whole(&path, bytes)?;
+        }
+        Ok(digest)
+    }
+
+    /// The bytes of this name, checked.
+    pub fn get(&self, digest: &Digest) -> Result<Vec<u8>, BundleError> {
+        let path = self.blob_path(digest);
+        let bytes = fs::read(&path).io("read", &path)?;
+        let found = Digest::of(&bytes);
+        if found != *digest {
+            return Err(BundleError::Damaged {
+                path,
+                found: found.to_string(),
+            });
+        }
+        Ok(bytes)
+    }
+
+    /// Keeps a manifest and lets its name and version point to it.
+    pub fn put_manifest(&self, manifest: &Manifest) -> Result<Digest, BundleError> {
+        let text = serde_json::to_vec_pretty(manifest).map_err(|error| BundleError::Manifest {
+            digest: manifest.reference().to_string(),
+            message: error.to_string(),
+        })?;
+        let digest = self.put(&text)?;
+        let pointer = self.pointer(&manifest.reference());
+        if let Some(folder) = pointer.parent() {
+            fs::create_dir_all(folder).io("make the folder", folder)?;
+        }
+        write_whole(&pointer, digest.to_string().as_bytes())?;
+        Ok(digest)
+    }
+
+    /// The digest that a bundle's name and version point to.
+    pub fn resolve(&self, reference: &Reference) -> Result<Digest, BundleError> {
+        let pointer = self.pointer(reference);
+        let text = match fs::read_to_string(&pointer) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                let available = self.list()?.iter().map(Reference::to_string).collect();
+                return Err(BundleError::NotFound {
+                    reference: reference.to_string(),
+                    store: self.root.display().to_string(),
+                    available,
+                });
+            }
+            Err(error) => return Err(error).io("read", &pointer),
+        };
+        text.trim().parse().map_err(|_| BundleError::Damaged {
+            path: pointer,
+            found: text.chars().take(80).collect(),
+        })
+    }
+
+    /// A bundle's manifest.
+    pub fn manifest(&self, reference: &Reference) -> Result<Manifest, BundleError> {
+        let digest = self.resolve(reference)?;
+        let damaged = |message: String| BundleError::Manifest {
+            digest: digest.to_string(),
+            message,
+        };
+        let manifest: Manifest = serde_json::from_slice(&self.get(&digest)?)
+            .map_err(|error| damaged(error.to_string()))?;
+        if manifest.schema != 1 {
+            return Err(damaged(format!("format {} is not known", manifest.schema)));
+        }
+        Ok(manifest)
+    }
+
+    /// All bundles, by name and version.
+    pub fn list(&self) -> Result<Vec<Reference>, BundleError> {
+        let mut found = Vec::new();
+        for name in names(&self.root.join("bundles"))? {
+            for version in names(&self.root.join("bundles").join(&name))? {
+                // Anything else in there is not ours: a temporary file, an editor's backup.
+                if let Ok(reference) = format!("{name}:{version}").parse() {
+                    found.push(reference);
+                }
+            }
+        }
+        found.sort();
+        Ok(found)
+    }
+
+    fn pointer(&self, reference: &Reference) -> PathBuf {
+        self.root
+            .join("bundles")
+            .join(&reference.name)
+            .join(&reference.version)
+    }
+}
+
+fn names(folder: &Path) -> Result<Vec<String>, BundleError> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder).io("list", folder)? {
+        if let Ok(name) = entry.io("list", folder)?.file_name().into_string() {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
+/// Writes a file that appears whole or not at all, and is on the disk when this returns.
+pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), BundleError> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let mut file = tempfile::Builder::new()
+        .prefix(".partial-")
+        .tempfile_in(folder)
+        .io("write in", folder)?;
+    file.write_all(bytes).io("write", path)?;
+    file.as_file().sync_all().io("write", path)?;
+    file.persist(path)
+        .map_err(|error| error.error)
+        .io("write", path)?;
+    fs::File::open(folder)
+        .and_then(|folder| folder.sync_all())
+        .io("write in", folder)
+}
