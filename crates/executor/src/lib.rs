@@ -1,1 +1,27 @@
-//! stub
+//! Runs a flow: its folder becomes a working copy, its nodes' tools are found and checked, and a line goes through the graph.
+//!
+//! [`Host`] holds what all flows share (engine, store, compiled programs). A [`Workspace`] is a private copy of a flow's
+//! folder, the only files of the user's that a guest sees. A [`Session`] is a workspace with its tools resolved and pools
+//! of instances; it runs lines and single nodes. This crate decides what runs where and with which values; it never
+//! evaluates a flow's code, templates or objects itself.
+
+mod aggregation;
+mod check;
+mod error;
+mod host;
+mod inputs;
+mod lanes;
+mod line;
+mod outputs;
+mod result;
+mod session;
+mod tools;
+mod value;
+mod workspace;
+
+pub use check::{Problem, check};
+pub use error::{Code, RunError};
+pub use host::{Host, HostOptions};
+pub use result::{FlowResult, NodeResult, NodeStatus, Status};
+pub use session::{Session, SessionOptions};
+pub use workspace::{Workspace, WorkspaceLimits, flow_file};

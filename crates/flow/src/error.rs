@@ -84,18 +84,36 @@ impl FlowError {
 
     /// A reference to another section than `output`: `${node.section}`. promptflow finds this when the value is needed.
     pub fn unsupported_reference(node: &str, section: &str) -> FlowError {
-        ErrorKind::UnsupportedReference { node: node.to_owned(), section: section.to_owned() }.into()
+        ErrorKind::UnsupportedReference {
+            node: node.to_owned(),
+            section: section.to_owned(),
+        }
+        .into()
     }
 
     /// A property path that leads nowhere in the output of `node`. promptflow finds this when the value is needed.
     pub fn invalid_reference_property(node: &str, property: &str) -> FlowError {
-        ErrorKind::InvalidReferenceProperty { node: node.to_owned(), property: property.to_owned() }.into()
+        ErrorKind::InvalidReferenceProperty {
+            node: node.to_owned(),
+            property: property.to_owned(),
+        }
+        .into()
     }
 
     /// A flow input that is needed (by an activate condition, say) and not there.
-    pub fn flow_input_not_found<S: AsRef<str>>(input: &str, there: impl IntoIterator<Item = S>) -> FlowError {
-        let there: Vec<String> = there.into_iter().map(|name| name.as_ref().to_owned()).collect();
-        ErrorKind::FlowInputNotFound { input: input.to_owned(), there: there.join(", ") }.into()
+    pub fn flow_input_not_found<S: AsRef<str>>(
+        input: &str,
+        there: impl IntoIterator<Item = S>,
+    ) -> FlowError {
+        let there: Vec<String> = there
+            .into_iter()
+            .map(|name| name.as_ref().to_owned())
+            .collect();
+        ErrorKind::FlowInputNotFound {
+            input: input.to_owned(),
+            there: there.join(", "),
+        }
+        .into()
     }
 
     /// A flow without inputs in batch mode.
@@ -106,7 +124,13 @@ impl FlowError {
 
 impl From<ErrorKind> for FlowError {
     fn from(kind: ErrorKind) -> FlowError {
-        FlowError { inner: Box::new(Inner { kind, location: None, help: None }) }
+        FlowError {
+            inner: Box::new(Inner {
+                kind,
+                location: None,
+                help: None,
+            }),
+        }
     }
 }
 
@@ -116,7 +140,10 @@ fn in_line(line: &Option<u64>) -> String {
 }
 
 fn in_line_or_data(line: &Option<u64>) -> String {
-    line.map_or_else(|| "in input data".to_owned(), |line| format!("in line {line} of input data"))
+    line.map_or_else(
+        || "in input data".to_owned(),
+        |line| format!("in line {line} of input data"),
+    )
 }
 
 /// The problems, one per message of promptflow. Several messages can share a [class](ErrorKind::class).
@@ -133,11 +160,13 @@ pub enum ErrorKind {
     DuplicateKeyError { message: String },
 
     /// A part of the definition has the wrong shape, where promptflow fails with a Python error of no help.
-    #[error("The definition of {what} is incorrect: {why}. Please check your flow yaml and resubmit.")]
+    #[error(
+        "The definition of {what} is incorrect: {why}. Please check your flow yaml and resubmit."
+    )]
     Malformed { what: String, why: String },
 
     /// A key that must be there is not. promptflow shows Python's bare `KeyError: 'type'`.
-    #[error("{}", python_repr(&Json::from(key.as_str())))]
+    #[error("{}", python_repr(&Json::from(*key)))]
     KeyError { key: &'static str, of: String },
 
     #[error("{} is not a valid ValueType", python_repr(.value))]
@@ -157,7 +186,11 @@ pub enum ErrorKind {
 
     /// A tool, or its inputs, could not be made ready; `class` and `message` are those of the inner exception.
     #[error("Tool load failed in '{node}': ({class}) {message}")]
-    ResolveToolError { node: String, class: &'static str, message: String },
+    ResolveToolError {
+        node: String,
+        class: &'static str,
+        message: String,
+    },
 
     /// A combination of node type and source type that promptflow refuses.
     #[error("{message}")]
@@ -188,7 +221,10 @@ pub enum ErrorKind {
         "Invalid node definitions found in the flow graph. Non-aggregate node '{node}' cannot reference aggregate \
          nodes {}. Please review and rectify the node reference.", repr_set(.references)
     )]
-    AggregationReferenced { node: String, references: Vec<String> },
+    AggregationReferenced {
+        node: String,
+        references: Vec<String>,
+    },
 
     /// The condition of an aggregation node needs a node of the line.
     #[error(
@@ -238,7 +274,11 @@ pub enum ErrorKind {
         "The input for flow is incorrect. The value for flow input '{input}'{} does not match the expected type \
          '{expected}'. Please change flow input type or adjust the input value in your input data.", in_line(.line)
     )]
-    InputTypeError { input: String, line: Option<u64>, expected: ValueType },
+    InputTypeError {
+        input: String,
+        line: Option<u64>,
+        expected: ValueType,
+    },
 
     #[error(
         "Failed to parse the flow input. The value for flow input '{input}'{} was interpreted as JSON string since \
@@ -246,7 +286,13 @@ pub enum ErrorKind {
          (JSONDecodeError) {details}. Please make sure your inputs are properly formatted.",
         in_line(.line), python_str(.value)
     )]
-    InputParseError { input: String, line: Option<u64>, expected: ValueType, value: Json, details: String },
+    InputParseError {
+        input: String,
+        line: Option<u64>,
+        expected: ValueType,
+        value: Json,
+        details: String,
+    },
 
     #[error(
         "The input for flow cannot be empty in batch mode. Please review your flow and provide valid inputs."
@@ -260,17 +306,30 @@ pub enum ErrorKind {
     )]
     NodeInputUndefined { node: String, input: String },
 
+    /// In a node test: a flow input the node refers to has no value.
+    #[error(
+        "The input for node is incorrect. Node input '{input}' is not found in input data for node '{node}'. Please \
+         verify the inputs data for the node."
+    )]
+    NodeInputMissing { node: String, input: String },
+
     /// In a node test: the value of a flow input is of the wrong type.
     #[error(
         "The input for node is incorrect. Value for input '{input}' of node '{node}' is not type '{expected}'. Please \
          review and rectify the input data."
     )]
-    NodeInputTypeError { node: String, input: String, expected: ValueType },
+    NodeInputTypeError {
+        node: String,
+        input: String,
+        expected: ValueType,
+    },
 
     #[error("Cannot find {node} in the flow.")]
     NodeNotInFlow { node: String },
 
-    #[error("Invalid variant format: {text}, variant should be in format of ${{TUNING_NODE.VARIANT}}")]
+    #[error(
+        "Invalid variant format: {text}, variant should be in format of ${{TUNING_NODE.VARIANT}}"
+    )]
     InvalidVariantFormat { text: String },
 
     /// What promptflow's SDK says about variants: class `InvalidFlowError`.
@@ -314,17 +373,21 @@ impl ErrorKind {
             ErrorKind::DuplicateNodeName { .. } => "DuplicateNodeName",
             ErrorKind::InputReferenceNotFound { .. } => "InputReferenceNotFound",
             ErrorKind::NodeReferenceNotFound { .. } => "NodeReferenceNotFound",
-            ErrorKind::AggregationReferenced { .. } | ErrorKind::AggregationActivatedByLine { .. } => {
-                "InvalidNodeReference"
-            }
+            ErrorKind::AggregationReferenced { .. }
+            | ErrorKind::AggregationActivatedByLine { .. } => "InvalidNodeReference",
             ErrorKind::NodeCircularDependency { .. } => "NodeCircularDependency",
             ErrorKind::EmptyOutputReference { .. } => "EmptyOutputReference",
-            ErrorKind::OutputInputNotFound { .. } | ErrorKind::OutputNodeNotFound { .. } => "OutputReferenceNotFound",
+            ErrorKind::OutputInputNotFound { .. } | ErrorKind::OutputNodeNotFound { .. } => {
+                "OutputReferenceNotFound"
+            }
             ErrorKind::InputNotFound { .. }
             | ErrorKind::NoInputsInBatchMode
             | ErrorKind::NodeInputUndefined { .. }
+            | ErrorKind::NodeInputMissing { .. }
             | ErrorKind::FlowInputNotFound { .. } => "InputNotFound",
-            ErrorKind::InputTypeError { .. } | ErrorKind::NodeInputTypeError { .. } => "InputTypeError",
+            ErrorKind::InputTypeError { .. } | ErrorKind::NodeInputTypeError { .. } => {
+                "InputTypeError"
+            }
             ErrorKind::InputParseError { .. } => "InputParseError",
             ErrorKind::InvalidFlowError { .. } => "InvalidFlowError",
             ErrorKind::UnsupportedReference { .. } => "UnsupportedReference",
@@ -341,33 +404,53 @@ impl ErrorKind {
             | ErrorKind::InvalidValueType { .. }
             | ErrorKind::InvalidToolType { .. }
             | ErrorKind::NotImplementedError { .. } => "SystemError",
-            ErrorKind::ResolveToolError { class, .. } if *class == "NotImplementedError" => "SystemError",
+            ErrorKind::ResolveToolError { class, .. } if *class == "NotImplementedError" => {
+                "SystemError"
+            }
             _ => "UserError",
         }
     }
 }
 
+/// How long names may be to be compared, in bytes, and how many are compared: comparing costs the product of the lengths, and a flow
+/// can be full of wrong names.
+const MAX_COMPARED_BYTES: usize = 50;
+const MAX_COMPARED_NAMES: usize = 500;
+
 /// The name among `names` that is most like `wanted`, if one is like enough to have been meant.
-pub(crate) fn nearest<'n>(wanted: &str, names: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
-    let wanted = wanted.trim();
-    // Long names are not worth comparing, and comparing costs the product of the lengths.
-    if wanted.len() > 100 {
+pub(crate) fn nearest<'n>(
+    wanted: &str,
+    names: impl IntoIterator<Item = &'n str>,
+) -> Option<&'n str> {
+    let wanted = wanted.trim().to_lowercase();
+    if wanted.len() > MAX_COMPARED_BYTES {
         return None;
     }
     names
         .into_iter()
-        .filter(|name| name.len() <= 100)
-        .map(|name| (strsim::damerau_levenshtein(&wanted.to_lowercase(), &name.to_lowercase()), name))
-        .filter(|(distance, name)| *distance <= 1.max(wanted.chars().count().max(name.chars().count()) / 3))
+        .take(MAX_COMPARED_NAMES)
+        .filter(|name| name.len() <= MAX_COMPARED_BYTES)
+        .map(|name| (strsim::osa_distance(&wanted, &name.to_lowercase()), name))
+        // A third of the letters may differ, so that one of three is the least.
+        .filter(|(distance, name)| {
+            *distance <= wanted.chars().count().max(name.chars().count()) / 3
+        })
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, name)| name)
 }
 
-/// `did you mean 'x'?`, or what there is to choose from, or nothing.
-pub(crate) fn suggest<'n>(wanted: &str, names: impl IntoIterator<Item = &'n str> + Clone) -> Option<String> {
+/// `did you mean 'x'?`, or the first names there are to choose from, or nothing.
+pub(crate) fn suggest<'n>(
+    wanted: &str,
+    names: impl IntoIterator<Item = &'n str> + Clone,
+) -> Option<String> {
     if let Some(name) = nearest(wanted, names.clone()) {
         return Some(format!("did you mean '{name}'?"));
     }
     let names: Vec<&str> = names.into_iter().take(12).collect();
-    if names.is_empty() { None } else { Some(format!("there is {}", names.join(", "))) }
+    if names.is_empty() {
+        None
+    } else {
+        Some(format!("known: {}", names.join(", ")))
+    }
 }

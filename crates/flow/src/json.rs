@@ -3,9 +3,9 @@
 //! Nodes are Python functions, and what a flow author compares, prints or reads in a message is Python's view of a value. These
 //! functions give that view of a [`Json`] value without a Python interpreter.
 //!
-//! JSON has no infinity and no NaN, but Python's `float("-inf")` does and Python's `json` module writes and reads them as `Infinity`,
-//! `-Infinity` and `NaN`. Here they are numbers with exactly these texts (see [`non_finite`]), so that a value printed by
-//! `serde_json` is what Python's `json.loads` expects. Ask [`is_strict`] before such a value goes to somebody who reads strict JSON.
+//! JSON has no infinity and no NaN, but Python's `float("-inf")` does, and a flow's input of type `double` takes it. Such a value is
+//! a mapping with the single key [`NON_FINITE_KEY`] here, which whoever hands values to Python turns back into a float. (A number
+//! with the text `-Infinity` is possible with `serde_json`, but makes its `json!` macro panic.)
 
 use std::fmt::Write as _;
 
@@ -20,7 +20,10 @@ pub type Json = serde_json::Value;
 pub(crate) const MAX_INT_DIGITS: usize = 4300;
 
 /// Compiles a pattern that is a constant of this crate.
-#[expect(clippy::expect_used, reason = "the patterns are constants, and a test compiles each of them")]
+#[expect(
+    clippy::expect_used,
+    reason = "the patterns are constants, and a test compiles each of them"
+)]
 pub(crate) fn constant_pattern(pattern: &'static str) -> Regex {
     Regex::new(pattern).expect("constant pattern")
 }
@@ -28,25 +31,28 @@ pub(crate) fn constant_pattern(pattern: &'static str) -> Regex {
 /// Characters that `str.isprintable()` refuses: the categories "other" and "separator" (the ASCII space is handled apart).
 static UNPRINTABLE: LazyLock<Regex> = LazyLock::new(|| constant_pattern(r"^[\p{C}\p{Z}]$"));
 
-/// The number with this value, as Python's `repr` writes it (`1000.0`, `1e-05`); infinities and NaN as [`non_finite`].
+/// The only key of a mapping that stands for a float JSON cannot say; the value is `inf`, `-inf` or `nan`.
+pub const NON_FINITE_KEY: &str = "__flowcell_float__";
+
+/// A float as JSON: a number as Python's `repr` writes it (`1000.0`, `1e-05`), or a mapping with [`NON_FINITE_KEY`].
 pub fn float(value: f64) -> Json {
-    if value.is_finite() { number(&float_repr(value)) } else { non_finite(value) }
+    if value.is_finite() {
+        return number(&float_repr(value));
+    }
+    let mut entries = serde_json::Map::new();
+    entries.insert(NON_FINITE_KEY.to_owned(), Json::String(float_repr(value)));
+    Json::Object(entries)
 }
 
-/// An infinity or NaN as a number whose text is `Infinity`, `-Infinity` or `NaN`, the texts of Python's `json` module.
-///
-/// A finite value gives its ordinary number.
-pub fn non_finite(value: f64) -> Json {
-    let text = if value.is_nan() {
-        "NaN"
-    } else if value == f64::INFINITY {
-        "Infinity"
-    } else if value == f64::NEG_INFINITY {
-        "-Infinity"
-    } else {
-        return number(&float_repr(value));
-    };
-    Json::Number(Number::from_string_unchecked(text.to_owned()))
+/// The infinity or NaN that a mapping with [`NON_FINITE_KEY`] stands for; `None` for every other value.
+pub fn as_non_finite(value: &Json) -> Option<f64> {
+    let entries = value.as_object().filter(|entries| entries.len() == 1)?;
+    match entries.get(NON_FINITE_KEY)?.as_str()? {
+        "inf" => Some(f64::INFINITY),
+        "-inf" => Some(f64::NEG_INFINITY),
+        "nan" => Some(f64::NAN),
+        _ => None,
+    }
 }
 
 /// A number from text that is known to be a JSON number.
@@ -57,22 +63,12 @@ pub(crate) fn number(text: &str) -> Json {
     }
 }
 
-/// Whether the value is strict JSON, i.e. holds no [`non_finite`] number at any depth.
-pub fn is_strict(value: &Json) -> bool {
-    match value {
-        Json::Number(number) => !number.as_str().ends_with(['y', 'N']),
-        Json::Array(items) => items.iter().all(is_strict),
-        Json::Object(entries) => entries.values().all(is_strict),
-        Json::Null | Json::Bool(_) | Json::String(_) => true,
-    }
-}
-
 /// Whether Python reads this number's text as a `float` rather than an `int`.
 pub(crate) fn is_float(number: &Number) -> bool {
-    number.as_str().contains(['.', 'e', 'E', 'y', 'N'])
+    number.as_str().contains(['.', 'e', 'E'])
 }
 
-/// The number as a double. Integers too large for a double give an infinity.
+/// The number as a double. Numbers too large for a double give an infinity, as in Python's `json`.
 pub(crate) fn to_f64(number: &Number) -> f64 {
     number.as_str().parse().unwrap_or(f64::NAN)
 }
@@ -140,6 +136,10 @@ pub fn python_repr(value: &Json) -> String {
 }
 
 fn write_repr(out: &mut String, value: &Json) {
+    if let Some(float) = as_non_finite(value) {
+        out.push_str(&float_repr(float));
+        return;
+    }
     match value {
         Json::Null => out.push_str("None"),
         Json::Bool(true) => out.push_str("True"),
@@ -173,7 +173,11 @@ fn write_repr(out: &mut String, value: &Json) {
 }
 
 fn write_str_repr(out: &mut String, text: &str) {
-    let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
+    let quote = if text.contains('\'') && !text.contains('"') {
+        '"'
+    } else {
+        '\''
+    };
     out.push(quote);
     for character in text.chars() {
         match character {
@@ -212,14 +216,25 @@ pub fn python_json(value: &Json) -> String {
     out
 }
 
+fn write_json_float(out: &mut String, float: f64) {
+    if float.is_nan() {
+        out.push_str("NaN");
+    } else if float.is_infinite() {
+        out.push_str(if float > 0.0 { "Infinity" } else { "-Infinity" });
+    } else {
+        out.push_str(&float_repr(float));
+    }
+}
+
 fn write_json(out: &mut String, value: &Json) {
+    if let Some(float) = as_non_finite(value) {
+        write_json_float(out, float);
+        return;
+    }
     match value {
         Json::Null => out.push_str("null"),
         Json::Bool(value) => out.push_str(if *value { "true" } else { "false" }),
-        Json::Number(number) if is_float(number) && to_f64(number).is_finite() => {
-            out.push_str(&float_repr(to_f64(number)));
-        }
-        Json::Number(number) if is_float(number) => out.push_str(&non_finite(to_f64(number)).to_string()),
+        Json::Number(number) if is_float(number) => write_json_float(out, to_f64(number)),
         Json::Number(number) => out.push_str(&normal_int(number.as_str())),
         Json::String(text) => write_json_str(out, text),
         Json::Array(items) => {
@@ -296,24 +311,38 @@ fn bracketed<S: AsRef<str>>(open: char, close: char, items: impl IntoIterator<It
 ///
 /// This is the comparison of an activate condition's `when` with its `is`; nothing is converted.
 pub fn python_eq(left: &Json, right: &Json) -> bool {
+    if let Some(float) = as_non_finite(left) {
+        return as_non_finite(right).is_some_and(|right| float == right);
+    }
     match (left, right) {
         (Json::Null, Json::Null) => true,
         (Json::String(left), Json::String(right)) => left == right,
         (Json::Array(left), Json::Array(right)) => {
-            left.len() == right.len() && left.iter().zip(right).all(|(left, right)| python_eq(left, right))
+            left.len() == right.len()
+                && left
+                    .iter()
+                    .zip(right)
+                    .all(|(left, right)| python_eq(left, right))
         }
         (Json::Object(left), Json::Object(right)) => {
             left.len() == right.len()
-                && left.iter().all(|(key, left)| right.get(key).is_some_and(|right| python_eq(left, right)))
+                && left
+                    .iter()
+                    .all(|(key, left)| right.get(key).is_some_and(|right| python_eq(left, right)))
         }
-        (Json::Bool(_) | Json::Number(_), Json::Bool(_) | Json::Number(_)) => match (scalar(left), scalar(right)) {
-            (Scalar::Int(left), Scalar::Int(right)) => left == right,
-            (Scalar::Float(left), Scalar::Float(right)) => left == right,
-            (Scalar::Int(int), Scalar::Float(float)) | (Scalar::Float(float), Scalar::Int(int)) => {
-                // Python compares an int with a float exactly; Rust prints a double's exact decimal value.
-                float.is_finite() && float.fract() == 0.0 && normal_int(&format!("{float:.0}")) == int
+        (Json::Bool(_) | Json::Number(_), Json::Bool(_) | Json::Number(_)) => {
+            match (scalar(left), scalar(right)) {
+                (Scalar::Int(left), Scalar::Int(right)) => left == right,
+                (Scalar::Float(left), Scalar::Float(right)) => left == right,
+                (Scalar::Int(int), Scalar::Float(float))
+                | (Scalar::Float(float), Scalar::Int(int)) => {
+                    // Python compares an int with a float exactly; Rust prints a double's exact decimal value.
+                    float.is_finite()
+                        && float.fract() == 0.0
+                        && normal_int(&format!("{float:.0}")) == int
+                }
             }
-        },
+        }
         _ => false,
     }
 }
@@ -382,19 +411,27 @@ mod tests {
 
     #[test]
     fn repr_is_pythons() {
-        let value = parse(r#"{"a": [1, -0, 1.50, null, true, "x"], "b'": {"c\"": "it's", "d": "both ' and \""}, "e": "\n\u0001é\u00a0\u200b"}"#);
+        let value = parse(
+            r#"{"a": [1, -0, 1.50, null, true, "x"], "b'": {"c\"": "it's", "d": "both ' and \""}, "e": "\n\u0001é\u00a0\u200b"}"#,
+        );
         assert_eq!(
             python_repr(&value),
             r#"{'a': [1, 0, 1.5, None, True, 'x'], "b'": {'c"': "it's", 'd': 'both \' and "'}, 'e': '\n\x01é\xa0\u200b'}"#
         );
         assert_eq!(python_str(&json!("it's")), "it's");
-        assert_eq!(python_str(&parse("123456789012345678901234567890")), "123456789012345678901234567890");
+        assert_eq!(
+            python_str(&parse("123456789012345678901234567890")),
+            "123456789012345678901234567890"
+        );
     }
 
     #[test]
     fn json_is_pythons() {
         let value = parse(r#"{"a": [1, 1.50, null, true], "b": "\"é😀\u007f\n"}"#);
-        assert_eq!(python_json(&value), r#"{"a": [1, 1.5, null, true], "b": "\"\u00e9\ud83d\ude00\u007f\n"}"#);
+        assert_eq!(
+            python_json(&value),
+            r#"{"a": [1, 1.5, null, true], "b": "\"\u00e9\ud83d\ude00\u007f\n"}"#
+        );
     }
 
     #[test]
@@ -412,18 +449,30 @@ mod tests {
             (r#"{"a": 1}"#, r#"{"a": 1, "b": 2}"#, false),
             ("\"a\"", "\"a\"", true),
         ] {
-            assert_eq!(python_eq(&parse(left), &parse(right)), equal, "{left} == {right}");
+            assert_eq!(
+                python_eq(&parse(left), &parse(right)),
+                equal,
+                "{left} == {right}"
+            );
         }
-        assert!(!python_eq(&non_finite(f64::NAN), &non_finite(f64::NAN)));
-        assert!(python_eq(&non_finite(f64::INFINITY), &non_finite(f64::INFINITY)));
+        assert!(!python_eq(&float(f64::NAN), &float(f64::NAN)));
+        assert!(python_eq(&float(f64::INFINITY), &float(f64::INFINITY)));
+        assert!(!python_eq(&float(f64::INFINITY), &float(f64::NEG_INFINITY)));
+        assert!(!python_eq(&json!({}), &float(f64::INFINITY)));
     }
 
     #[test]
-    fn infinities_print_as_pythons_json_reads_them() {
-        let value = json!([non_finite(f64::INFINITY), non_finite(f64::NEG_INFINITY), non_finite(f64::NAN)]);
-        assert_eq!(value.to_string(), "[Infinity,-Infinity,NaN]");
-        assert_eq!(python_repr(&value), "[inf, -inf, nan]");
-        assert!(!is_strict(&value));
-        assert!(is_strict(&json!([1, 2.5, "Infinity", null])));
+    fn what_json_cannot_say_survives_json() {
+        let floats = [f64::INFINITY, f64::NEG_INFINITY, f64::NAN].map(float);
+        // `json!` copies values by serializing them, which is why this is no number with an odd text.
+        let value = json!({"l": floats});
+        assert_eq!(parse(&value.to_string()), value);
+        assert_eq!(python_repr(&value), "{'l': [inf, -inf, nan]}");
+        assert_eq!(python_json(&value), r#"{"l": [Infinity, -Infinity, NaN]}"#);
+        assert_eq!(as_non_finite(&json!({NON_FINITE_KEY: "1"})), None);
+        assert_eq!(
+            as_non_finite(&json!({NON_FINITE_KEY: "inf", "more": 1})),
+            None
+        );
     }
 }

@@ -6,12 +6,12 @@
 use indexmap::IndexMap;
 
 use crate::error::{ErrorKind, FlowError, Location, nearest};
-use crate::json::{Json, python_str, python_truth};
-use crate::lint::{Finding, Severity};
+use crate::json::{Json, as_non_finite, python_json, python_str, python_truth};
+use crate::lint::{Finding, MAX_FINDINGS, Severity};
 use crate::reference::Assignment;
 use crate::schema::{
-    Activate, Environment, Flow, FlowKind, InputDef, Language, MessageFormat, Node, NodeKind, NodeMarks, NodeVariants,
-    OutputDef, Source, SourceKind,
+    Activate, Environment, Flow, FlowKind, InputDef, Language, MessageFormat, Node, NodeKind,
+    NodeMarks, NodeVariants, OutputDef, Source, SourceKind,
 };
 use crate::value_type::ValueType;
 use crate::yaml::{self, Map, Yaml};
@@ -34,9 +34,23 @@ const FLOW_KEYS: &[&str] = &[
     "additional_includes",
     "language",
     "message_format",
+    "entry",
 ];
-const INPUT_KEYS: &[&str] = &["type", "default", "description", "enum", "is_chat_input", "is_chat_history"];
-const OUTPUT_KEYS: &[&str] = &["type", "reference", "description", "evaluation_only", "is_chat_output"];
+const INPUT_KEYS: &[&str] = &[
+    "type",
+    "default",
+    "description",
+    "enum",
+    "is_chat_input",
+    "is_chat_history",
+];
+const OUTPUT_KEYS: &[&str] = &[
+    "type",
+    "reference",
+    "description",
+    "evaluation_only",
+    "is_chat_output",
+];
 const NODE_KEYS: &[&str] = &[
     "name",
     "type",
@@ -75,9 +89,9 @@ impl Flow {
         let top = match &document {
             None => &empty,
             Some(document) if document.is_null() => &empty,
-            Some(document) => {
-                document.as_map().ok_or_else(|| malformed("the flow", document, "a mapping with 'inputs' and 'nodes'"))?
-            }
+            Some(document) => document.as_map().ok_or_else(|| {
+                malformed("the flow", document, "a mapping with 'inputs' and 'nodes'")
+            })?,
         };
         let mut flow = reader.flow(top, default_name)?;
         flow.notes = reader.notes;
@@ -87,7 +101,11 @@ impl Flow {
 
 fn malformed(what: impl Into<String>, found: &Yaml, expected: &str) -> FlowError {
     let why = format!("expected {expected}, found {}", found.kind());
-    FlowError::from(ErrorKind::Malformed { what: what.into(), why }).at(found.at)
+    FlowError::from(ErrorKind::Malformed {
+        what: what.into(),
+        why,
+    })
+    .at(found.at)
 }
 
 fn get<'m>(map: &'m Map, key: &str) -> Option<&'m Yaml> {
@@ -108,11 +126,17 @@ fn flag(map: &Map, key: &str) -> bool {
 }
 
 /// Promptflow's `data.get(key) or {}`: null, `[]` and `""` are empty mappings too.
-fn mapping<'m>(map: &'m Map, key: &str, what: &str) -> Result<impl Iterator<Item = (&'m String, &'m yaml::Entry)>, FlowError> {
+fn mapping<'m>(
+    map: &'m Map,
+    key: &str,
+    what: &str,
+) -> Result<impl Iterator<Item = (&'m String, &'m yaml::Entry)>, FlowError> {
     let entries = match get(map, key) {
-        Some(value) if python_truth(&value.to_json()) => {
-            Some(value.as_map().ok_or_else(|| malformed(what, value, "a mapping"))?)
-        }
+        Some(value) if python_truth(&value.to_json()) => Some(
+            value
+                .as_map()
+                .ok_or_else(|| malformed(what, value, "a mapping"))?,
+        ),
         _ => None,
     };
     Ok(entries.into_iter().flatten())
@@ -121,9 +145,9 @@ fn mapping<'m>(map: &'m Map, key: &str, what: &str) -> Result<impl Iterator<Item
 /// The same for lists.
 fn list<'m>(map: &'m Map, key: &str, what: &str) -> Result<&'m [Yaml], FlowError> {
     match get(map, key) {
-        Some(value) if python_truth(&value.to_json()) => {
-            value.as_list().ok_or_else(|| malformed(what, value, "a list"))
-        }
+        Some(value) if python_truth(&value.to_json()) => value
+            .as_list()
+            .ok_or_else(|| malformed(what, value, "a list")),
         _ => Ok(&[]),
     }
 }
@@ -133,29 +157,57 @@ struct Reader {
 }
 
 impl Reader {
+    fn is_full(&self) -> bool {
+        self.notes.len() >= MAX_FINDINGS
+    }
+
     fn note(&mut self, class: &'static str, message: String, at: Location, help: Option<String>) {
-        self.notes.push(Finding { severity: Severity::Warning, class, message, location: Some(at), help });
+        if self.is_full() {
+            return;
+        }
+        self.notes.push(Finding {
+            severity: Severity::Warning,
+            class,
+            message,
+            location: Some(at),
+            help,
+        });
     }
 
     fn unknown_keys(&mut self, what: &str, map: &Map, known: &[&str]) {
         for (key, entry) in map {
-            if !known.contains(&key.as_str()) {
-                let help = nearest(key, known.iter().copied()).map(|name| format!("did you mean '{name}'?"));
-                self.note("UnknownKey", format!("The key '{key}' of {what} is unknown and ignored."), entry.key_at, help);
+            if !self.is_full() && !known.contains(&key.as_str()) {
+                let help = nearest(key, known.iter().copied())
+                    .map(|name| format!("did you mean '{name}'?"));
+                self.note(
+                    "UnknownKey",
+                    format!("The key '{key}' of {what} is unknown and ignored."),
+                    entry.key_at,
+                    help,
+                );
             }
         }
     }
 
     /// A key whose value is one of a few words; others are noted and treated as the default, as promptflow does.
     fn choice<T: Copy + Default>(&mut self, map: &Map, key: &str, words: &[(&str, T)]) -> T {
-        let Some(found) = text(map, key) else { return T::default() };
+        let Some(found) = text(map, key) else {
+            return T::default();
+        };
         if let Some((_, value)) = words.iter().find(|(word, _)| *word == found) {
             return *value;
         }
-        let at = map.get(key).map_or(Location { line: 1, column: 1 }, |entry| entry.value.at);
+        let at = map
+            .get(key)
+            .map_or(Location { line: 1, column: 1 }, |entry| entry.value.at);
         let all: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
         let help = Some(format!("it can be {}", all.join(", ")));
-        self.note("UnknownValue", format!("The value '{found}' of '{key}' is unknown and ignored."), at, help);
+        self.note(
+            "UnknownValue",
+            format!("The value '{found}' of '{key}' is unknown and ignored."),
+            at,
+            help,
+        );
         T::default()
     }
 
@@ -198,7 +250,11 @@ impl Reader {
             kind: self.choice(
                 top,
                 "type",
-                &[("standard", FlowKind::Standard), ("chat", FlowKind::Chat), ("evaluation", FlowKind::Evaluation)],
+                &[
+                    ("standard", FlowKind::Standard),
+                    ("chat", FlowKind::Chat),
+                    ("evaluation", FlowKind::Evaluation),
+                ],
             ),
             display_name: text(top, "display_name"),
             description: text(top, "description"),
@@ -210,20 +266,33 @@ impl Reader {
             environment: self.environment(top),
             environment_variables,
             additional_includes,
-            language: self.choice(top, "language", &[("python", Language::Python), ("csharp", Language::Csharp)]),
+            language: self.choice(
+                top,
+                "language",
+                &[("python", Language::Python), ("csharp", Language::Csharp)],
+            ),
             message_format: self.choice(
                 top,
                 "message_format",
-                &[("basic", MessageFormat::Basic), ("openai-vision", MessageFormat::OpenaiVision)],
+                &[
+                    ("basic", MessageFormat::Basic),
+                    ("openai-vision", MessageFormat::OpenaiVision),
+                ],
             ),
+            entry: text(top, "entry"),
             notes: Vec::new(),
         })
     }
 
     fn value_type(&self, of: String, map: &Map, at: Location) -> Result<ValueType, FlowError> {
         let Some(found) = get(map, "type") else {
-            let help = format!("{of} needs a 'type': one of {}", ValueType::names().collect::<Vec<_>>().join(", "));
-            return Err(FlowError::from(ErrorKind::KeyError { key: "type", of }).at(at).with_help(help));
+            let help = format!(
+                "{of} needs a 'type': one of {}",
+                ValueType::names().collect::<Vec<_>>().join(", ")
+            );
+            return Err(FlowError::from(ErrorKind::KeyError { key: "type", of })
+                .at(at)
+                .with_help(help));
         };
         let value = found.to_json();
         if let Some(value_type) = value.as_str().and_then(|name| name.parse().ok()) {
@@ -231,20 +300,35 @@ impl Reader {
         }
         let help = match nearest(value.as_str().unwrap_or_default(), ValueType::names()) {
             Some(name) => format!("did you mean '{name}'?"),
-            None => format!("the types are {}", ValueType::names().collect::<Vec<_>>().join(", ")),
+            None => format!(
+                "the types are {}",
+                ValueType::names().collect::<Vec<_>>().join(", ")
+            ),
         };
-        Err(FlowError::from(ErrorKind::InvalidValueType { value }).at(found.at).with_help(help))
+        Err(FlowError::from(ErrorKind::InvalidValueType { value })
+            .at(found.at)
+            .with_help(help))
     }
 
     fn input(&mut self, name: &str, entry: &yaml::Entry) -> Result<InputDef, FlowError> {
         let what = format!("the input '{name}'");
-        let map = entry.value.as_map().ok_or_else(|| malformed(&what, &entry.value, "a mapping with a 'type'"))?;
+        let map = entry
+            .value
+            .as_map()
+            .ok_or_else(|| malformed(&what, &entry.value, "a mapping with a 'type'"))?;
         self.unknown_keys(&what, map, INPUT_KEYS);
         Ok(InputDef {
             value_type: self.value_type(what, map, entry.key_at)?,
-            default: get(map, "default").filter(|value| !value.is_null()).map(Yaml::to_json),
+            default: get(map, "default")
+                .filter(|value| !value.is_null())
+                .map(Yaml::to_json),
             description: text(map, "description"),
-            enum_values: get(map, "enum").and_then(Yaml::as_list).unwrap_or_default().iter().map(Yaml::to_json).collect(),
+            enum_values: get(map, "enum")
+                .and_then(Yaml::as_list)
+                .unwrap_or_default()
+                .iter()
+                .map(Yaml::to_json)
+                .collect(),
             is_chat_input: flag(map, "is_chat_input"),
             is_chat_history: get(map, "is_chat_history")
                 .filter(|value| !value.is_null())
@@ -255,13 +339,17 @@ impl Reader {
 
     fn output(&mut self, name: &str, entry: &yaml::Entry) -> Result<OutputDef, FlowError> {
         let what = format!("the output '{name}'");
-        let map = entry.value.as_map().ok_or_else(|| malformed(&what, &entry.value, "a mapping with a 'type'"))?;
+        let map = entry
+            .value
+            .as_map()
+            .ok_or_else(|| malformed(&what, &entry.value, "a mapping with a 'type'"))?;
         self.unknown_keys(&what, map, OUTPUT_KEYS);
         let reference = get(map, "reference");
         Ok(OutputDef {
             value_type: self.value_type(what, map, entry.key_at)?,
-            reference: reference
-                .map_or(Assignment::Literal(Json::from("")), |reference| Assignment::parse(&reference.to_json())),
+            reference: reference.map_or(Assignment::Literal(Json::from("")), |reference| {
+                Assignment::parse(&reference.to_json())
+            }),
             description: text(map, "description"),
             evaluation_only: flag(map, "evaluation_only"),
             is_chat_output: flag(map, "is_chat_output"),
@@ -271,15 +359,25 @@ impl Reader {
     }
 
     /// A node of the flow, or a variant of the node `variant_of`.
-    fn node(&mut self, yaml: &Yaml, variant_of: Option<&str>, what: &str) -> Result<Node, FlowError> {
-        let map = yaml.as_map().ok_or_else(|| malformed(what, yaml, "a mapping with a 'name'"))?;
+    fn node(
+        &mut self,
+        yaml: &Yaml,
+        variant_of: Option<&str>,
+        what: &str,
+    ) -> Result<Node, FlowError> {
+        let map = yaml
+            .as_map()
+            .ok_or_else(|| malformed(what, yaml, "a mapping with a 'name'"))?;
         let name = match text(map, "name").or_else(|| variant_of.map(str::to_owned)) {
             Some(name) => name,
             None => {
                 let help = format!("{what} needs a 'name'");
-                return Err(FlowError::from(ErrorKind::KeyError { key: "name", of: what.to_owned() })
-                    .at(yaml.at)
-                    .with_help(help));
+                return Err(FlowError::from(ErrorKind::KeyError {
+                    key: "name",
+                    of: what.to_owned(),
+                })
+                .at(yaml.at)
+                .with_help(help));
             }
         };
         let what = format!("the node '{name}'");
@@ -327,7 +425,9 @@ impl Reader {
 
     fn source(&mut self, yaml: &Yaml, what: &str) -> Result<Source, FlowError> {
         let what = format!("the source of {what}");
-        let map = yaml.as_map().ok_or_else(|| malformed(&what, yaml, "a mapping with 'type' and 'path' or 'tool'"))?;
+        let map = yaml
+            .as_map()
+            .ok_or_else(|| malformed(&what, yaml, "a mapping with 'type' and 'path' or 'tool'"))?;
         self.unknown_keys(&what, map, SOURCE_KEYS);
         let kind = match text(map, "type").as_deref() {
             None | Some("code") => SourceKind::Code,
@@ -335,12 +435,18 @@ impl Reader {
             Some("package_with_prompt") => SourceKind::PackageWithPrompt,
             Some(other) => SourceKind::Other(other.to_owned()),
         };
-        Ok(Source { kind, path: text(map, "path"), tool: text(map, "tool") })
+        Ok(Source {
+            kind,
+            path: text(map, "path"),
+            tool: text(map, "tool"),
+        })
     }
 
     fn activate(&mut self, yaml: &Yaml, node: &str, what: &str) -> Result<Activate, FlowError> {
         let what = format!("the activate config of {what}");
-        let map = yaml.as_map().ok_or_else(|| malformed(&what, yaml, "a mapping with 'when' and 'is'"))?;
+        let map = yaml
+            .as_map()
+            .ok_or_else(|| malformed(&what, yaml, "a mapping with 'when' and 'is'"))?;
         self.unknown_keys(&what, map, ACTIVATE_KEYS);
         match (get(map, "when"), get(map, "is")) {
             (Some(when), Some(is)) => {
@@ -351,45 +457,71 @@ impl Reader {
                     );
                     self.note("EmptyActivate", message, yaml.at, None);
                 }
-                Ok(Activate { when: Assignment::parse(&when.to_json()), is: is.to_json() })
+                Ok(Activate {
+                    when: Assignment::parse(&when.to_json()),
+                    is: is.to_json(),
+                })
             }
             (when, _) => {
                 let missing = if when.is_some() { "is" } else { "when" };
-                Err(FlowError::from(ErrorKind::HalfActivate { node: node.to_owned() })
-                    .at(yaml.at)
-                    .with_help(format!("'{missing}' is missing")))
+                Err(FlowError::from(ErrorKind::HalfActivate {
+                    node: node.to_owned(),
+                })
+                .at(yaml.at)
+                .with_help(format!("'{missing}' is missing")))
             }
         }
     }
 
     fn variants(&mut self, name: &str, entry: &yaml::Entry) -> Result<NodeVariants, FlowError> {
         let what = format!("the variants of node '{name}'");
-        let map = entry.value.as_map().ok_or_else(|| malformed(&what, &entry.value, "a mapping with 'variants'"))?;
+        let map = entry
+            .value
+            .as_map()
+            .ok_or_else(|| malformed(&what, &entry.value, "a mapping with 'variants'"))?;
         self.unknown_keys(&what, map, VARIANTS_KEYS);
         if get(map, "variants").is_none() {
             let help = format!("{what} need the key 'variants'");
-            return Err(FlowError::from(ErrorKind::KeyError { key: "variants", of: what }).at(entry.key_at).with_help(help));
+            return Err(FlowError::from(ErrorKind::KeyError {
+                key: "variants",
+                of: what,
+            })
+            .at(entry.key_at)
+            .with_help(help));
         }
         let mut variants = IndexMap::new();
         for (id, variant) in mapping(map, "variants", &what)? {
             let what = format!("the variant '{id}' of node '{name}'");
-            let map = variant.value.as_map().ok_or_else(|| malformed(&what, &variant.value, "a mapping with a 'node'"))?;
+            let map = variant
+                .value
+                .as_map()
+                .ok_or_else(|| malformed(&what, &variant.value, "a mapping with a 'node'"))?;
             self.unknown_keys(&what, map, VARIANT_KEYS);
             let Some(node) = get(map, "node") else {
                 let help = format!("{what} needs a 'node'");
-                return Err(FlowError::from(ErrorKind::KeyError { key: "node", of: what })
-                    .at(variant.key_at)
-                    .with_help(help));
+                return Err(FlowError::from(ErrorKind::KeyError {
+                    key: "node",
+                    of: what,
+                })
+                .at(variant.key_at)
+                .with_help(help));
             };
             variants.insert(id.clone(), self.node(node, Some(name), &what)?);
         }
-        Ok(NodeVariants { default_variant_id: text(map, "default_variant_id"), variants, at: entry.key_at })
+        Ok(NodeVariants {
+            default_variant_id: text(map, "default_variant_id"),
+            variants,
+            at: entry.key_at,
+        })
     }
 
     fn environment(&mut self, top: &Map) -> Option<Environment> {
         let found = get(top, "environment").filter(|found| !found.is_null())?;
         let Some(map) = found.as_map() else {
-            let message = format!("The environment is ignored: expected a mapping, found {}.", found.kind());
+            let message = format!(
+                "The environment is ignored: expected a mapping, found {}.",
+                found.kind()
+            );
             self.note("UnknownValue", message, found.at, None);
             return None;
         };
@@ -412,18 +544,23 @@ fn node_kind(found: &Yaml) -> Result<NodeKind, FlowError> {
     if let Some((kind, _)) = NodeKind::NAMES.iter().find(|(_, known)| *known == name) {
         return Ok(*kind);
     }
-    let names = NodeKind::NAMES.iter().filter(|(kind, _)| *kind != NodeKind::Action).map(|(_, name)| *name);
+    let names = NodeKind::NAMES
+        .iter()
+        .filter(|(kind, _)| *kind != NodeKind::Action)
+        .map(|(_, name)| *name);
     let help = match nearest(name, names.clone()) {
         Some(name) => format!("did you mean '{name}'?"),
         None => format!("the types are {}", names.collect::<Vec<_>>().join(", ")),
     };
-    Err(FlowError::from(ErrorKind::InvalidToolType { value }).at(found.at).with_help(help))
+    Err(FlowError::from(ErrorKind::InvalidToolType { value })
+        .at(found.at)
+        .with_help(help))
 }
 
 /// The text of an environment variable: JSON for lists and mappings, Python's `str()` for the rest.
 fn environment_text(value: &Json) -> String {
     match value {
-        Json::Array(_) | Json::Object(_) => crate::json::python_json(value),
+        Json::Array(_) | Json::Object(_) if as_non_finite(value).is_none() => python_json(value),
         other => python_str(other),
     }
 }

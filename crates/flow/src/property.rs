@@ -9,7 +9,8 @@ use crate::json::{Json, constant_pattern};
 use crate::value_type::decimal_digit;
 
 /// promptflow's `(\w+)|(\['.*?'\])|(\[\d+\])`, with Python's notion of a word character (letters, numbers, underscore).
-static TOKEN: LazyLock<Regex> = LazyLock::new(|| constant_pattern(r"([\p{L}\p{N}_]+)|\['(.*?)'\]|\[(\p{Nd}+)\]"));
+static TOKEN: LazyLock<Regex> =
+    LazyLock::new(|| constant_pattern(r"([\p{L}\p{N}_]+)|\['(.*?)'\]|\[(\p{Nd}+)\]"));
 
 /// One step of a [`PropertyPath`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,11 +40,14 @@ impl PropertyPath {
             } else if let Some(key) = found.get(2) {
                 Some(Step::Key(key.as_str().to_owned()))
             } else {
-                let digits: Option<String> = found.get(3)?.as_str().chars().map(decimal_digit).collect();
+                let digits: Option<String> =
+                    found.get(3)?.as_str().chars().map(decimal_digit).collect();
                 Some(Step::Index(digits?.parse().unwrap_or(usize::MAX)))
             }
         };
-        PropertyPath { steps: TOKEN.captures_iter(text).filter_map(step).collect() }
+        PropertyPath {
+            steps: TOKEN.captures_iter(text).filter_map(step).collect(),
+        }
     }
 
     /// The steps, outermost first.
@@ -76,11 +80,14 @@ impl PropertyPath {
 impl Step {
     fn get<'v>(&self, value: &'v Json) -> Option<Cow<'v, Json>> {
         match (self, value) {
-            (Step::Name(key) | Step::Key(key), Json::Object(entries)) => entries.get(key).map(Cow::Borrowed),
-            (Step::Index(index), Json::Array(items)) => items.get(*index).map(Cow::Borrowed),
-            (Step::Index(index), Json::String(text)) => {
-                text.chars().nth(*index).map(|character| Cow::Owned(Json::String(character.to_string())))
+            (Step::Name(key) | Step::Key(key), Json::Object(entries)) => {
+                entries.get(key).map(Cow::Borrowed)
             }
+            (Step::Index(index), Json::Array(items)) => items.get(*index).map(Cow::Borrowed),
+            (Step::Index(index), Json::String(text)) => text
+                .chars()
+                .nth(*index)
+                .map(|character| Cow::Owned(Json::String(character.to_string()))),
             _ => None,
         }
     }
@@ -119,7 +126,10 @@ mod tests {
             ("größe", vec![name("größe")]),
             ("名前[٣]", vec![name("名前"), Step::Index(3)]),
             ("[007]", vec![Step::Index(7)]),
-            ("[99999999999999999999999999]", vec![Step::Index(usize::MAX)]),
+            (
+                "[99999999999999999999999999]",
+                vec![Step::Index(usize::MAX)],
+            ),
             ("['a\nb']", vec![name("a"), name("b")]),
             ("0", vec![name("0")]),
         ] {
@@ -150,7 +160,11 @@ mod tests {
             ("[0]", None),
             ("s.upper", None),
         ] {
-            assert_eq!(PropertyPath::parse(text).get(&value).map(Cow::into_owned), expected, "{text}");
+            assert_eq!(
+                PropertyPath::parse(text).get(&value).map(Cow::into_owned),
+                expected,
+                "{text}"
+            );
         }
     }
 

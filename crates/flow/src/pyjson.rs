@@ -28,7 +28,11 @@ pub(crate) struct DecodeError {
 
 impl fmt::Display for DecodeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: line {} column {} (char {})", self.message, self.line, self.column, self.position)
+        write!(
+            f,
+            "{}: line {} column {} (char {})",
+            self.message, self.line, self.column, self.position
+        )
     }
 }
 
@@ -43,14 +47,21 @@ pub(crate) enum LoadError {
 
 /// `json.loads(text)`.
 pub(crate) fn loads(text: &str) -> Result<Json, LoadError> {
-    let mut reader = Reader { text, bytes: text.as_bytes() };
+    let mut reader = Reader {
+        text,
+        bytes: text.as_bytes(),
+    };
     if text.starts_with('\u{feff}') {
         return Err(reader.fail("Unexpected UTF-8 BOM (decode using utf-8-sig)", 0));
     }
     let start = reader.skip_space(0);
     let (value, end) = reader.value(start, 0)?;
     let end = reader.skip_space(end);
-    if end == text.len() { Ok(value) } else { Err(reader.fail("Extra data", end)) }
+    if end == text.len() {
+        Ok(value)
+    } else {
+        Err(reader.fail("Extra data", end))
+    }
 }
 
 struct Reader<'t> {
@@ -97,10 +108,14 @@ impl Reader<'_> {
                     ("null", Json::Null),
                     ("true", Json::Bool(true)),
                     ("false", Json::Bool(false)),
-                    ("NaN", json::non_finite(f64::NAN)),
-                    ("Infinity", json::non_finite(f64::INFINITY)),
+                    ("NaN", json::float(f64::NAN)),
+                    ("Infinity", json::float(f64::INFINITY)),
                 ] {
-                    if self.bytes.get(at..).is_some_and(|rest| rest.starts_with(word.as_bytes())) {
+                    if self
+                        .bytes
+                        .get(at..)
+                        .is_some_and(|rest| rest.starts_with(word.as_bytes()))
+                    {
                         return Ok((value, at + word.len()));
                     }
                 }
@@ -161,12 +176,20 @@ impl Reader<'_> {
             }
             at
         };
-        let unsigned = if self.byte(start) == Some(b'-') { start + 1 } else { start };
+        let unsigned = if self.byte(start) == Some(b'-') {
+            start + 1
+        } else {
+            start
+        };
         let mut end = match self.byte(unsigned) {
             Some(b'0') => unsigned + 1,
             Some(b'1'..=b'9') => digits(unsigned),
-            _ if self.bytes.get(start..).is_some_and(|rest| rest.starts_with(b"-Infinity")) => {
-                return Ok((json::non_finite(f64::NEG_INFINITY), start + "-Infinity".len()));
+            _ if self
+                .bytes
+                .get(start..)
+                .is_some_and(|rest| rest.starts_with(b"-Infinity")) =>
+            {
+                return Ok((json::float(f64::NEG_INFINITY), start + "-Infinity".len()));
             }
             _ => return Err(self.fail("Expecting value", start)),
         };
@@ -186,7 +209,10 @@ impl Reader<'_> {
         if end == whole_end && end - unsigned > MAX_INT_DIGITS {
             return Err(LoadError::Other);
         }
-        Ok((json::number(self.text.get(start..end).unwrap_or_default()), end))
+        Ok((
+            json::number(self.text.get(start..end).unwrap_or_default()),
+            end,
+        ))
     }
 
     /// A string whose opening quote is at `open`; the end is behind the closing quote.
@@ -195,7 +221,10 @@ impl Reader<'_> {
         let mut at = open + 1;
         loop {
             let plain = at;
-            while self.byte(at).is_some_and(|byte| byte != b'"' && byte != b'\\' && byte >= 0x20) {
+            while self
+                .byte(at)
+                .is_some_and(|byte| byte != b'"' && byte != b'\\' && byte >= 0x20)
+            {
                 at += 1;
             }
             out.push_str(self.text.get(plain..at).unwrap_or_default());
@@ -222,7 +251,10 @@ impl Reader<'_> {
             Some(b'u') => {
                 let (unit, end) = self.unit(at + 1)?;
                 if (0xd800..0xdc00).contains(&unit)
-                    && self.bytes.get(end..).is_some_and(|rest| rest.starts_with(b"\\u") && rest.len() > 6)
+                    && self
+                        .bytes
+                        .get(end..)
+                        .is_some_and(|rest| rest.starts_with(b"\\u") && rest.len() > 6)
                 {
                     let (low, low_end) = self.unit(end + 1)?;
                     if (0xdc00..0xe000).contains(&low) {
@@ -269,34 +301,75 @@ mod tests {
             ("  ", "Expecting value: line 1 column 3 (char 2)"),
             ("[1,]", "Expecting value: line 1 column 4 (char 3)"),
             ("[1 2]", "Expecting ',' delimiter: line 1 column 4 (char 3)"),
-            ("{\"a\" 1}", "Expecting ':' delimiter: line 1 column 6 (char 5)"),
-            ("{a:1}", "Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
-            ("{\"a\":1,}", "Expecting property name enclosed in double quotes: line 1 column 8 (char 7)"),
-            ("{\"a\":1,", "Expecting property name enclosed in double quotes: line 1 column 8 (char 7)"),
-            ("\"abc", "Unterminated string starting at: line 1 column 1 (char 0)"),
-            ("\"\\", "Unterminated string starting at: line 1 column 1 (char 0)"),
+            (
+                "{\"a\" 1}",
+                "Expecting ':' delimiter: line 1 column 6 (char 5)",
+            ),
+            (
+                "{a:1}",
+                "Expecting property name enclosed in double quotes: line 1 column 2 (char 1)",
+            ),
+            (
+                "{\"a\":1,}",
+                "Expecting property name enclosed in double quotes: line 1 column 8 (char 7)",
+            ),
+            (
+                "{\"a\":1,",
+                "Expecting property name enclosed in double quotes: line 1 column 8 (char 7)",
+            ),
+            (
+                "\"abc",
+                "Unterminated string starting at: line 1 column 1 (char 0)",
+            ),
+            (
+                "\"\\",
+                "Unterminated string starting at: line 1 column 1 (char 0)",
+            ),
             ("\"\\x\"", "Invalid \\escape: line 1 column 2 (char 1)"),
             ("\"é\\q\"", "Invalid \\escape: line 1 column 3 (char 2)"),
-            ("\"\\u12\"", "Invalid \\uXXXX escape: line 1 column 3 (char 2)"),
-            ("\"\\u12zz\"", "Invalid \\uXXXX escape: line 1 column 3 (char 2)"),
-            ("\"\\u+123\"", "Invalid \\uXXXX escape: line 1 column 3 (char 2)"),
-            ("\"a\nb\"", "Invalid control character at: line 1 column 3 (char 2)"),
+            (
+                "\"\\u12\"",
+                "Invalid \\uXXXX escape: line 1 column 3 (char 2)",
+            ),
+            (
+                "\"\\u12zz\"",
+                "Invalid \\uXXXX escape: line 1 column 3 (char 2)",
+            ),
+            (
+                "\"\\u+123\"",
+                "Invalid \\uXXXX escape: line 1 column 3 (char 2)",
+            ),
+            (
+                "\"a\nb\"",
+                "Invalid control character at: line 1 column 3 (char 2)",
+            ),
             ("1 2", "Extra data: line 1 column 3 (char 2)"),
             ("01", "Extra data: line 1 column 2 (char 1)"),
             ("1.", "Extra data: line 1 column 2 (char 1)"),
             ("1e", "Extra data: line 1 column 2 (char 1)"),
             ("[1.]", "Expecting ',' delimiter: line 1 column 3 (char 2)"),
             ("[", "Expecting value: line 1 column 2 (char 1)"),
-            ("{", "Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
+            (
+                "{",
+                "Expecting property name enclosed in double quotes: line 1 column 2 (char 1)",
+            ),
             ("{\"a\":", "Expecting value: line 1 column 6 (char 5)"),
             ("[1,\n\n x]", "Expecting value: line 3 column 2 (char 6)"),
-            ("\u{feff}[]", "Unexpected UTF-8 BOM (decode using utf-8-sig): line 1 column 1 (char 0)"),
+            (
+                "\u{feff}[]",
+                "Unexpected UTF-8 BOM (decode using utf-8-sig): line 1 column 1 (char 0)",
+            ),
             ("-Inf", "Expecting value: line 1 column 1 (char 0)"),
             ("+1", "Expecting value: line 1 column 1 (char 0)"),
         ] {
             match loads(text) {
-                Err(LoadError::Decode(error)) => assert_eq!(error.to_string(), expected, "{text:?}"),
-                other => assert!(matches!(other, Err(LoadError::Decode(_))), "{text:?} gave {other:?}"),
+                Err(LoadError::Decode(error)) => {
+                    assert_eq!(error.to_string(), expected, "{text:?}")
+                }
+                other => assert!(
+                    matches!(other, Err(LoadError::Decode(_))),
+                    "{text:?} gave {other:?}"
+                ),
             }
         }
     }
@@ -311,15 +384,25 @@ mod tests {
             (" [1, \"2\", null] ", "[1, '2', None]"),
             ("1e3", "1000.0"),
             ("-0", "0"),
-            ("123456789012345678901234567890", "123456789012345678901234567890"),
+            (
+                "123456789012345678901234567890",
+                "123456789012345678901234567890",
+            ),
         ] {
-            assert_eq!(loads(text).map(|value| json::python_repr(&value)), Ok(repr.to_owned()), "{text:?}");
+            assert_eq!(
+                loads(text).map(|value| json::python_repr(&value)),
+                Ok(repr.to_owned()),
+                "{text:?}"
+            );
         }
     }
 
     #[test]
     fn what_python_refuses_otherwise() {
-        assert_eq!(loads(&"1".repeat(MAX_INT_DIGITS + 1)), Err(LoadError::Other));
+        assert_eq!(
+            loads(&"1".repeat(MAX_INT_DIGITS + 1)),
+            Err(LoadError::Other)
+        );
         assert!(loads(&"1".repeat(MAX_INT_DIGITS)).is_ok());
         assert_eq!(loads(&"[".repeat(100_000)), Err(LoadError::Other));
     }

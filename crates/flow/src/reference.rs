@@ -32,7 +32,9 @@ impl Assignment {
     /// Reads a value of the flow definition. Only strings can be references; everything else is a literal.
     pub fn parse(value: &Json) -> Assignment {
         match value {
-            Json::String(text) => Assignment::parse_str(text).unwrap_or_else(|| Assignment::Literal(value.clone())),
+            Json::String(text) => {
+                Assignment::parse_str(text).unwrap_or_else(|| Assignment::Literal(value.clone()))
+            }
             other => Assignment::Literal(other.clone()),
         }
     }
@@ -40,7 +42,10 @@ impl Assignment {
     /// Reads text as a reference; `None` if it is not one.
     pub fn parse_str(text: &str) -> Option<Assignment> {
         let inner = text.strip_prefix("${")?.strip_suffix('}')?;
-        if let Some(name) = INPUT_PREFIXES.iter().find_map(|prefix| inner.strip_prefix(prefix)) {
+        if let Some(name) = INPUT_PREFIXES
+            .iter()
+            .find_map(|prefix| inner.strip_prefix(prefix))
+        {
             return Some(Assignment::FlowInput(name.to_owned()));
         }
         let (node, rest) = inner.split_once('.').unwrap_or((inner, "output"));
@@ -82,15 +87,28 @@ impl fmt::Display for Assignment {
             Assignment::Literal(value) => write!(f, "{value}"),
             Assignment::FlowInput(name) => write!(f, "${{inputs.{name}}}"),
             // A node named like an input prefix can be referred to only by its bare name.
-            Assignment::NodeOutput { node, section, property }
-                if property.is_empty() && section == "output" && (node == "inputs" || node == "flow") =>
+            Assignment::NodeOutput {
+                node,
+                section,
+                property,
+            } if property.is_empty()
+                && section == "output"
+                && (node == "inputs" || node == "flow") =>
             {
                 write!(f, "${{{node}}}")
             }
-            Assignment::NodeOutput { node, section, property } if property.is_empty() => {
+            Assignment::NodeOutput {
+                node,
+                section,
+                property,
+            } if property.is_empty() => {
                 write!(f, "${{{node}.{section}}}")
             }
-            Assignment::NodeOutput { node, section, property } => write!(f, "${{{node}.{section}.{property}}}"),
+            Assignment::NodeOutput {
+                node,
+                section,
+                property,
+            } => write!(f, "${{{node}.{section}.{property}}}"),
         }
     }
 }
@@ -149,7 +167,12 @@ mod tests {
 
     #[test]
     fn only_strings_can_refer() {
-        for value in [json!(null), json!(1), json!(["${inputs.a}"]), json!({"k": "${inputs.a}"})] {
+        for value in [
+            json!(null),
+            json!(1),
+            json!(["${inputs.a}"]),
+            json!({"k": "${inputs.a}"}),
+        ] {
             assert_eq!(Assignment::parse(&value), Assignment::Literal(value));
         }
     }
@@ -165,7 +188,10 @@ mod tests {
         ] {
             assert_eq!(Assignment::parse(&json!(text)).to_string(), canonical);
         }
-        assert_eq!(Assignment::Literal(json!({"a": [1.0]})).to_string(), r#"{"a":[1.0]}"#);
+        assert_eq!(
+            Assignment::Literal(json!({"a": [1.0]})).to_string(),
+            r#"{"a":[1.0]}"#
+        );
     }
 
     proptest! {

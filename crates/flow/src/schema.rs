@@ -47,6 +47,8 @@ pub struct Flow {
     pub language: Language,
     /// How images are written in inputs and outputs.
     pub message_format: MessageFormat,
+    /// The function of a flex flow. Such a file defines no graph, and [`Flow::validate`] refuses it.
+    pub entry: Option<String>,
     /// What was noticed while parsing: unknown keys and the like. [`Flow::lint`] repeats it.
     pub(crate) notes: Vec<Finding>,
 }
@@ -183,7 +185,10 @@ impl Node {
     /// The names of the nodes this one refers to, by inputs and activate condition, with repetitions.
     pub fn references(&self) -> impl Iterator<Item = &str> {
         let condition = self.activate.iter().map(|activate| &activate.when);
-        self.inputs.values().chain(condition).filter_map(Assignment::node)
+        self.inputs
+            .values()
+            .chain(condition)
+            .filter_map(Assignment::node)
     }
 }
 
@@ -220,7 +225,10 @@ impl NodeKind {
 
     /// The name in `flow.dag.yaml`.
     pub fn as_str(self) -> &'static str {
-        Self::NAMES.iter().find(|(kind, _)| *kind == self).map_or("python", |(_, name)| name)
+        Self::NAMES
+            .iter()
+            .find(|(kind, _)| *kind == self)
+            .map_or("python", |(_, name)| name)
     }
 
     /// How Python prints the kind: `ToolType.CSHARP`.
@@ -322,19 +330,57 @@ impl Flow {
 
     /// The name of the input that takes what the user of a chat says: the first marked `is_chat_input`.
     pub fn chat_input(&self) -> Option<&str> {
-        self.inputs.iter().find(|(_, input)| input.is_chat_input).map(|(name, _)| name.as_str())
+        self.inputs
+            .iter()
+            .find(|(_, input)| input.is_chat_input)
+            .map(|(name, _)| name.as_str())
     }
 
     /// The name of the output that is the answer of a chat: the first marked `is_chat_output`.
     pub fn chat_output(&self) -> Option<&str> {
-        self.outputs.iter().find(|(_, output)| output.is_chat_output).map(|(name, _)| name.as_str())
+        self.outputs
+            .iter()
+            .find(|(_, output)| output.is_chat_output)
+            .map(|(name, _)| name.as_str())
     }
 
     /// The name of the input that takes what was said before: the first marked `is_chat_history`, or one named `chat_history` that
     /// is not marked otherwise.
     pub fn chat_history(&self) -> Option<&str> {
-        let marked = self.inputs.iter().find(|(_, input)| input.is_chat_history == Some(true));
-        let named = || self.inputs.get_key_value("chat_history").filter(|(_, input)| input.is_chat_history.is_none());
+        let marked = self
+            .inputs
+            .iter()
+            .find(|(_, input)| input.is_chat_history == Some(true));
+        let named = || {
+            self.inputs
+                .get_key_value("chat_history")
+                .filter(|(_, input)| input.is_chat_history.is_none())
+        };
         marked.or_else(named).map(|(name, _)| name.as_str())
+    }
+
+    /// Why the flow cannot be talked to (`pf flow test --interactive`), `None` if it can. promptflow's words.
+    pub fn chat_problem(&self) -> Option<&'static str> {
+        let chat_inputs = self
+            .inputs
+            .values()
+            .filter(|input| input.is_chat_input)
+            .count();
+        let chat_outputs = self
+            .outputs
+            .values()
+            .filter(|output| output.is_chat_output)
+            .count();
+        if chat_inputs != 1 {
+            Some("chat flow does not support multiple chat inputs")
+        } else if chat_outputs > 1 {
+            Some("chat flow does not support multiple chat outputs")
+        } else if chat_outputs == 0 && !self.outputs.is_empty() {
+            Some("chat output is not configured")
+        } else if self.chat_history().is_none() {
+            Some("chat_history is required in the inputs of chat flow")
+        } else {
+            None
+        }
     }
 }

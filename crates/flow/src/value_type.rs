@@ -63,7 +63,11 @@ impl FromStr for ValueType {
 
     /// The names are those of `flow.dag.yaml`, in lower case only.
     fn from_str(text: &str) -> Result<ValueType, UnknownValueType> {
-        NAMES.iter().find(|(_, name)| *name == text).map(|(value_type, _)| *value_type).ok_or(UnknownValueType)
+        NAMES
+            .iter()
+            .find(|(_, name)| *name == text)
+            .map(|(value_type, _)| *value_type)
+            .ok_or(UnknownValueType)
     }
 }
 
@@ -87,7 +91,10 @@ pub enum CoerceError {
 impl ValueType {
     /// The name in `flow.dag.yaml`.
     pub fn as_str(self) -> &'static str {
-        NAMES.iter().find(|(value_type, _)| *value_type == self).map_or("object", |(_, name)| name)
+        NAMES
+            .iter()
+            .find(|(value_type, _)| *value_type == self)
+            .map_or("object", |(_, name)| name)
     }
 
     /// All names, in promptflow's order.
@@ -98,7 +105,7 @@ impl ValueType {
     /// Converts a value to this type as promptflow does.
     ///
     /// - `int`: Python's `int()`: text with spaces, signs and underscores, truncated floats, booleans.
-    /// - `double`: Python's `float()`, which knows `inf` and `nan`: see [`json::non_finite`](crate::non_finite).
+    /// - `double`: Python's `float()`, which knows `inf` and `nan`: see [`float`](crate::float).
     /// - `bool`: booleans, and the texts `true` and `false` in any case; not numbers.
     /// - `string`: Python's `str()`: null becomes `None`.
     /// - `list`: a list, or JSON text of one.
@@ -112,7 +119,10 @@ impl ValueType {
                 Json::Bool(_) => Ok(value),
                 Json::String(text) if text.to_lowercase() == "true" => Ok(Json::Bool(true)),
                 Json::String(text) if text.to_lowercase() == "false" => Ok(Json::Bool(false)),
-                other => Err(CoerceError::Value(format!("Invalid boolean value {}", python_repr(other)))),
+                other => Err(CoerceError::Value(format!(
+                    "Invalid boolean value {}",
+                    python_repr(other)
+                ))),
             },
             ValueType::String => Ok(match value {
                 Json::String(_) => value,
@@ -122,13 +132,18 @@ impl ValueType {
                 let value = match value {
                     Json::String(text) => pyjson::loads(&text).map_err(|error| match error {
                         LoadError::Decode(error) => CoerceError::Json(error.to_string()),
-                        LoadError::Other => CoerceError::Value("the text exceeds the limits of JSON".to_owned()),
+                        LoadError::Other => {
+                            CoerceError::Value("the text exceeds the limits of JSON".to_owned())
+                        }
                     })?,
                     other => other,
                 };
                 match value {
                     Json::Array(_) => Ok(value),
-                    other => Err(CoerceError::Value(format!("Invalid list value {}", python_repr(&other)))),
+                    other => Err(CoerceError::Value(format!(
+                        "Invalid list value {}",
+                        python_repr(&other)
+                    ))),
                 }
             }
             ValueType::Object => Ok(match value {
@@ -147,7 +162,10 @@ impl ValueType {
 /// Python's `int(value)`.
 fn to_int(value: &Json) -> Result<Json, CoerceError> {
     let refuse = |value: &Json| {
-        CoerceError::Value(format!("invalid literal for int() with base 10: {}", python_repr(value)))
+        CoerceError::Value(format!(
+            "invalid literal for int() with base 10: {}",
+            python_repr(value)
+        ))
     };
     match value {
         Json::Bool(value) => Ok(Json::from(u8::from(*value))),
@@ -155,9 +173,15 @@ fn to_int(value: &Json) -> Result<Json, CoerceError> {
             let float = json::to_f64(number);
             if float.is_finite() {
                 // Rust prints a double's exact decimal value, as Python's int() has it.
-                Ok(json::number(&json::normal_int(&format!("{:.0}", float.trunc()))))
+                Ok(json::number(&json::normal_int(&format!(
+                    "{:.0}",
+                    float.trunc()
+                ))))
             } else {
-                Err(CoerceError::Value(format!("cannot convert float {} to integer", python_repr(value))))
+                Err(CoerceError::Value(format!(
+                    "cannot convert float {} to integer",
+                    python_repr(value)
+                )))
             }
         }
         Json::Number(number) => Ok(json::number(&json::normal_int(number.as_str()))),
@@ -180,21 +204,30 @@ fn to_int(value: &Json) -> Result<Json, CoerceError> {
 
 /// Python's `float(value)`.
 fn to_double(value: &Json) -> Result<Json, CoerceError> {
-    let refuse =
-        |value: &Json| CoerceError::Value(format!("could not convert string to float: {}", python_repr(value)));
+    let refuse = |value: &Json| {
+        CoerceError::Value(format!(
+            "could not convert string to float: {}",
+            python_repr(value)
+        ))
+    };
     match value {
         Json::Bool(value) => Ok(json::float(f64::from(u8::from(*value)))),
         Json::Number(number) => {
             let float = json::to_f64(number);
             if float.is_infinite() && !json::is_float(number) {
-                return Err(CoerceError::Value("int too large to convert to float".to_owned()));
+                return Err(CoerceError::Value(
+                    "int too large to convert to float".to_owned(),
+                ));
             }
             Ok(json::float(float))
         }
         Json::String(text) => {
             let text = ascii_numerals(text).ok_or_else(|| refuse(value))?;
             let bytes = text.as_bytes();
-            let digit = |at: Option<usize>| at.and_then(|at| bytes.get(at)).is_some_and(u8::is_ascii_digit);
+            let digit = |at: Option<usize>| {
+                at.and_then(|at| bytes.get(at))
+                    .is_some_and(u8::is_ascii_digit)
+            };
             let underscores_divide_digits = bytes
                 .iter()
                 .enumerate()
@@ -203,8 +236,12 @@ fn to_double(value: &Json) -> Result<Json, CoerceError> {
             if !underscores_divide_digits {
                 return Err(refuse(value));
             }
-            text.replace('_', "").parse().map(json::float).map_err(|_| refuse(value))
+            text.replace('_', "")
+                .parse()
+                .map(json::float)
+                .map_err(|_| refuse(value))
         }
+        Json::Object(_) if json::as_non_finite(value).is_some() => Ok(value.clone()),
         Json::Null | Json::Array(_) | Json::Object(_) => Err(refuse(value)),
     }
 }
@@ -212,11 +249,15 @@ fn to_double(value: &Json) -> Result<Json, CoerceError> {
 /// Text as Python's `int()` and `float()` see it: white space stripped, decimal digits of all scripts as ASCII digits.
 /// `None` if other characters beyond ASCII remain.
 fn ascii_numerals(text: &str) -> Option<String> {
-    // Python counts the four ASCII separators as white space, Rust does not.
-    let space = |character: char| character.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&character);
-    text.trim_matches(space)
+    text.trim()
         .chars()
-        .map(|character| if character.is_ascii() { Some(character) } else { decimal_digit(character) })
+        .map(|character| {
+            if character.is_ascii() {
+                Some(character)
+            } else {
+                decimal_digit(character)
+            }
+        })
         .collect()
 }
 
@@ -227,8 +268,10 @@ static DECIMAL: LazyLock<Regex> = LazyLock::new(|| constant_pattern(r"^\p{Nd}$")
 /// Unicode keeps the digits 0 to 9 of each script together in this order, and each run of them begins with a zero; so the distance
 /// from the start of the run gives the value.
 pub(crate) fn decimal_digit(character: char) -> Option<char> {
-    let is_digit =
-        |code: u32| char::from_u32(code).is_some_and(|character| DECIMAL.is_match(character.encode_utf8(&mut [0; 4])));
+    let is_digit = |code: u32| {
+        char::from_u32(code)
+            .is_some_and(|character| DECIMAL.is_match(character.encode_utf8(&mut [0; 4])))
+    };
     if character.is_ascii_digit() {
         return Some(character);
     }
@@ -236,7 +279,9 @@ pub(crate) fn decimal_digit(character: char) -> Option<char> {
     if character.is_ascii() || !is_digit(code) {
         return None;
     }
-    let distance = (1..=code).take_while(|distance| is_digit(code - distance)).count();
+    let distance = (1..=code)
+        .take_while(|distance| is_digit(code - distance))
+        .count();
     char::from_digit(u32::try_from(distance % 10).ok()?, 10)
 }
 
@@ -248,12 +293,19 @@ mod tests {
 
     /// `None` for a refusal, else the converted value's JSON text.
     fn coerce(value_type: ValueType, text: &str) -> Option<String> {
-        value_type.coerce(serde_json::from_str(text).unwrap()).ok().map(|value| value.to_string())
+        value_type
+            .coerce(serde_json::from_str(text).unwrap())
+            .ok()
+            .map(|value| value.to_string())
     }
 
     fn check(value_type: ValueType, cases: &[(&str, Option<&str>)]) {
         for (text, expected) in cases {
-            assert_eq!(coerce(value_type, text).as_deref(), *expected, "{value_type} of {text}");
+            assert_eq!(
+                coerce(value_type, text).as_deref(),
+                *expected,
+                "{value_type} of {text}"
+            );
         }
     }
 
@@ -274,7 +326,8 @@ mod tests {
                 ("\"- 1\"", None),
                 ("\"٣٤\"", Some("34")),
                 ("\"²\"", None),
-                ("\"\\u001c7\\u00a0\"", Some("7")),
+                ("\"\\u20037\\u00a0\\u000b\"", Some("7")),
+                ("\"\\u001c7\"", None),
                 ("\"1.5\"", None),
                 ("\"1e3\"", None),
                 ("\"0x1F\"", None),
@@ -288,14 +341,21 @@ mod tests {
                 ("1e23", Some("99999999999999991611392")),
                 ("true", Some("1")),
                 ("false", Some("0")),
-                ("123456789012345678901234567890", Some("123456789012345678901234567890")),
+                (
+                    "123456789012345678901234567890",
+                    Some("123456789012345678901234567890"),
+                ),
                 ("null", None),
                 ("[]", None),
                 ("{}", None),
             ],
         );
-        assert!(ValueType::Int.coerce(json::non_finite(f64::NAN)).is_err());
-        assert!(ValueType::Int.coerce(Json::String("1".repeat(MAX_INT_DIGITS + 1))).is_err());
+        assert!(ValueType::Int.coerce(json::float(f64::NAN)).is_err());
+        assert!(
+            ValueType::Int
+                .coerce(Json::String("1".repeat(MAX_INT_DIGITS + 1)))
+                .is_err()
+        );
     }
 
     #[test]
@@ -310,10 +370,10 @@ mod tests {
                 ("\"1_.0\"", None),
                 ("\"1._0\"", None),
                 ("\"1_e5\"", None),
-                ("\"-inf\"", Some("-Infinity")),
-                ("\"Infinity\"", Some("Infinity")),
-                ("\"nAn\"", Some("NaN")),
-                ("\"1e999\"", Some("Infinity")),
+                ("\"-inf\"", Some(r#"{"__flowcell_float__":"-inf"}"#)),
+                ("\"Infinity\"", Some(r#"{"__flowcell_float__":"inf"}"#)),
+                ("\"nAn\"", Some(r#"{"__flowcell_float__":"nan"}"#)),
+                ("\"1e999\"", Some(r#"{"__flowcell_float__":"inf"}"#)),
                 ("\"٣.5\"", Some("3.5")),
                 ("\".\"", None),
                 ("\"e5\"", None),
@@ -327,7 +387,11 @@ mod tests {
                 ("[]", None),
             ],
         );
-        assert!(ValueType::Double.coerce(json::number(&format!("1{}", "0".repeat(309)))).is_err());
+        assert!(
+            ValueType::Double
+                .coerce(json::number(&format!("1{}", "0".repeat(309))))
+                .is_err()
+        );
     }
 
     #[test]
@@ -368,7 +432,7 @@ mod tests {
             &[
                 ("[1]", Some("[1]")),
                 ("\"[1, \\\"2\\\", null]\"", Some("[1,\"2\",null]")),
-                ("\"[NaN]\"", Some("[NaN]")),
+                ("\"[NaN]\"", Some(r#"[{"__flowcell_float__":"nan"}]"#)),
                 ("\"{}\"", None),
                 ("\"abc\"", None),
                 ("5", None),
@@ -377,7 +441,9 @@ mod tests {
         );
         assert_eq!(
             ValueType::List.coerce(Json::from("abc")),
-            Err(CoerceError::Json("Expecting value: line 1 column 1 (char 0)".to_owned()))
+            Err(CoerceError::Json(
+                "Expecting value: line 1 column 1 (char 0)".to_owned()
+            ))
         );
         check(
             ValueType::Object,
@@ -394,8 +460,20 @@ mod tests {
 
     #[test]
     fn the_rest_pass() {
-        for value_type in [ValueType::Secret, ValueType::FilePath, ValueType::PromptTemplate, ValueType::Image] {
-            check(value_type, &[("1", Some("1")), ("null", Some("null")), ("\"a\"", Some("\"a\""))]);
+        for value_type in [
+            ValueType::Secret,
+            ValueType::FilePath,
+            ValueType::PromptTemplate,
+            ValueType::Image,
+        ] {
+            check(
+                value_type,
+                &[
+                    ("1", Some("1")),
+                    ("null", Some("null")),
+                    ("\"a\"", Some("\"a\"")),
+                ],
+            );
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! The text is read with the event parser of `saphyr-parser`, and the tree is built here, for three reasons: errors and findings
 //! need lines and columns, which a deserializer's value type does not keep; scalars must mean what they mean to ruamel, promptflow's
-//! YAML library (`017` is 17, `1_000` is 1000, `yes` is text; see [`yaml_scalar`](crate::yaml_scalar)); and aliases must be counted
+//! YAML library (`017` is 17, `1_000` is 1000, `yes` is text; see [`yaml_scalar`]); and aliases must be counted
 //! before they are expanded. The parser yields events one by one without recursion, so the limits hold while reading.
 //!
 //! A mapping's keys are text here; keys of other types become the text Python's `json` gives them.
@@ -20,9 +20,9 @@ use crate::yaml_scalar;
 pub const MAX_BYTES: usize = 1 << 20;
 /// How deep mappings and lists may nest, aliases expanded.
 pub const MAX_DEPTH: usize = 64;
-/// How many values (keys not counted) a document may hold, aliases expanded.
+/// How many values and keys a document may hold, aliases expanded.
 pub const MAX_NODES: usize = 100_000;
-/// How many bytes the values of a document may take, aliases expanded: their texts and keys, and [`NODE_BYTES`] for each value.
+/// How many bytes the values of a document may take, aliases expanded: their texts and keys, and 32 for each value.
 pub const MAX_EXPANDED_BYTES: usize = 16 << 20;
 /// What a value counts besides its text, in bytes.
 const NODE_BYTES: usize = 32;
@@ -58,9 +58,12 @@ impl Yaml {
         match &self.data {
             Data::Scalar(value) => value.clone(),
             Data::List(items) => Json::Array(items.iter().map(Yaml::to_json).collect()),
-            Data::Map(entries) => {
-                Json::Object(entries.iter().map(|(key, entry)| (key.clone(), entry.value.to_json())).collect())
-            }
+            Data::Map(entries) => Json::Object(
+                entries
+                    .iter()
+                    .map(|(key, entry)| (key.clone(), entry.value.to_json()))
+                    .collect(),
+            ),
         }
     }
 
@@ -95,7 +98,11 @@ impl Yaml {
     }
 
     fn size(&self) -> Size {
-        let mut size = Size { nodes: 1, bytes: NODE_BYTES, depth: 0 };
+        let mut size = Size {
+            nodes: 1,
+            bytes: NODE_BYTES,
+            depth: 0,
+        };
         let mut add = |key: &str, child: &Yaml| {
             let child = child.size();
             size.nodes += child.nodes;
@@ -106,7 +113,9 @@ impl Yaml {
             Data::Scalar(Json::String(text)) => size.bytes += text.len(),
             Data::Scalar(_) => {}
             Data::List(items) => items.iter().for_each(|item| add("", item)),
-            Data::Map(entries) => entries.iter().for_each(|(key, entry)| add(key, &entry.value)),
+            Data::Map(entries) => entries
+                .iter()
+                .for_each(|(key, entry)| add(key, &entry.value)),
         }
         size
     }
@@ -123,10 +132,20 @@ struct Size {
 /// Reads one document; `None` if there is none in the text.
 pub(crate) fn parse(text: &str) -> Result<Option<Yaml>, FlowError> {
     if text.len() > MAX_BYTES {
-        return Err(syntax(format!("the document has {} bytes; at most {MAX_BYTES} are read", text.len())));
+        return Err(syntax(format!(
+            "the document has {} bytes; at most {MAX_BYTES} are read",
+            text.len()
+        )));
     }
     refuse_control_characters(text)?;
-    Builder { text, parser: Parser::new_from_str(text), nodes: 0, bytes: 0, anchors: HashMap::new() }.document()
+    Builder {
+        text,
+        parser: Parser::new_from_str(text),
+        nodes: 0,
+        bytes: 0,
+        anchors: HashMap::new(),
+    }
+    .document()
 }
 
 fn syntax(message: String) -> FlowError {
@@ -134,7 +153,10 @@ fn syntax(message: String) -> FlowError {
 }
 
 fn location(marker: Marker) -> Location {
-    Location { line: marker.line().max(1), column: marker.col() + 1 }
+    Location {
+        line: marker.line().max(1),
+        column: marker.col() + 1,
+    }
 }
 
 /// YAML's printable characters are the only ones allowed, quoted or not.
@@ -143,16 +165,27 @@ fn refuse_control_characters(text: &str) -> Result<(), FlowError> {
         matches!(character, '\t' | '\n' | '\r' | ' '..='~' | '\u{85}' | '\u{a0}'..='\u{d7ff}' | '\u{e000}'..='\u{fffd}')
             || character >= '\u{1_0000}'
     };
-    let Some((offset, character)) = text.char_indices().find(|(_, character)| !allowed(*character)) else {
+    let Some((offset, character)) = text
+        .char_indices()
+        .find(|(_, character)| !allowed(*character))
+    else {
         return Ok(());
     };
     let before = text.get(..offset).unwrap_or_default();
     let at = Location {
         line: before.matches('\n').count() + 1,
-        column: before.chars().rev().take_while(|character| *character != '\n').count() + 1,
+        column: before
+            .chars()
+            .rev()
+            .take_while(|character| *character != '\n')
+            .count()
+            + 1,
     };
     let code = u32::from(character);
-    Err(syntax(format!("unacceptable character #x{code:04x}: special characters are not allowed, {at}")).at(at))
+    Err(syntax(format!(
+        "unacceptable character #x{code:04x}: special characters are not allowed, {at}"
+    ))
+    .at(at))
 }
 
 struct Builder<'t> {
@@ -201,7 +234,9 @@ impl<'t> Builder<'t> {
                 Event::StreamEnd => return Ok(document),
                 Event::DocumentStart(_) if document.is_some() => {
                     let at = location(span.start);
-                    return Err(syntax(format!("expected a single document in the stream, {at}")).at(at));
+                    return Err(
+                        syntax(format!("expected a single document in the stream, {at}")).at(at),
+                    );
                 }
                 Event::DocumentStart(_) => document = Some(self.value()?),
                 _ => {}
@@ -218,17 +253,32 @@ impl<'t> Builder<'t> {
             let (value, anchor, is_merge) = match event {
                 Event::Scalar(text, style, anchor, tag) => {
                     let is_merge = style == ScalarStyle::Plain && tag.is_none() && text == "<<";
-                    (self.scalar(&text, style, tag.as_deref(), at)?, anchor, is_merge)
+                    (
+                        self.scalar(&text, style, tag.as_deref(), at)?,
+                        anchor,
+                        is_merge,
+                    )
                 }
                 Event::Alias(anchor) => (self.alias(anchor, open.len(), at)?, 0, false),
                 Event::SequenceStart(anchor, _) => {
-                    open.push(Open { at, anchor, content: Content::List(Vec::new()) });
+                    open.push(Open {
+                        at,
+                        anchor,
+                        content: Content::List(Vec::new()),
+                    });
                     self.check_depth(open.len(), at)?;
                     continue;
                 }
                 Event::MappingStart(anchor, _) => {
-                    let content = Content::Map { entries: Map::new(), key: None };
-                    open.push(Open { at, anchor, content });
+                    let content = Content::Map {
+                        entries: Map::new(),
+                        key: None,
+                    };
+                    open.push(Open {
+                        at,
+                        anchor,
+                        content,
+                    });
                     self.check_depth(open.len(), at)?;
                     continue;
                 }
@@ -239,7 +289,14 @@ impl<'t> Builder<'t> {
                         Content::List(items) => Data::List(items),
                         Content::Map { entries, .. } => Data::Map(entries),
                     };
-                    (Yaml { at: closed.at, data }, closed.anchor, false)
+                    (
+                        Yaml {
+                            at: closed.at,
+                            data,
+                        },
+                        closed.anchor,
+                        false,
+                    )
                 }
                 Event::StreamEnd | Event::DocumentEnd => {
                     return Err(syntax(format!("the document ends within a value, {at}")).at(at));
@@ -260,7 +317,10 @@ impl<'t> Builder<'t> {
 
     fn check_depth(&self, depth: usize, at: Location) -> Result<(), FlowError> {
         if depth > MAX_DEPTH {
-            return Err(syntax(format!("values nest more than {MAX_DEPTH} levels deep, {at}")).at(at));
+            return Err(syntax(format!(
+                "values nest more than {MAX_DEPTH} levels deep, {at}"
+            ))
+            .at(at));
         }
         Ok(())
     }
@@ -270,10 +330,16 @@ impl<'t> Builder<'t> {
         self.nodes = self.nodes.saturating_add(nodes);
         self.bytes = self.bytes.saturating_add(bytes);
         if self.nodes > MAX_NODES {
-            return Err(syntax(format!("more than {MAX_NODES} values, aliases expanded, {at}")).at(at));
+            return Err(syntax(format!(
+                "more than {MAX_NODES} values, aliases expanded, {at}"
+            ))
+            .at(at));
         }
         if self.bytes > MAX_EXPANDED_BYTES {
-            return Err(syntax(format!("more than {MAX_EXPANDED_BYTES} bytes, aliases expanded, {at}")).at(at));
+            return Err(syntax(format!(
+                "more than {MAX_EXPANDED_BYTES} bytes, aliases expanded, {at}"
+            ))
+            .at(at));
         }
         Ok(())
     }
@@ -286,15 +352,24 @@ impl<'t> Builder<'t> {
         at: Location,
     ) -> Result<Yaml, FlowError> {
         self.count(1, NODE_BYTES + text.len(), at)?;
-        let core_tag = tag.filter(|tag| tag.is_yaml_core_schema()).map(|tag| tag.suffix.as_str());
+        let core_tag = tag
+            .filter(|tag| tag.is_yaml_core_schema())
+            .map(|tag| tag.suffix.as_str());
         let value = match (core_tag, tag) {
             (Some(core_tag), _) => yaml_scalar::tagged(core_tag, text).ok_or_else(|| {
-                syntax(format!("{} is no {core_tag}, {at}", python_repr(&Json::from(text)))).at(at)
+                syntax(format!(
+                    "{} is no {core_tag}, {at}",
+                    python_repr(&Json::from(text))
+                ))
+                .at(at)
             })?,
             (None, None) if style == ScalarStyle::Plain => yaml_scalar::plain(text),
             _ => Json::String(text.to_owned()),
         };
-        Ok(Yaml { at, data: Data::Scalar(value) })
+        Ok(Yaml {
+            at,
+            data: Data::Scalar(value),
+        })
     }
 
     fn alias(&mut self, anchor: usize, depth: usize, at: Location) -> Result<Yaml, FlowError> {
@@ -308,14 +383,20 @@ impl<'t> Builder<'t> {
             return Err(syntax(format!("unknown alias, {at}")).at(at));
         };
         // The place of the value is where it is used: that is where a finding about its use belongs.
-        Ok(Yaml { at, data: value.data.clone() })
+        Ok(Yaml {
+            at,
+            data: value.data.clone(),
+        })
     }
 
     /// Adds a value to a list, or as key or value to a mapping.
     fn add(&mut self, parent: &mut Open, value: Yaml, is_merge: bool) -> Result<(), FlowError> {
         match &mut parent.content {
             Content::List(items) => items.push(value),
-            Content::Map { entries, key: pending } => match pending.take() {
+            Content::Map {
+                entries,
+                key: pending,
+            } => match pending.take() {
                 None => {
                     if entries.is_empty() {
                         // A block mapping begins with its first key.
@@ -329,7 +410,14 @@ impl<'t> Builder<'t> {
                         return Err(self.duplicate_key(parent.at, &key, earlier, &value));
                     }
                     _ => {
-                        entries.insert(key.text, Entry { key_at: key.at, value, merged: false });
+                        entries.insert(
+                            key.text,
+                            Entry {
+                                key_at: key.at,
+                                value,
+                                merged: false,
+                            },
+                        );
                     }
                 },
             },
@@ -343,10 +431,18 @@ impl<'t> Builder<'t> {
             Data::Scalar(other) => other.to_string(),
             Data::List(_) | Data::Map(_) => {
                 let at = value.at;
-                return Err(syntax(format!("a key must be a scalar, not {}, {at}", value.kind())).at(at));
+                return Err(syntax(format!(
+                    "a key must be a scalar, not {}, {at}",
+                    value.kind()
+                ))
+                .at(at));
             }
         };
-        Ok(Key { text, at: value.at, is_merge })
+        Ok(Key {
+            text,
+            at: value.at,
+            is_merge,
+        })
     }
 
     /// `<<: *defaults`, or a list of such: entries the mapping does not have itself.
@@ -358,18 +454,30 @@ impl<'t> Builder<'t> {
         };
         if sources.is_empty() && !matches!(value.data, Data::List(_)) {
             let at = value.at;
-            return Err(syntax(format!("'<<' takes a mapping or a list of mappings, not {}, {at}", value.kind())).at(at));
+            return Err(syntax(format!(
+                "'<<' takes a mapping or a list of mappings, not {}, {at}",
+                value.kind()
+            ))
+            .at(at));
         }
         for source in sources {
             let Some(source_entries) = source.as_map() else {
                 let at = source.at;
-                return Err(syntax(format!("'<<' takes mappings, not {}, {at}", source.kind())).at(at));
+                return Err(
+                    syntax(format!("'<<' takes mappings, not {}, {at}", source.kind())).at(at),
+                );
             };
             for (key, entry) in source_entries {
                 if !entries.contains_key(key) {
                     let size = entry.value.size();
                     self.count(size.nodes, size.bytes + key.len(), value.at)?;
-                    entries.insert(key.clone(), Entry { merged: true, ..entry.clone() });
+                    entries.insert(
+                        key.clone(),
+                        Entry {
+                            merged: true,
+                            ..entry.clone()
+                        },
+                    );
                 }
             }
         }
@@ -377,7 +485,13 @@ impl<'t> Builder<'t> {
     }
 
     /// ruamel's message, as promptflow shows it.
-    fn duplicate_key(&self, mapping: Location, key: &Key, earlier: &Entry, value: &Yaml) -> FlowError {
+    fn duplicate_key(
+        &self,
+        mapping: Location,
+        key: &Key,
+        earlier: &Entry,
+        value: &Yaml,
+    ) -> FlowError {
         let message = format!(
             "while constructing a mapping\n{}\nfound duplicate key \"{}\" with value \"{}\" (original value: \"{}\")\n{}\n\n\
              To suppress this check see:\n    https://yaml.dev/doc/ruamel.yaml/api/#Duplicate_keys\n",
@@ -389,13 +503,22 @@ impl<'t> Builder<'t> {
         );
         FlowError::from(ErrorKind::DuplicateKeyError { message })
             .at(key.at)
-            .with_help(format!("'{}' is first on line {}", key.text, earlier.key_at.line))
+            .with_help(format!(
+                "'{}' is first on line {}",
+                key.text, earlier.key_at.line
+            ))
     }
 
     /// A place and its line, as ruamel shows them: at most 75 characters of the line, the place marked below.
     fn mark(&self, at: Location) -> String {
         const MAX_LENGTH: usize = 75;
-        let line: Vec<char> = self.text.lines().nth(at.line - 1).unwrap_or_default().chars().collect();
+        let line: Vec<char> = self
+            .text
+            .lines()
+            .nth(at.line - 1)
+            .unwrap_or_default()
+            .chars()
+            .collect();
         let pointer = (at.column - 1).min(line.len());
         let (mut start, mut head) = (0, "");
         if pointer > MAX_LENGTH / 2 - 1 {

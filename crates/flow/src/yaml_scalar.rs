@@ -14,7 +14,7 @@ static FLOAT: LazyLock<Regex> = LazyLock::new(|| {
     )
 });
 static INTEGER: LazyLock<Regex> =
-    LazyLock::new(|| constant_pattern(r"^[-+]?(?:0b[01_]+|0o[0-7_]+|0x[0-9a-fA-F_]+|[0-9][0-9_]*)$"));
+    LazyLock::new(|| constant_pattern(r"^[-+]?(?:0b[01_]+|0o[0-7_]+|0x[0-9a-fA-F_]+|[0-9_]+)$"));
 
 /// The value of a plain scalar without a tag.
 pub(crate) fn plain(text: &str) -> Json {
@@ -23,7 +23,9 @@ pub(crate) fn plain(text: &str) -> Json {
         "true" | "True" | "TRUE" => Json::Bool(true),
         "false" | "False" | "FALSE" => Json::Bool(false),
         _ if text.starts_with(|first: char| first.is_ascii_digit() || "+-.".contains(first)) => {
-            float(text).or_else(|| integer(text)).unwrap_or_else(|| Json::String(text.to_owned()))
+            float(text)
+                .or_else(|| integer(text))
+                .unwrap_or_else(|| Json::String(text.to_owned()))
         }
         _ => Json::String(text.to_owned()),
     }
@@ -54,9 +56,11 @@ pub(crate) fn tagged(tag: &str, text: &str) -> Option<Json> {
 
 fn float(text: &str) -> Option<Json> {
     match text {
-        ".inf" | ".Inf" | ".INF" | "+.inf" | "+.Inf" | "+.INF" => return Some(json::non_finite(f64::INFINITY)),
-        "-.inf" | "-.Inf" | "-.INF" => return Some(json::non_finite(f64::NEG_INFINITY)),
-        ".nan" | ".NaN" | ".NAN" => return Some(json::non_finite(f64::NAN)),
+        ".inf" | ".Inf" | ".INF" | "+.inf" | "+.Inf" | "+.INF" => {
+            return Some(json::float(f64::INFINITY));
+        }
+        "-.inf" | "-.Inf" | "-.INF" => return Some(json::float(f64::NEG_INFINITY)),
+        ".nan" | ".NaN" | ".NAN" => return Some(json::float(f64::NAN)),
         _ if !FLOAT.is_match(text) => return None,
         _ => {}
     }
@@ -76,7 +80,7 @@ fn integer(text: &str) -> Option<Json> {
         Some(("0b", digits)) => to_decimal(digits, 2)?,
         Some(("0o", digits)) => to_decimal(digits, 8)?,
         Some(("0x", digits)) => to_decimal(digits, 16)?,
-        _ if digits.len() <= MAX_INT_DIGITS => digits.to_owned(),
+        _ if !digits.is_empty() && digits.len() <= MAX_INT_DIGITS => digits.to_owned(),
         _ => return None,
     };
     Some(json::number(&json::normal_int(&format!("{sign}{decimal}"))))
@@ -101,7 +105,13 @@ fn to_decimal(digits: &str, base: u32) -> Option<String> {
             chunks.push(carry);
         }
     }
-    Some(chunks.iter().rev().map(|chunk| format!("{chunk:09}")).collect())
+    Some(
+        chunks
+            .iter()
+            .rev()
+            .map(|chunk| format!("{chunk:09}"))
+            .collect(),
+    )
 }
 
 #[cfg(test)]
@@ -132,10 +142,16 @@ mod tests {
             ("-0x1f", "-31"),
             ("0b101", "5"),
             ("0b102", "'0b102'"),
-            ("0xFFFFFFFFFFFFFFFFFFFFFFFF", "79228162514264337593543950335"),
+            (
+                "0xFFFFFFFFFFFFFFFFFFFFFFFF",
+                "79228162514264337593543950335",
+            ),
             ("1_000", "1000"),
             ("1_", "1"),
             ("+12", "12"),
+            ("+_36", "36"),
+            ("_1", "'_1'"),
+            ("+_", "'+_'"),
             ("-0", "0"),
             ("1e3", "1000.0"),
             ("12E+03", "12000.0"),
@@ -180,7 +196,13 @@ mod tests {
             ("null", "", Some("None")),
             ("timestamp", "2020-01-02", Some("'2020-01-02'")),
         ] {
-            assert_eq!(tagged(tag, text).map(|value| python_repr(&value)).as_deref(), repr, "!!{tag} {text}");
+            assert_eq!(
+                tagged(tag, text)
+                    .map(|value| python_repr(&value))
+                    .as_deref(),
+                repr,
+                "!!{tag} {text}"
+            );
         }
     }
 

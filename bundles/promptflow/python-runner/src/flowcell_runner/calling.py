@@ -1,0 +1,42 @@
+"""Calls a node's tool with the inputs of a request."""
+
+from wit_world.exports.runner import Argument_Json
+
+from . import concurrency, errors, loading, objects, values
+
+
+def arguments(pairs):
+    """The request's inputs as Python values, by name."""
+    return {
+        name: values.from_json(argument.value) if type(argument) is Argument_Json else objects.get(argument.value)
+        for name, argument in pairs
+    }
+
+
+def call(request):
+    try:
+        tool = loading.load(request.node, request.source)
+    except loading.LoadFailed as failure:
+        raise errors.Refused(*errors.load_failure(failure)) from failure.error
+    inputs = _converted(tool, arguments(request.inputs))
+    function = tool.function
+    if tool.provider is not None:
+        function = function.__get__(_instance(tool, request.init))
+    result = function(**inputs)
+    return concurrency.wait_for(result) if tool.is_async else result
+
+
+def _converted(tool, inputs):
+    for name, convert in tool.converters.items():
+        if name in inputs:
+            inputs[name] = convert(inputs[name])
+    return inputs
+
+
+def _instance(tool, init):
+    """The tool's object: made once per node, as in promptflow, and again only when its inputs are others."""
+    if tool.instance is None or tool.instance_init != init:
+        tool.instance = tool.provider(**_converted(tool, arguments(init)))
+        tool.instance_init = init
+    return tool.instance
+

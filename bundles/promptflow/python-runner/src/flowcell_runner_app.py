@@ -1,0 +1,91 @@
+"""What the component exports: each call goes to the module that has its subject, each exception comes back as data.
+
+The module's name, like the package's, is one that no flow's file will have: whatever is imported here is found by
+`import` before the flow's own files are.
+"""
+
+import sys
+
+from flowcell_runner import standard_modules  # noqa: F401  (imported so that the component has them)
+from flowcell_runner import calling, concurrency, errors, loading, objects, paths, startup, templates, values
+from wit_world import exports
+from wit_world.exports.runner import Outcome_Json, Outcome_Object
+
+concurrency.install()
+errors.install_log_handler()
+
+
+def _outcome(value):
+    text = values.to_json(value)
+    return Outcome_Object(objects.keep(value)) if text is None else Outcome_Json(text)
+
+
+def _flush():
+    sys.stdout.flush()
+    sys.stderr.flush()
+
+
+class Runner(exports.Runner):
+    def load(self, node, source):
+        startup.ensure()
+        try:
+            return loading.load(node, source).info
+        except loading.LoadFailed as failure:
+            raise failure.as_load_error() from None
+        finally:
+            _flush()
+
+    def call(self, request):
+        startup.ensure()
+        try:
+            return _outcome(calling.call(request))
+        except BaseException as error:
+            raise errors.to_wit(error) from None
+        finally:
+            _flush()
+
+    def render(self, template, inputs):
+        startup.ensure()
+        try:
+            return _outcome(templates.render(template, calling.arguments(inputs)))
+        except BaseException as error:
+            raise errors.to_wit(error) from None
+        finally:
+            _flush()
+
+    def property(self, object, path):
+        try:
+            return _outcome(paths.follow(objects.get(object), path))
+        except BaseException as error:
+            raise errors.to_wit(error) from None
+
+    def equals(self, object, value):
+        try:
+            return bool(objects.get(object) == values.from_json(value))
+        except BaseException as error:
+            raise errors.to_wit(error) from None
+
+    def dump(self, object):
+        try:
+            return values.dump(objects.get(object))
+        except BaseException as error:
+            raise errors.to_wit(error) from None
+        finally:
+            _flush()
+
+    def pack(self, object):
+        startup.ensure()
+        try:
+            return objects.pack(object)
+        except BaseException as error:
+            raise errors.to_wit(error) from None
+
+    def unpack(self, bytes):
+        startup.ensure()
+        try:
+            return objects.unpack(bytes)
+        except BaseException as error:
+            raise errors.to_wit(error) from None
+
+    def forget(self):
+        objects.forget()

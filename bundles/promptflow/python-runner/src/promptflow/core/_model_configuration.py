@@ -1,0 +1,53 @@
+"""Which model to ask, and how to reach it."""
+
+from dataclasses import dataclass
+
+from promptflow.exceptions import ValidationException
+
+
+class InvalidConnectionError(ValidationException):
+    """A configuration that contradicts itself."""
+
+
+class ModelConfiguration:
+    @classmethod
+    def from_connection(cls, connection, **kwargs):
+        raise NotImplementedError()
+
+    def _check(self, *reaching):
+        if any(reaching) and self.connection:
+            raise InvalidConnectionError("Cannot configure model config and connection at the same time.")
+
+
+@dataclass
+class AzureOpenAIModelConfiguration(ModelConfiguration):
+    azure_deployment: str
+    azure_endpoint: str = None
+    api_version: str = None
+    api_key: str = None
+    connection: str = None
+
+    def __post_init__(self):
+        self._type = "AzureOpenAI"
+        self._check(self.azure_endpoint, self.api_key, self.api_version)
+
+    @classmethod
+    def from_connection(cls, connection, azure_deployment):
+        return cls(azure_deployment, connection.api_base, connection.api_version, connection.api_key)
+
+
+@dataclass
+class OpenAIModelConfiguration(ModelConfiguration):
+    model: str
+    base_url: str = None
+    api_key: str = None
+    organization: str = None
+    connection: str = None
+
+    def __post_init__(self):
+        self._type = "OpenAI"
+        self._check(self.base_url, self.api_key, self.organization)
+
+    @classmethod
+    def from_connection(cls, connection, model):
+        return cls(model, connection.base_url, connection.api_key, connection.organization)

@@ -1,0 +1,125 @@
+"""Stands in for what componentize-py generates, so that the runner's modules work in an ordinary Python.
+
+`flow(files)` is a flow folder, loaded by an app whose calls look as the host's do.
+"""
+
+import contextlib
+import dataclasses
+import enum
+import json
+import os
+import pathlib
+import sys
+import tempfile
+import types
+
+SOURCE = pathlib.Path(__file__).parents[1] / "src"
+
+
+class Err(Exception):
+    def __init__(self, value):
+        self.value = value
+
+
+def _module(name, **members):
+    module = sys.modules[name] = types.ModuleType(name)
+    vars(module).update(members)
+    parent, _, child = name.rpartition(".")
+    if parent:
+        setattr(sys.modules[parent], child, module)
+    return module
+
+
+def _record(name, *fields):
+    return dataclasses.make_dataclass(name, fields)
+
+
+metrics, logs = [], []
+
+_module("componentize_py_types", Err=Err)
+_module("wit_world")
+_module("wit_world.imports")
+_module("wit_world.imports.environment", get_environment=lambda: list(os.environ.items()), get_arguments=lambda: ["runner"])
+_module(
+    "wit_world.imports.host",
+    Level=enum.Enum("Level", ["DEBUG", "INFO", "WARNING", "ERROR"]),
+    log=lambda level, message: logs.append((level.name, message)),
+    metric=lambda name, value: metrics.append((name, value)),
+)
+_module(
+    "wit_world.imports.tool_types",
+    ErrorKind=enum.Enum("ErrorKind", ["USER", "SYSTEM"]),
+    ToolError=_record("ToolError", "kind", "type_name", "message", "traceback", "own"),
+    Parameter=_record("Parameter", "name", "types", "default", "required", "init"),
+    ToolInfo=_record("ToolInfo", "name", "description", "inputs", "open_inputs"),
+)
+_module("wit_world.exports", Runner=object)
+runner = _module(
+    "wit_world.exports.runner",
+    ObjectInfo=_record("ObjectInfo", "id", "type_name", "repr"),
+    Outcome_Json=_record("Outcome_Json", "value"),
+    Outcome_Object=_record("Outcome_Object", "value"),
+    Argument_Json=_record("Argument_Json", "value"),
+    Argument_Object=_record("Argument_Object", "value"),
+    Request=_record("Request", "node", "source", "init", "inputs"),
+    LoadError_ImportFailed=_record("LoadError_ImportFailed", "value"),
+    LoadError_NoTool=_record("LoadError_NoTool"),
+    LoadError_SeveralTools=_record("LoadError_SeveralTools", "value"),
+)
+
+sys.path.insert(0, str(SOURCE))
+
+import flowcell_runner_app  # noqa: E402
+from flowcell_runner import startup  # noqa: E402
+
+# What the start changes belongs to a sandbox of its own, not to the process that runs the tests.
+startup.ensure = lambda: None
+
+
+@dataclasses.dataclass
+class Kept:
+    """An object's number, as an argument."""
+
+    id: int
+
+
+class Flow:
+    def __init__(self, folder):
+        self.folder, self.runner = folder, flowcell_runner_app.Runner()
+
+    def load(self, source):
+        return self.runner.load(self.folder, source)
+
+    def call(self, source, init=None, **inputs):
+        """The tool's result: a JSON value, or what is told of an object."""
+        request = runner.Request(self.folder, source, self._arguments(init or {}), self._arguments(inputs))
+        outcome = self.runner.call(request)
+        return json.loads(outcome.value) if isinstance(outcome, runner.Outcome_Json) else outcome.value
+
+    def error(self, source, **inputs):
+        try:
+            self.call(source, **inputs)
+        except Err as error:
+            return error.value
+        raise AssertionError(f"{source} did not fail")
+
+    @staticmethod
+    def _arguments(values):
+        return [
+            (name, runner.Argument_Object(value.id) if isinstance(value, Kept) else runner.Argument_Json(json.dumps(value)))
+            for name, value in values.items()
+        ]
+
+
+@contextlib.contextmanager
+def flow(**files):
+    """A flow folder with these files, `name="text"` becoming name.py."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name, text in files.items():
+            pathlib.Path(folder, f"{name}.py").write_text("from promptflow.core import tool\n" + text, encoding="utf-8")
+        startup.FLOW = folder
+        sys.path.insert(0, folder)
+        try:
+            yield Flow(folder)
+        finally:
+            sys.path.remove(folder)

@@ -1,0 +1,31 @@
+#!/bin/sh
+# Makes the folders that the Python runner has mounted:
+#   OUT/python    CPython's standard library
+#   OUT/packages  the bundle's packages (requirements.txt)
+#   OUT/compile   a flow folder whose tool compiles the two: see compile_tree.py
+# usage: tree.sh OUT     needs python3 with pip and venv, cargo, tar and zstd
+set -eu
+out=${1:?usage: tree.sh OUT}
+here=$(cd "$(dirname "$0")" && pwd)
+repository=$(cd "$here/../../.." && pwd)
+. "$repository/bundles/toolchain/componentize-py.sh"
+
+rm -rf "$out/python" "$out/packages" "$out/compile"
+mkdir -p "$out/python" "$out/packages" "$out/compile"
+
+# The library of the very CPython that the runner contains.
+zstd -dcq "$(componentize_crate)/python-lib.tar.zst" | tar -xf - -C "$out/python"
+# Parts that need what a sandbox has not: windows, programs to run, another interpreter's packages.
+(cd "$out/python" && rm -rf ensurepip idlelib lib2to3 tkinter turtle.py turtledemo venv test)
+
+# One platform for every machine, so that the hashes fit; what is compiled for it goes out again.
+"$componentize_venv/bin/pip" install --quiet --disable-pip-version-check --no-compile --no-deps --require-hashes \
+  --only-binary :all: --implementation cp --python-version 3.14 --abi cp314 --abi none \
+  --platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
+  --requirement "$here/requirements.txt" --target "$out/packages"
+rm -rf "$out/packages/bin"
+find "$out/packages" -name '*.so' -exec rm -f {} +
+find "$out/python" "$out/packages" -name __pycache__ -prune -exec rm -rf {} +
+
+cp "$here/compile_tree.py" "$out/compile/"
+echo "python tree: $out, $(find "$out" -type f | wc -l) files, $(du -sk "$out" | cut -f1) KiB" >&2

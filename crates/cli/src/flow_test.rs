@@ -1,0 +1,153 @@
+//! `flowcell flow test`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+use flowcell_bundle::Reference;
+use flowcell_executor::{FlowResult, RunError, Session, SessionOptions, Workspace, WorkspaceLimits};
+use flowcell_flow::JsonMap;
+use flowcell_sandbox::Isolation;
+
+use crate::settings::Settings;
+use crate::{Output, envelope, inputs, terminal};
+
+const COMMAND: &str = "flowcell.flow.test";
+
+#[derive(Debug, Args)]
+pub(crate) struct TestArgs {
+    /// The flow's folder, or its flow.dag.yaml.
+    #[arg(long, value_name = "DIR")]
+    flow: PathBuf,
+    /// Inputs as name=value. For a node: by the name of its input, or by what the input refers to (node.output, inputs.name).
+    #[arg(long, num_args = 1.., value_name = "NAME=VALUE")]
+    inputs: Vec<String>,
+    /// A JSON file with inputs; of a .jsonl file, the first line counts.
+    #[arg(long, visible_alias = "input", value_name = "FILE")]
+    inputs_file: Option<PathBuf>,
+    /// Run this node only.
+    #[arg(long, value_name = "NAME")]
+    node: Option<String>,
+    /// Run this variant of a node instead of its default one.
+    #[arg(long, value_name = "${NODE.VARIANT}")]
+    variant: Option<String>,
+    /// Environment variables for the flow's tools.
+    #[arg(long, num_args = 1.., value_name = "NAME=VALUE")]
+    environment_variables: Vec<String>,
+    /// The bundle to run in, instead of the flow's own or the base bundle.
+    #[arg(long, value_name = "NAME:VERSION")]
+    image: Option<Reference>,
+    /// Seconds that the flow may take.
+    #[arg(long, value_name = "SECONDS", default_value = "600", value_parser = seconds)]
+    timeout: Duration,
+    /// Memory of one instance, in MiB.
+    #[arg(long, value_name = "MIB", default_value_t = 512, value_parser = clap::value_parser!(u32).range(16..=1024))]
+    memory: u32,
+    /// Whether nodes may share an instance (`session`), or every run gets fresh ones (`call`).
+    #[arg(long, value_enum, default_value_t = IsolationArg::Session)]
+    isolation: IsolationArg,
+    /// Show what the nodes printed.
+    #[arg(long)]
+    verbose: bool,
+    #[command(flatten)]
+    output: crate::OutputArgs,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum IsolationArg {
+    Session,
+    Call,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let duration = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    match duration {
+        Some(duration) if !duration.is_zero() && duration <= Duration::from_secs(86_400) => Ok(duration),
+        _ => Err("a number of seconds above 0 and up to 86400 is needed".to_owned()),
+    }
+}
+
+pub(crate) async fn run(settings: &Settings, args: TestArgs) -> ExitCode {
+    let result = match test(settings, &args).await {
+        Ok(result) => result,
+        Err(error) => FlowResult::failed(error),
+    };
+    match args.output.output {
+        Output::Json => terminal::raw(&envelope::envelope(&result)),
+        Output::Text => {}
+    }
+    for warning in &result.warnings {
+        terminal::note(warning);
+    }
+    let code = match &result.outputs {
+        Ok(outputs) if args.output.output == Output::Text => {
+            print_logs(&result, args.verbose);
+            for (name, value) in &result.metrics {
+                terminal::note(&format!("metric {name} = {value}"));
+            }
+            terminal::line(&indented(outputs));
+            ExitCode::SUCCESS
+        }
+        Ok(_) => ExitCode::SUCCESS,
+        Err(error) if args.output.output == Output::Text => {
+            print_logs(&result, true);
+            terminal::fail_with(COMMAND, error)
+        }
+        Err(_) => ExitCode::FAILURE,
+    };
+    code
+}
+
+async fn test(settings: &Settings, args: &TestArgs) -> Result<FlowResult, RunError> {
+    let given: JsonMap = inputs::inputs(&args.inputs, args.inputs_file.as_deref())?;
+    let mut options = SessionOptions::new(Settings::base_bundle());
+    options.image.clone_from(&args.image);
+    options.variant = args.variant.as_deref().map(str::parse).transpose()?;
+    options.environment_variables = inputs::pairs("--environment-variables", &args.environment_variables)?;
+    options.limits.wall_time = args.timeout;
+    options.limits.cpu_time = args.timeout;
+    options.limits.memory = (args.memory as usize) << 20;
+    options.isolation = match args.isolation {
+        IsolationArg::Session => Isolation::Session,
+        IsolationArg::Call => Isolation::Call,
+    };
+    let workspace = Workspace::copy_of(&args.flow, &WorkspaceLimits::default())?;
+    let host = settings.host()?;
+    let session = Session::open(&host, workspace, options, args.node.as_deref()).await?;
+    for note in session.notes() {
+        terminal::note(note);
+    }
+    Ok(match &args.node {
+        Some(node) => session.run_node(node, &given).await,
+        None => session.run(&given).await,
+    })
+}
+
+/// What the nodes printed, on standard error: the outputs have standard output to themselves.
+fn print_logs(result: &FlowResult, all: bool) {
+    for node in &result.nodes {
+        let printed = [("stdout", &node.logs.stdout), ("stderr", &node.logs.stderr)];
+        for (stream, text) in printed {
+            if !text.is_empty() && (all || stream == "stdout") {
+                terminal::section(&format!("{} {stream}", node.name), text);
+            }
+        }
+    }
+}
+
+/// Outputs as `pf flow test` prints them. What is not strict JSON (NaN) is printed as it is.
+fn indented(outputs: &str) -> String {
+    use serde::Serialize as _;
+
+    let Ok(value) = serde_json::from_str::<serde_json::Value>(outputs) else {
+        return outputs.to_owned();
+    };
+    let mut text = Vec::new();
+    let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
+    let mut serializer = serde_json::Serializer::with_formatter(&mut text, formatter);
+    match value.serialize(&mut serializer) {
+        Ok(()) => String::from_utf8_lossy(&text).into_owned(),
+        Err(_) => outputs.to_owned(),
+    }
+}

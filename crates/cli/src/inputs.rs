@@ -1,0 +1,70 @@
+//! Values that the caller gives.
+
+use std::fs;
+use std::path::Path;
+
+use flowcell_executor::RunError;
+use flowcell_flow::JsonMap;
+use indexmap::IndexMap;
+
+/// Largest file of inputs, in bytes.
+const MAX_FILE: u64 = 32 << 20;
+
+/// Inputs from `--inputs-file` under those from `--inputs`.
+pub(crate) fn inputs(pairs: &[String], file: Option<&Path>) -> Result<JsonMap, RunError> {
+    let mut inputs = match file {
+        Some(file) => read(file)?,
+        None => JsonMap::new(),
+    };
+    for (name, value) in self::pairs("--inputs", pairs)? {
+        inputs.insert(name, value.into());
+    }
+    Ok(inputs)
+}
+
+/// `name=value` arguments.
+pub(crate) fn pairs(option: &str, pairs: &[String]) -> Result<IndexMap<String, String>, RunError> {
+    pairs
+        .iter()
+        .map(|pair| match pair.split_once('=') {
+            Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+            _ => Err(error(format!("{option} takes name=value, not '{pair}'"))),
+        })
+        .collect()
+}
+
+/// A JSON object; of a .jsonl file, the first line.
+fn read(file: &Path) -> Result<JsonMap, RunError> {
+    let name = file.display();
+    let size = fs::metadata(file)
+        .map_err(|cause| error(format!("cannot read {name}: {cause}")))?
+        .len();
+    if size > MAX_FILE {
+        return Err(error(format!(
+            "{name} has {} MiB; a file of inputs may have {} MiB. Put large data into a file of the flow and give its path",
+            size >> 20,
+            MAX_FILE >> 20
+        )));
+    }
+    let bytes = fs::read(file).map_err(|cause| error(format!("cannot read {name}: {cause}")))?;
+    let text = String::from_utf8(bytes).map_err(|cause| {
+        let place = cause.utf8_error().valid_up_to();
+        error(format!("{name} is not UTF-8: the byte at {place} is wrong. Save it as UTF-8"))
+    })?;
+    let mut text = text.trim_start_matches('\u{feff}');
+    if file.extension().is_some_and(|extension| extension == "jsonl") {
+        text = text.lines().next().unwrap_or_default();
+    }
+    serde_json::from_str(text).map_err(|cause| {
+        let hint = if ["NaN", "Infinity"].iter().any(|word| text.contains(word)) {
+            ". JSON has no NaN and no Infinity: write them as text (\"nan\") for an input of type double"
+        } else {
+            ""
+        };
+        error(format!("{name} is not a JSON object of inputs: {cause}{hint}"))
+    })
+}
+
+fn error(message: String) -> RunError {
+    RunError::usage(message)
+}

@@ -1,0 +1,76 @@
+//! Where things are, and what is built in.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use flowcell_bundle::{Reference, Store};
+use flowcell_executor::{Host, HostOptions, RunError};
+use flowcell_sandbox::{SandboxConfig, WASMTIME_VERSION};
+
+use crate::terminal;
+
+/// The base bundle's name; its version is this program's.
+const BASE_BUNDLE: &str = "promptflow";
+/// Instances of one command; far below what the engine could hold, because each reserves gigabytes of address space.
+const INSTANCES: u32 = 64;
+
+/// Settings of one command.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    home: PathBuf,
+}
+
+impl Settings {
+    /// `home` comes from `--home` or `FLOWCELL_HOME`; otherwise it is where the system keeps a user's data.
+    pub(crate) fn new(home: Option<PathBuf>) -> Result<Self, String> {
+        let home = home.or_else(|| {
+            let data = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+            let data = data.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".local/share")))?;
+            Some(data.join("flowcell"))
+        });
+        match home {
+            Some(home) => Ok(Self { home }),
+            None => Err("there is no home folder; set FLOWCELL_HOME to a folder for flowcell's data".to_owned()),
+        }
+    }
+
+    pub(crate) fn host(&self) -> Result<Host, RunError> {
+        Host::new(HostOptions {
+            store: self.home.clone(),
+            sandbox: SandboxConfig {
+                instances: INSTANCES,
+                ..SandboxConfig::default()
+            },
+            progress: Arc::new(terminal::progress),
+        })
+    }
+
+    pub(crate) fn store(&self) -> Result<Store, RunError> {
+        Ok(Store::open(&self.home)?)
+    }
+
+    /// The bundle that flows run in unless they or the command name another.
+    pub(crate) fn base_bundle() -> Reference {
+        Reference {
+            name: BASE_BUNDLE.to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+
+    pub(crate) fn print_versions(&self) {
+        let base = Self::base_bundle();
+        let python = self
+            .store()
+            .ok()
+            .and_then(|store| store.manifest(&base).ok())
+            .and_then(|manifest| manifest.python)
+            .map_or_else(
+                || "not built yet (flowcell bundle build)".to_owned(),
+                |python| format!("{} ({base})", python.version),
+            );
+        terminal::line(&format!(
+            "flowcell {}\nwasmtime {WASMTIME_VERSION}\nCPython {python}",
+            env!("CARGO_PKG_VERSION")
+        ));
+    }
+}

@@ -1,0 +1,83 @@
+//! What people read: answers on standard output, everything else on standard error.
+
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this module is where the program prints")]
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use anstream::{eprintln, println};
+use flowcell_executor::RunError;
+
+const BOLD_RED: &str = "\x1b[1;31m";
+const CYAN: &str = "\x1b[36m";
+const DIM: &str = "\x1b[2m";
+const RESET: &str = "\x1b[0m";
+
+/// Lets `RUST_LOG` show what happens inside.
+pub(crate) fn start_logging() {
+    let filter = tracing_subscriber::EnvFilter::builder()
+        .with_default_directive(tracing::level_filters::LevelFilter::WARN.into())
+        .from_env_lossy();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .init();
+}
+
+/// A line of the answer. A reader that has gone away is no error of ours.
+pub(crate) fn line(text: &str) {
+    let _ = writeln!(anstream::stdout(), "{text}");
+}
+
+/// The answer as it is: for machines.
+pub(crate) fn raw(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
+}
+
+/// What is being done, for steps that take long.
+pub(crate) fn progress(step: &str) {
+    eprintln!("{DIM}{step} ...{RESET}");
+}
+
+/// Something that the user may want to know.
+pub(crate) fn note(text: &str) {
+    eprintln!("{CYAN}note:{RESET} {text}");
+}
+
+/// An error that ends the command.
+pub(crate) fn fail(message: &str) -> ExitCode {
+    eprintln!("{BOLD_RED}error:{RESET} {message}");
+    ExitCode::FAILURE
+}
+
+/// A flow's error, with the tool's frames and the way out.
+pub(crate) fn fail_with(command: &str, error: &RunError) -> ExitCode {
+    let mut text = format!("{command} failed with {}: {}", error.class, error.message);
+    if let Some(traceback) = &error.traceback {
+        let _ = write!(text, "\n{}", traceback.trim_end());
+    }
+    if let Some(help) = &error.help {
+        let _ = write!(text, "\n  {CYAN}help:{RESET} {help}");
+    }
+    fail(&text)
+}
+
+/// A heading and what belongs to it.
+pub(crate) fn section(heading: &str, text: &str) {
+    eprintln!("{DIM}{heading}{RESET}");
+    for line in text.lines() {
+        eprintln!("{DIM}  |{RESET} {line}");
+    }
+}
+
+/// One finding of a check.
+pub(crate) fn finding(is_error: bool, place: &str, class: &str, message: &str, help: Option<&str>) {
+    let (color, word) = if is_error { (BOLD_RED, "error") } else { (CYAN, "warning") };
+    println!("{place}: {color}{word}:{RESET} [{class}] {message}");
+    if let Some(help) = help {
+        println!("  {CYAN}help:{RESET} {help}");
+    }
+}

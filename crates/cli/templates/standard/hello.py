@@ -1,0 +1,6 @@
+from promptflow.core import tool
+
+
+@tool
+def echo(prompt: str) -> str:
+    return "Prompt: " + prompt.strip()

@@ -1,0 +1,90 @@
+//! What all flows of a process share.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use flowcell_bundle::{Manifest, Programs, Progress, Reference, Store};
+use flowcell_sandbox::{Sandbox, SandboxConfig};
+
+use crate::error::RunError;
+
+/// How a [`Host`] is made.
+pub struct HostOptions {
+    /// The folder of the bundle store.
+    pub store: PathBuf,
+    /// The engine's sizes.
+    pub sandbox: SandboxConfig,
+    /// Told at the start of each long step.
+    pub progress: Arc<Progress>,
+}
+
+/// The engine, the bundle store and the compiled programs.
+pub struct Host {
+    pub(crate) sandbox: Arc<Sandbox>,
+    pub(crate) store: Store,
+    pub(crate) programs: Programs,
+    pub(crate) progress: Arc<Progress>,
+}
+
+impl std::fmt::Debug for Host {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Host")
+            .field("store", &self.store)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Host {
+    /// Makes the engine and opens the store.
+    pub fn new(options: HostOptions) -> Result<Self, RunError> {
+        let sandbox = Arc::new(Sandbox::new(&options.sandbox)?);
+        let store = Store::open(options.store)?;
+        let programs = Programs::new(store.clone(), Arc::clone(&sandbox))?;
+        Ok(Self {
+            sandbox,
+            store,
+            programs,
+            progress: options.progress,
+        })
+    }
+
+    /// The engine.
+    pub fn sandbox(&self) -> &Arc<Sandbox> {
+        &self.sandbox
+    }
+
+    /// The bundle store.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The compiled programs.
+    pub fn programs(&self) -> &Programs {
+        &self.programs
+    }
+
+    /// Tells whoever waits.
+    pub fn progress(&self) -> &Progress {
+        &*self.progress
+    }
+
+    /// The bundle that a flow's `environment.image` names, if this store has it; otherwise the default one, and a note
+    /// that says so. Images of flows made for Azure are Docker images, which mean nothing here.
+    pub(crate) fn bundle_for(
+        &self,
+        image: Option<&str>,
+        default: &Reference,
+    ) -> Result<(Manifest, Option<String>), RunError> {
+        let Some(image) = image else {
+            return Ok((self.store.manifest(default)?, None));
+        };
+        if let Ok(reference) = image.parse::<Reference>()
+            && self.store.list()?.contains(&reference)
+        {
+            return Ok((self.store.manifest(&reference)?, None));
+        }
+        let note = format!("the flow's image {image} is no bundle of this store; {default} takes its place");
+        Ok((self.store.manifest(default)?, Some(note)))
+    }
+}

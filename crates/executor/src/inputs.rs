@@ -1,0 +1,256 @@
+//! What a node is called with: its literals and references, as arguments.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use flowcell_flow::{Activate, Assignment, FlowError, Json, NodeInput, PropertyPath, python_eq, python_json};
+use flowcell_sandbox::Call;
+use serde_json::json;
+
+use crate::error::RunError;
+use crate::lanes::Held;
+use crate::line::Line;
+use crate::tools::Resolved;
+use crate::value::{Object, Value};
+
+/// An input's value.
+#[derive(Debug, Clone)]
+pub(crate) enum Argument {
+    /// JSON text.
+    Json(Arc<str>),
+    /// A Python object in some lane.
+    Object(Object),
+    /// A list of Python objects: what an aggregation node gets from nodes whose outputs are not JSON.
+    Objects(Vec<Object>),
+}
+
+/// Named arguments.
+pub(crate) type Arguments = Vec<(String, Argument)>;
+
+impl Argument {
+    pub(crate) fn null() -> Self {
+        Self::Json("null".into())
+    }
+
+    pub(crate) fn json(value: &Json) -> Self {
+        Self::Json(python_json(value).into())
+    }
+
+    /// The value in a list of one, as an aggregation node gets it in a flow test.
+    fn listed(self) -> Self {
+        match self {
+            Self::Json(text) => Self::Json(format!("[{text}]").into()),
+            Self::Object(object) => Self::Objects(vec![object]),
+            Self::Objects(objects) => Self::Objects(objects),
+        }
+    }
+
+    fn objects(&self) -> &[Object] {
+        match self {
+            Self::Json(_) => &[],
+            Self::Object(object) => std::slice::from_ref(object),
+            Self::Objects(objects) => objects,
+        }
+    }
+}
+
+/// The lane that holds most of the objects among the arguments; the lowest of several.
+pub(crate) fn home(arguments: &Arguments) -> Option<usize> {
+    let mut counts = BTreeMap::<usize, usize>::new();
+    for (_, argument) in arguments {
+        for object in argument.objects() {
+            *counts.entry(object.lane).or_default() += 1;
+        }
+    }
+    let most = counts.values().max().copied()?;
+    counts.into_iter().find(|(_, count)| *count == most).map(|(lane, _)| lane)
+}
+
+impl Line {
+    /// The arguments of a node whose dependencies are settled.
+    pub(crate) async fn arguments(&self, node: &str, resolved: &Resolved) -> Result<Arguments, RunError> {
+        let aggregated = self.is_aggregation(node);
+        let mut arguments = Vec::with_capacity(resolved.inputs.len());
+        for (name, input) in &resolved.inputs {
+            let argument = match input {
+                NodeInput::Value(value) | NodeInput::AssistantDefinition(value) => Argument::json(value),
+                NodeInput::Image(value) => Argument::json(&json!({ "$image": value })),
+                NodeInput::Connection { name, .. } => {
+                    let name = flowcell_flow::python_str(name);
+                    return Err(RunError::user("ConnectionNotFoundError", format!("Connection '{name}' is not found.")));
+                }
+                NodeInput::Reference(Assignment::Literal(value)) => Argument::json(value),
+                NodeInput::Reference(Assignment::FlowInput(input)) => {
+                    let argument = Argument::json(self.flow_input(input)?);
+                    if aggregated { argument.listed() } else { argument }
+                }
+                NodeInput::Reference(Assignment::NodeOutput { node: from, section, property }) => {
+                    if section != "output" {
+                        return Err(FlowError::unsupported_reference(from, section).into());
+                    }
+                    let value = self.output(from)?;
+                    if matches!(value, Value::Bypassed) && !aggregated {
+                        if resolved.has_default(name) {
+                            continue;
+                        }
+                        arguments.push((name.clone(), Argument::null()));
+                        continue;
+                    }
+                    let argument = self.property(from, value, property).await?;
+                    let across_lines = aggregated && !self.is_aggregation(from);
+                    if across_lines { argument.listed() } else { argument }
+                }
+            };
+            arguments.push((name.clone(), argument));
+        }
+        Ok(arguments)
+    }
+
+    /// A flow input's value, as it was given and converted.
+    pub(crate) fn flow_input(&self, name: &str) -> Result<&Json, RunError> {
+        let there = self.inputs.keys();
+        self.inputs
+            .get(name)
+            .ok_or_else(|| FlowError::flow_input_not_found(name, there).into())
+    }
+
+    /// What a property path of a reference leads to.
+    pub(crate) async fn property(&self, node: &str, value: Value, property: &str) -> Result<Argument, RunError> {
+        let path = PropertyPath::parse(property);
+        let invalid = || RunError::from(FlowError::invalid_reference_property(node, property));
+        match value {
+            Value::Bypassed if path.is_empty() => Ok(Argument::null()),
+            Value::Bypassed => Err(invalid()),
+            Value::Json(text) if path.is_empty() => Ok(Argument::Json(text)),
+            Value::Json(text) => {
+                let value: Json = parse(node, &text)?;
+                let found = path.get(&value).ok_or_else(invalid)?;
+                Ok(Argument::json(&found))
+            }
+            Value::Object(object) if path.is_empty() => Ok(Argument::Object(object)),
+            Value::Object(object) => {
+                let mut held = self.hold(node, object.lane).await?;
+                let found = self.ask(node, held.instance.property(object.id, property).await)?;
+                match found {
+                    Ok(outcome) => match Value::from_outcome(outcome, object.lane) {
+                        Value::Json(text) => Ok(Argument::Json(text)),
+                        Value::Object(object) => Ok(Argument::Object(object)),
+                        Value::Bypassed => Ok(Argument::null()),
+                    },
+                    // The lookup's own failures; anything else is an exception of the object's code.
+                    Err(error) if matches!(error.type_name.as_str(), "KeyError" | "IndexError" | "AttributeError" | "TypeError") => {
+                        Err(invalid())
+                    }
+                    Err(error) => Err(RunError::tool(node, error)),
+                }
+            }
+        }
+    }
+
+    /// Whether a node's condition holds.
+    pub(crate) async fn is_met(&self, node: &str, activate: &Activate) -> Result<bool, RunError> {
+        let argument = match &activate.when {
+            Assignment::Literal(value) => return Ok(python_eq(value, &activate.is)),
+            Assignment::FlowInput(input) => {
+                let value = self.flow_input(input)?;
+                if self.is_aggregation(node) {
+                    // promptflow compares the list of all lines' values.
+                    return Ok(python_eq(&Json::Array(vec![value.clone()]), &activate.is));
+                }
+                return Ok(python_eq(value, &activate.is));
+            }
+            Assignment::NodeOutput { node: from, section, property } => {
+                if section != "output" {
+                    return Err(FlowError::unsupported_reference(from, section).into());
+                }
+                self.property(from, self.output(from)?, property).await?
+            }
+        };
+        match argument {
+            Argument::Json(text) => Ok(python_eq(&parse(node, &text)?, &activate.is)),
+            Argument::Object(object) => {
+                let mut held = self.hold(node, object.lane).await?;
+                let equal = held.instance.equals(object.id, python_json(&activate.is)).await;
+                self.ask(node, equal)?.map_err(|error| RunError::tool(node, error))
+            }
+            Argument::Objects(_) => Ok(false),
+        }
+    }
+
+    /// The lane that an object is in.
+    pub(crate) async fn hold(&self, node: &str, lane: usize) -> Result<Held, RunError> {
+        let held = self.lanes.lane(lane).await;
+        held.filter(|held| !held.instance.is_broken()).ok_or_else(|| {
+            RunError::system("ObjectLost", format!("A value that node '{node}' needs was lost: the instance that held it has failed"))
+                .in_node(node)
+        })
+    }
+
+    /// The answer of a guest that was asked about an object. What it printed meanwhile belongs to no node.
+    pub(crate) fn ask<T>(&self, node: &str, call: Call<T>) -> Result<T, RunError> {
+        call.result.map_err(|fault| self.faulted(node, fault))
+    }
+
+    /// Puts arguments into the terms of one lane, bringing objects over from others.
+    pub(crate) async fn bring(
+        &self,
+        node: &str,
+        arguments: Arguments,
+        home: usize,
+    ) -> Result<Vec<(String, Brought)>, RunError> {
+        let mut brought = Vec::with_capacity(arguments.len());
+        for (name, argument) in arguments {
+            let argument = match argument {
+                Argument::Json(text) => Brought::Json(text),
+                Argument::Object(object) => Brought::Object(self.packed(node, object, home).await?),
+                Argument::Objects(objects) => {
+                    let mut list = Vec::with_capacity(objects.len());
+                    for object in objects {
+                        list.push(self.packed(node, object, home).await?);
+                    }
+                    Brought::Objects(list)
+                }
+            };
+            brought.push((name, argument));
+        }
+        Ok(brought)
+    }
+
+    async fn packed(&self, node: &str, object: Object, home: usize) -> Result<Moved, RunError> {
+        if object.lane == home {
+            return Ok(Moved::Here(object.id));
+        }
+        let mut held = self.hold(node, object.lane).await?;
+        let packed = self.ask(node, held.instance.pack(object.id).await)?;
+        packed.map(Moved::Packed).map_err(|error| {
+            RunError::user(
+                "ValueNotMovable",
+                format!(
+                    "Node '{node}' reads values of two nodes that ran at the same time, in different instances, and {} cannot be moved between them: ({}) {}",
+                    object.repr, error.type_name, error.message
+                ),
+            )
+            .in_node(node)
+            .help("return plain data (or a class that pickles) from one of the nodes, or let one of them depend on the other")
+        })
+    }
+}
+
+/// An argument on its way into a certain lane.
+pub(crate) enum Brought {
+    Json(Arc<str>),
+    Object(Moved),
+    Objects(Vec<Moved>),
+}
+
+/// An object that is in the lane already, or packed to be unpacked there.
+pub(crate) enum Moved {
+    Here(u64),
+    Packed(Vec<u8>),
+}
+
+fn parse(node: &str, text: &str) -> Result<Json, RunError> {
+    serde_json::from_str(text).map_err(|error| {
+        RunError::user("ValueError", format!("The value for node '{node}' is not JSON: {error}")).in_node(node)
+    })
+}

@@ -1,0 +1,88 @@
+//! The flow's outputs.
+
+use flowcell_flow::{Assignment, python_json};
+
+use crate::error::RunError;
+use crate::inputs::Argument;
+use crate::line::Line;
+use crate::value::Value;
+
+impl Line {
+    /// The flow's outputs as the text of a JSON object. Outputs of bypassed nodes are null, with a warning.
+    pub(crate) async fn outputs(&self, warnings: &mut Vec<String>) -> Result<String, RunError> {
+        let mut entries = Vec::new();
+        for name in &self.session.graph.outputs {
+            let Some(output) = self.session.flow.outputs.get(name) else {
+                continue;
+            };
+            let text = match &output.reference {
+                Assignment::Literal(value) => python_json(value),
+                Assignment::FlowInput(input) => python_json(self.flow_input(input)?),
+                Assignment::NodeOutput { node, property, .. } => {
+                    let value = self.output(node)?;
+                    if matches!(value, Value::Bypassed) {
+                        warnings.push(format!(
+                            "The node referenced by output:'{name}' is bypassed, which is not recommended."
+                        ));
+                        "null".to_owned()
+                    } else {
+                        let value = self.property(node, value, property).await?;
+                        self.output_text(name, node, value).await?
+                    }
+                }
+            };
+            entries.push(format!("{}: {text}", serde_json::Value::from(name.as_str())));
+        }
+        Ok(format!("{{{}}}", entries.join(", ")))
+    }
+
+    async fn output_text(&self, output: &str, node: &str, value: Argument) -> Result<String, RunError> {
+        let object = match value {
+            Argument::Json(text) => return Ok(text.to_string()),
+            Argument::Object(object) => object,
+            Argument::Objects(_) => return Err(RunError::system("SystemErrorException", "a list of objects is no output")),
+        };
+        let mut held = self.hold(node, object.lane).await?;
+        let dumped = held.instance.dump(object.id).await;
+        self.ask(node, dumped)?.map_err(|error| {
+            if error.own {
+                // Raised by the value itself: a generator's code, say.
+                return RunError::own(error).in_node(node);
+            }
+            RunError::user(
+                "FlowOutputUnserializable",
+                format!(
+                    "The output '{output}' for flow is incorrect. The output value is not JSON serializable. JSON dump failed: ({}) {}. Please verify your flow output and make sure the value serializable.",
+                    error.type_name, error.message
+                ),
+            )
+        })
+    }
+
+    /// The JSON form of a value that goes to a component.
+    pub(crate) async fn json_form(&self, node: &str, value: Value) -> Result<String, RunError> {
+        match value {
+            Value::Bypassed => Ok("null".to_owned()),
+            Value::Json(text) => Ok(text.to_string()),
+            Value::Object(object) => {
+                let mut held = self.hold(node, object.lane).await?;
+                let dumped = held.instance.dump(object.id).await;
+                self.ask(node, dumped)?.map_err(|error| RunError::tool(node, error))
+            }
+        }
+    }
+
+    /// What a node test shows: the value's JSON form, or its `repr` where it has none, as promptflow records it.
+    pub(crate) async fn dumped(&self, node: &str, value: Value) -> Result<String, RunError> {
+        let Value::Object(object) = &value else {
+            return self.json_form(node, value).await;
+        };
+        let mut held = self.hold(node, object.lane).await?;
+        let dumped = held.instance.dump(object.id).await;
+        match self.ask(node, dumped)? {
+            Ok(text) => Ok(text),
+            Err(error) if error.own => Err(RunError::own(error).in_node(node)),
+            Err(_) => Ok(serde_json::Value::from(&*object.repr).to_string()),
+        }
+    }
+}

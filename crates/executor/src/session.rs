@@ -1,0 +1,232 @@
+//! A flow with its tools resolved, ready to run lines and single nodes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use flowcell_bundle::{Manifest, Reference};
+use flowcell_flow::{Flow, Graph, JsonMap, VariantChoice};
+use flowcell_sandbox::{Access, Environment, Isolation, Limits, Mount, Pool};
+use indexmap::IndexMap;
+
+use crate::error::RunError;
+use crate::host::Host;
+use crate::line;
+use crate::result::FlowResult;
+use crate::tools::{Resolved, Tools};
+use crate::workspace::Workspace;
+
+/// promptflow's knob for a line's time, in seconds.
+const LINE_TIMEOUT: &str = "PF_LINE_TIMEOUT_SEC";
+
+/// How a session is set up.
+#[derive(Debug, Clone)]
+pub struct SessionOptions {
+    /// The bundle to use where the flow does not name one of this store.
+    pub bundle: Reference,
+    /// A bundle to use whatever the flow says.
+    pub image: Option<Reference>,
+    /// The variant to run instead of a node's default one.
+    pub variant: Option<VariantChoice>,
+    /// Environment variables over those of the flow.
+    pub environment_variables: IndexMap<String, String>,
+    /// Limits of the session's instances. `wall_time` also bounds a whole line.
+    pub limits: Limits,
+    /// Whether instances are used again.
+    pub isolation: Isolation,
+    /// Instances of each component that may be alive at once.
+    pub instances: usize,
+    /// How long a node waits for an instance.
+    pub wait: Duration,
+}
+
+impl SessionOptions {
+    /// The settings of `flow test`, over this bundle.
+    pub fn new(bundle: Reference) -> Self {
+        Self {
+            bundle,
+            image: None,
+            variant: None,
+            environment_variables: IndexMap::new(),
+            limits: Limits::default(),
+            isolation: Isolation::default(),
+            // promptflow runs at most 16 nodes of a line at once.
+            instances: 16,
+            wait: Duration::from_secs(30),
+        }
+    }
+}
+
+/// A flow, its working copy, and its tools.
+#[derive(Debug)]
+pub struct Session {
+    pub(crate) inner: Arc<Inner>,
+    notes: Vec<String>,
+}
+
+/// What the tasks of a line share.
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) flow: Flow,
+    pub(crate) graph: Graph,
+    /// For each node of the flow, by its index; `None` for nodes that this session does not run (a node test resolves
+    /// its one node only).
+    pub(crate) resolved: Vec<Option<Resolved>>,
+    pub(crate) python: Option<Arc<Pool>>,
+    pub(crate) wait: Duration,
+    pub(crate) line_time: Duration,
+    // Deleted with the session.
+    pub(crate) _workspace: Workspace,
+}
+
+impl Session {
+    /// Applies variants, checks the graph, and resolves the tools of all nodes, or of one.
+    ///
+    /// # Errors
+    /// The first problem, in promptflow's class and words.
+    pub async fn open(
+        host: &Host,
+        workspace: Workspace,
+        options: SessionOptions,
+        only: Option<&str>,
+    ) -> Result<Self, RunError> {
+        let Prepared {
+            flow,
+            mut tools,
+            mut notes,
+            line_time,
+        } = prepare(host, &workspace, &options)?;
+        let graph = flow.validate()?;
+        let mut resolved = Vec::with_capacity(flow.nodes.len());
+        for node in &flow.nodes {
+            resolved.push(if only.is_none_or(|only| only == node.name) {
+                Some(tools.resolve(host, &workspace, node).await?)
+            } else {
+                None
+            });
+        }
+        notes.extend(workspace.notes().iter().cloned());
+        notes.extend(tools.take_notes());
+        let python = tools.python_pool();
+        Ok(Self {
+            inner: Arc::new(Inner {
+                flow,
+                graph,
+                resolved,
+                python,
+                wait: options.wait,
+                line_time,
+                _workspace: workspace,
+            }),
+            notes,
+        })
+    }
+
+    /// What happened on the way here that the user may want to know.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// Runs the flow once, aggregation included, as `pf flow test` does.
+    pub async fn run(&self, given: &JsonMap) -> FlowResult {
+        line::run_flow(&self.inner, given).await
+    }
+
+    /// Runs a single node, with the outputs of the nodes it refers to among the given values.
+    pub async fn run_node(&self, node: &str, given: &JsonMap) -> FlowResult {
+        line::run_single(&self.inner, node, given).await
+    }
+}
+
+/// What comes before the tools are resolved.
+pub(crate) struct Prepared {
+    pub(crate) flow: Flow,
+    pub(crate) tools: Tools,
+    pub(crate) notes: Vec<String>,
+    pub(crate) line_time: Duration,
+}
+
+/// Applies variants and sets up the environment of the session's instances.
+pub(crate) fn prepare(
+    host: &Host,
+    workspace: &Workspace,
+    options: &SessionOptions,
+) -> Result<Prepared, RunError> {
+    let mut flow = workspace.flow().clone();
+    flow.with_variant(options.variant.as_ref())?;
+    let mut notes = Vec::new();
+    let manifest = match &options.image {
+        Some(image) => host.store.manifest(image)?,
+        None => {
+            let environment = flow.environment.as_ref();
+            let image = environment.and_then(|environment| environment.image.as_deref());
+            let (manifest, note) = host.bundle_for(image, &options.bundle)?;
+            notes.extend(note);
+            manifest
+        }
+    };
+    let variables = variables(&flow, &options.environment_variables)?;
+    let mut limits = options.limits.clone();
+    if let Some((_, seconds)) = variables.iter().find(|(name, _)| name == LINE_TIMEOUT) {
+        let seconds = seconds.parse().ok().and_then(|s: f64| Duration::try_from_secs_f64(s).ok());
+        limits.wall_time = seconds.filter(|time| !time.is_zero()).ok_or_else(|| {
+            RunError::user("ValueError", format!("{LINE_TIMEOUT} is not a number of seconds above zero"))
+        })?;
+    }
+    let line_time = limits.wall_time;
+    let mounts = mounts(host, workspace, &manifest)?;
+    let environment = Arc::new(Environment::new(mounts, variables, limits));
+    let tools = Tools::new(manifest, environment, options.isolation, options.instances, options.wait);
+    Ok(Prepared {
+        flow,
+        tools,
+        notes,
+        line_time,
+    })
+}
+
+fn mounts(host: &Host, workspace: &Workspace, manifest: &Manifest) -> Result<Vec<Mount>, RunError> {
+    let mut mounts = vec![
+        Mount {
+            host: workspace.flow_folder(),
+            guest: "/flow".to_owned(),
+            access: Access::ReadWrite,
+        },
+        Mount {
+            host: workspace.temporary_folder(),
+            guest: "/tmp".to_owned(),
+            access: Access::ReadWrite,
+        },
+    ];
+    for tree in &manifest.trees {
+        mounts.push(Mount {
+            host: host.store.tree(&tree.digest)?,
+            guest: tree.mount.clone(),
+            access: Access::ReadOnly,
+        });
+    }
+    Ok(mounts)
+}
+
+/// The flow's environment variables under the caller's; and a home, which programs expect.
+fn variables(
+    flow: &Flow,
+    given: &IndexMap<String, String>,
+) -> Result<Vec<(String, String)>, RunError> {
+    let mut variables = IndexMap::from([("HOME".to_owned(), "/tmp".to_owned())]);
+    variables.extend(flow.environment_variables.clone());
+    variables.extend(given.clone());
+    for (name, value) in &variables {
+        if let Some((connection, _)) = value
+            .strip_prefix("${")
+            .and_then(|rest| rest.strip_suffix('}'))
+            .and_then(|inner| inner.split_once('.'))
+        {
+            return Err(RunError::user(
+                "ConnectionNotFoundError",
+                format!("Connection '{connection}' is not found."),
+            )
+            .help(format!("environment variable {name} refers to it")));
+        }
+    }
+    Ok(variables.into_iter().collect())
+}

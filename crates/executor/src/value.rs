@@ -1,0 +1,43 @@
+//! Values on their way through the graph.
+
+use std::sync::Arc;
+
+use flowcell_flow::{Json, python_json};
+use flowcell_sandbox::{ObjectInfo, Outcome};
+
+/// A node's output.
+#[derive(Debug, Clone)]
+pub(crate) enum Value {
+    /// JSON, as text: it is handed from guest to guest without being parsed.
+    Json(Arc<str>),
+    /// A Python object, which stays in the lane whose instance made it.
+    Object(Object),
+    /// The output of a node that was bypassed: Python's `None`.
+    Bypassed,
+}
+
+/// Where a Python object is.
+#[derive(Debug, Clone)]
+pub(crate) struct Object {
+    pub(crate) lane: usize,
+    pub(crate) id: u64,
+    /// The object's `repr`, for logs.
+    pub(crate) repr: Arc<str>,
+}
+
+impl Value {
+    pub(crate) fn from_json(json: &Json) -> Self {
+        Self::Json(python_json(json).into())
+    }
+
+    pub(crate) fn from_outcome(outcome: Outcome, lane: usize) -> Self {
+        match outcome {
+            Outcome::Json(json) => Self::Json(json.into()),
+            Outcome::Object(ObjectInfo { id, repr, .. }) => Self::Object(Object {
+                lane,
+                id,
+                repr: repr.into(),
+            }),
+        }
+    }
+}
