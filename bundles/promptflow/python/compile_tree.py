@@ -7,6 +7,7 @@ bundle. Mount this file's folder at /flow and the trees writable, and call `comp
 import importlib.util
 import marshal
 import os
+import platform
 
 from promptflow.core import tool
 
@@ -15,7 +16,7 @@ _UNCHECKED = (0b01).to_bytes(4, "little")
 
 @tool
 def compile_tree(folders: list) -> dict:
-    """Writes a .pyc for every .py below the folders; says how many, and which files do not compile."""
+    """Writes a .pyc for every .py below the folders; says for which Python, how many, and which files do not compile."""
     written, failed = 0, {}
     for folder in folders:
         for path in _sources(folder):
@@ -24,7 +25,7 @@ def compile_tree(folders: list) -> dict:
                 written += 1
             except (SyntaxError, ValueError) as error:
                 failed[path] = str(error)
-    return {"written": written, "failed": failed}
+    return {"python": platform.python_version(), "written": written, "failed": failed}
 
 
 def _sources(folder):

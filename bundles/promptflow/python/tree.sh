@@ -3,7 +3,7 @@
 #   OUT/python    CPython's standard library
 #   OUT/packages  the bundle's packages (requirements.txt)
 #   OUT/compile   a flow folder whose tool compiles the two: see compile_tree.py
-# usage: tree.sh OUT     needs python3 with pip and venv, cargo, tar and zstd
+# usage: tree.sh OUT     needs python3 with pip and venv, and cargo
 set -eu
 out=${1:?usage: tree.sh OUT}
 here=$(cd "$(dirname "$0")" && pwd)
@@ -14,7 +14,13 @@ rm -rf "$out/python" "$out/packages" "$out/compile"
 mkdir -p "$out/python" "$out/packages" "$out/compile"
 
 # The library of the very CPython that the runner contains.
-zstd -dcq "$(componentize_crate)/python-lib.tar.zst" | tar -xf - -C "$out/python"
+"$componentize_venv/bin/pip" install --quiet --disable-pip-version-check zstandard==0.25.0
+"$componentize_venv/bin/python" - "$(componentize_crate)/python-lib.tar.zst" "$out/python" <<'UNPACK'
+import sys, tarfile, zstandard
+
+with open(sys.argv[1], "rb") as file, zstandard.ZstdDecompressor().stream_reader(file) as stream:
+    tarfile.open(fileobj=stream, mode="r|").extractall(sys.argv[2])
+UNPACK
 # Parts that need what a sandbox has not: windows, programs to run, another interpreter's packages.
 (cd "$out/python" && rm -rf ensurepip idlelib lib2to3 tkinter turtle.py turtledemo venv test)
 

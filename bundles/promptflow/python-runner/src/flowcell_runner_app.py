@@ -7,12 +7,12 @@ The module's name, like the package's, is one that no flow's file will have: wha
 import sys
 
 from flowcell_runner import standard_modules  # noqa: F401  (imported so that the component has them)
-from flowcell_runner import calling, concurrency, errors, loading, objects, paths, startup, templates, values
+from flowcell_runner import calling, concurrency, errors, loading, logs, objects, paths, startup, templates, values
 from wit_world import exports
 from wit_world.exports.runner import Outcome_Json, Outcome_Object
 
 concurrency.install()
-errors.install_log_handler()
+logs.install()
 
 
 def _outcome(value):

@@ -34,7 +34,7 @@ def _install_threads():
             pass
         except BaseException as error:
             below = error.__traceback__.tb_next  # without this function
-            threading.excepthook(threading.ExceptHookArgs((type(error), error, below, thread)))
+            threading.excepthook(threading.ExceptHookArgs((type(error), error.with_traceback(below), below, thread)))
         finally:
             thread._flowcell_ran = True
             if outer is None:

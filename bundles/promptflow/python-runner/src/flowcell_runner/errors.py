@@ -1,13 +1,11 @@
 """Exceptions on their way to the host: class, message, whose fault it is, and the frames of the user's code."""
 
 import itertools
-import logging
 import os
 import traceback
 
 from componentize_py_types import Err
 from promptflow.exceptions import PromptflowException, UserErrorException
-from wit_world.imports import host
 from wit_world.imports.tool_types import ErrorKind, ToolError
 
 from . import describing, paths, values
@@ -105,21 +103,3 @@ def _keep_user_frames(described, seen):
     described.stack = traceback.StackSummary.from_list(frames)
     related = [described.__cause__, described.__context__, *(getattr(described, "exceptions", None) or ())]
     return any([own, *(_keep_user_frames(other, seen) for other in related)])
-
-
-class _HostHandler(logging.Handler):
-    """Hands to the host what no handler of the flow took."""
-
-    _levels = ((logging.ERROR, host.Level.ERROR), (logging.WARNING, host.Level.WARNING), (logging.INFO, host.Level.INFO))
-
-    def emit(self, record):
-        level = next((ours for theirs, ours in self._levels if record.levelno >= theirs), host.Level.DEBUG)
-        try:
-            host.log(level, values.without_surrogates(self.format(record)))
-        except Exception:
-            self.handleError(record)
-
-
-def install_log_handler():
-    """Python's last resort writes to stderr; promptflow's node log has only what the node itself wrote there."""
-    logging.lastResort = _HostHandler(logging.WARNING)
