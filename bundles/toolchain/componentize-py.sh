@@ -37,13 +37,13 @@ component_wit() {
 }
 
 componentize() {
-  # Two interfaces are called `types`, so both get names of their own. The component holds a snapshot of Python after
-  # its imports: the seed of string hashes and the clock are fixed, so that the same sources give the same snapshot.
+  # Two interfaces are called `types`, so both get names of their own.
+  # The component holds Python's memory after its imports, and no two builds give the same bytes: componentize-py passes
+  # nothing on that would fix the seed of Python's string hashes, and even with that fixed the heap's layout varies.
   (
     unset VIRTUAL_ENV
     cd "$2"
-    PYTHONHASHSEED=0 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-0} "$componentize_venv/bin/componentize-py" \
-      -d "$1" -w component \
+    "$componentize_venv/bin/componentize-py" -d "$1" -w component \
       --import-interface-name flowcell:tool/types@0.1.0=tool_types \
       --import-interface-name wasi:filesystem/types@0.2.0=filesystem_types \
       componentize -p . "$3" -o "$4"

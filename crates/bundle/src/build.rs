@@ -67,7 +67,8 @@ pub async fn build(
         let out = work.path().join("component.wasm");
         run_script(&recipe.folder.join(&component.build), &out)?;
         let wasm = fs::read(&out).io("read", &out)?;
-        let built = add_component(&component.name, &wasm, store, sandbox, programs, progress).await?;
+        let built =
+            add_component(&component.name, &wasm, store, sandbox, programs, progress).await?;
         manifest.components.retain(|other| other.name != built.name);
         manifest.components.push(built);
     }
@@ -77,12 +78,10 @@ pub async fn build(
         fs::create_dir(&out).io("make the folder", &out)?;
         run_script(&recipe.folder.join(&python.build), &out)?;
         progress("compiling Python's standard library and packages");
-        let runner = manifest
-            .python_runner()
-            .ok_or_else(|| BundleError::Guest {
-                name: recipe.name.clone(),
-                what: "[python] needs a component that is a Python runner".to_owned(),
-            })?;
+        let runner = manifest.python_runner().ok_or_else(|| BundleError::Guest {
+            name: recipe.name.clone(),
+            what: "[python] needs a component that is a Python runner".to_owned(),
+        })?;
         let runner = programs.component(runner, progress)?;
         let version = compile_python(sandbox, &runner, &out).await?;
         manifest.trees.clear();
@@ -196,14 +195,19 @@ async fn compile_python(
         inputs: vec![("folders".to_owned(), folders)],
     };
     let called = instance.call(&request).await;
-    let outcome = called.result.map_err(|fault| BundleError::fault(NAME, &fault))?;
+    let outcome = called
+        .result
+        .map_err(|fault| BundleError::fault(NAME, &fault))?;
     let compiled: Compiled = match outcome {
         Ok(Outcome::Json(json)) => {
             serde_json::from_str(&json).map_err(|error| wrong(error.to_string()))?
         }
         Ok(Outcome::Object(object)) => return Err(wrong(format!("unexpected {}", object.repr))),
         Err(error) => {
-            return Err(wrong(format!("{}: {}\n{}", error.type_name, error.message, error.traceback)));
+            return Err(wrong(format!(
+                "{}: {}\n{}",
+                error.type_name, error.message, error.traceback
+            )));
         }
     };
     for (file, reason) in &compiled.failed {

@@ -30,7 +30,9 @@ pub enum BundleError {
         available: Vec<String>,
     },
     /// A name, version or reference has characters that it must not have.
-    #[error("`{0}` is not a bundle reference; write `name:version` with letters, digits, `.`, `_` and `-`")]
+    #[error(
+        "`{0}` is not a bundle reference; write `name:version` with letters, digits, `.`, `_` and `-`"
+    )]
     Reference(String),
     /// `bundle.toml` does not parse.
     #[error("{} is not a bundle recipe: {message}", .path.display())]

@@ -35,16 +35,29 @@ pub(crate) async fn build(settings: &Settings, args: &BuildArgs) -> ExitCode {
     let built = async {
         let recipe = Recipe::read(&args.source)?;
         let host = settings.host()?;
-        let report = flowcell_bundle::build(&recipe, host.store(), host.sandbox(), host.programs(), host.progress()).await?;
+        let report = flowcell_bundle::build(
+            &recipe,
+            host.store(),
+            host.sandbox(),
+            host.programs(),
+            host.progress(),
+        )
+        .await?;
         Ok(report)
     };
     match built.await {
         Ok(report) if args.output.output == Output::Json => {
-            terminal::raw(&json!({ "digest": report.digest, "bundle": report.manifest }).to_string());
+            terminal::raw(
+                &json!({ "digest": report.digest, "bundle": report.manifest }).to_string(),
+            );
             ExitCode::SUCCESS
         }
         Ok(report) => {
-            terminal::line(&format!("{} {}", report.manifest.reference(), report.digest));
+            terminal::line(&format!(
+                "{} {}",
+                report.manifest.reference(),
+                report.digest
+            ));
             describe(&report.manifest);
             ExitCode::SUCCESS
         }
@@ -74,7 +87,9 @@ pub(crate) fn list(settings: &Settings, args: &OutputArgs) -> ExitCode {
                 terminal::line(&format!("{reference}  {}", digest.short()));
             }
             if rows.is_empty() {
-                terminal::note("there are no bundles; `flowcell bundle build` makes the base bundle");
+                terminal::note(
+                    "there are no bundles; `flowcell bundle build` makes the base bundle",
+                );
             }
             ExitCode::SUCCESS
         }
@@ -83,7 +98,9 @@ pub(crate) fn list(settings: &Settings, args: &OutputArgs) -> ExitCode {
 }
 
 pub(crate) fn show(settings: &Settings, args: &ShowArgs) -> ExitCode {
-    let shown = settings.store().and_then(|store| Ok((store.resolve(&args.bundle)?, store.manifest(&args.bundle)?)));
+    let shown = settings
+        .store()
+        .and_then(|store| Ok((store.resolve(&args.bundle)?, store.manifest(&args.bundle)?)));
     match (shown, args.output.output) {
         (Ok((digest, manifest)), Output::Json) => {
             terminal::raw(&json!({ "digest": digest, "bundle": manifest }).to_string());
@@ -101,14 +118,22 @@ pub(crate) fn show(settings: &Settings, args: &ShowArgs) -> ExitCode {
 fn describe(manifest: &Manifest) {
     for component in &manifest.components {
         let size = component.size.div_ceil(1024);
-        terminal::line(&format!("  component {}  {}  {size} KiB", component.name, component.digest.short()));
+        terminal::line(&format!(
+            "  component {}  {}  {size} KiB",
+            component.name,
+            component.digest.short()
+        ));
         for tool in &component.tools {
             terminal::line(&format!("    tool {}: {}", tool.name, tool.description));
         }
     }
     for tree in &manifest.trees {
         let size = tree.size.div_ceil(1024);
-        terminal::line(&format!("  tree {}  {}  {size} KiB", tree.mount, tree.digest.short()));
+        terminal::line(&format!(
+            "  tree {}  {}  {size} KiB",
+            tree.mount,
+            tree.digest.short()
+        ));
     }
     if let Some(python) = &manifest.python {
         terminal::line(&format!("  CPython {}", python.version));

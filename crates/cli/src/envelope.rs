@@ -27,7 +27,7 @@ pub(crate) fn envelope(result: &FlowResult) -> String {
                 "name": node.name,
                 "status": node.status.as_str(),
                 "duration_ms": (node.duration.as_secs_f64() * 1e6).round() / 1e3,
-                "logs": { "stdout": node.logs.stdout, "stderr": node.logs.stderr },
+                "logs": { "stdout": node.logs.stdout, "stderr": node.logs.stderr, "log": node.logs.log },
             });
             if let Some(failure) = &node.error {
                 entry["error"] = error(failure);
@@ -52,7 +52,11 @@ pub(crate) fn error(error: &RunError) -> Value {
             Code::System => "SystemError",
         },
     });
-    for (key, value) in [("node", &error.node), ("traceback", &error.traceback), ("help", &error.help)] {
+    for (key, value) in [
+        ("node", &error.node),
+        ("traceback", &error.traceback),
+        ("help", &error.help),
+    ] {
         if let Some(value) = value {
             entry[key] = Value::from(value.as_str());
         }

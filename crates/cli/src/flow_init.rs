@@ -34,18 +34,33 @@ impl FlowType {
     fn files(self) -> &'static [(&'static str, &'static str)] {
         match self {
             Self::Standard => &[
-                ("flow.dag.yaml", include_str!("../templates/standard/flow.dag.yaml")),
-                ("hello.jinja2", include_str!("../templates/standard/hello.jinja2")),
+                (
+                    "flow.dag.yaml",
+                    include_str!("../templates/standard/flow.dag.yaml"),
+                ),
+                (
+                    "hello.jinja2",
+                    include_str!("../templates/standard/hello.jinja2"),
+                ),
                 ("hello.py", include_str!("../templates/standard/hello.py")),
             ],
             Self::Chat => &[
-                ("flow.dag.yaml", include_str!("../templates/chat/flow.dag.yaml")),
+                (
+                    "flow.dag.yaml",
+                    include_str!("../templates/chat/flow.dag.yaml"),
+                ),
                 ("answer.py", include_str!("../templates/chat/answer.py")),
             ],
             Self::Evaluation => &[
-                ("flow.dag.yaml", include_str!("../templates/evaluation/flow.dag.yaml")),
+                (
+                    "flow.dag.yaml",
+                    include_str!("../templates/evaluation/flow.dag.yaml"),
+                ),
                 ("grade.py", include_str!("../templates/evaluation/grade.py")),
-                ("aggregate.py", include_str!("../templates/evaluation/aggregate.py")),
+                (
+                    "aggregate.py",
+                    include_str!("../templates/evaluation/aggregate.py"),
+                ),
             ],
         }
     }
@@ -55,7 +70,9 @@ pub(crate) fn run(args: &InitArgs) -> ExitCode {
     match init(&args.flow, args.kind.files()) {
         Ok(()) => {
             let folder = args.flow.display();
-            terminal::line(&format!("made {folder}\ntry it: flowcell flow test --flow {folder}"));
+            terminal::line(&format!(
+                "made {folder}\ntry it: flowcell flow test --flow {folder}"
+            ));
             ExitCode::SUCCESS
         }
         Err(message) => terminal::fail(&format!("flowcell.flow.init failed with {message}")),
@@ -64,9 +81,18 @@ pub(crate) fn run(args: &InitArgs) -> ExitCode {
 
 /// All files or none: nothing that is there already is touched.
 fn init(folder: &Path, files: &[(&str, &str)]) -> Result<(), String> {
-    let wrong = |action: &str, path: &Path, error: &io::Error| format!("OSError: cannot {action} {}: {error}", path.display());
-    if let Some(there) = files.iter().map(|(name, _)| folder.join(name)).find(|path| path.exists()) {
-        return Err(format!("FileExistsError: {} is there already; choose another folder", there.display()));
+    let wrong = |action: &str, path: &Path, error: &io::Error| {
+        format!("OSError: cannot {action} {}: {error}", path.display())
+    };
+    if let Some(there) = files
+        .iter()
+        .map(|(name, _)| folder.join(name))
+        .find(|path| path.exists())
+    {
+        return Err(format!(
+            "FileExistsError: {} is there already; choose another folder",
+            there.display()
+        ));
     }
     fs::create_dir_all(folder).map_err(|error| wrong("make", folder, &error))?;
     for (name, content) in files {

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use clap::Args;
 use flowcell_bundle::Reference;
-use flowcell_executor::{FlowResult, RunError, Session, SessionOptions, Workspace, WorkspaceLimits};
+use flowcell_executor::{
+    FlowResult, RunError, Session, SessionOptions, Workspace, WorkspaceLimits,
+};
 use flowcell_flow::JsonMap;
 use flowcell_sandbox::Isolation;
 
@@ -47,9 +49,6 @@ pub(crate) struct TestArgs {
     /// Whether nodes may share an instance (`session`), or every run gets fresh ones (`call`).
     #[arg(long, value_enum, default_value_t = IsolationArg::Session)]
     isolation: IsolationArg,
-    /// Show what the nodes printed.
-    #[arg(long)]
-    verbose: bool,
     #[command(flatten)]
     output: crate::OutputArgs,
 }
@@ -61,9 +60,14 @@ enum IsolationArg {
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
-    let duration = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    let duration = text
+        .parse()
+        .ok()
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
     match duration {
-        Some(duration) if !duration.is_zero() && duration <= Duration::from_secs(86_400) => Ok(duration),
+        Some(duration) if !duration.is_zero() && duration <= Duration::from_secs(86_400) => {
+            Ok(duration)
+        }
         _ => Err("a number of seconds above 0 and up to 86400 is needed".to_owned()),
     }
 }
@@ -73,30 +77,28 @@ pub(crate) async fn run(settings: &Settings, args: TestArgs) -> ExitCode {
         Ok(result) => result,
         Err(error) => FlowResult::failed(error),
     };
-    match args.output.output {
-        Output::Json => terminal::raw(&envelope::envelope(&result)),
-        Output::Text => {}
-    }
     for warning in &result.warnings {
         terminal::note(warning);
     }
-    let code = match &result.outputs {
-        Ok(outputs) if args.output.output == Output::Text => {
-            print_logs(&result, args.verbose);
+    if args.output.output == Output::Json {
+        terminal::raw(&envelope::envelope(&result));
+        return if result.outputs.is_ok() {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        };
+    }
+    print_logs(&result);
+    match &result.outputs {
+        Ok(outputs) => {
             for (name, value) in &result.metrics {
                 terminal::note(&format!("metric {name} = {value}"));
             }
             terminal::line(&indented(outputs));
             ExitCode::SUCCESS
         }
-        Ok(_) => ExitCode::SUCCESS,
-        Err(error) if args.output.output == Output::Text => {
-            print_logs(&result, true);
-            terminal::fail_with(COMMAND, error)
-        }
-        Err(_) => ExitCode::FAILURE,
-    };
-    code
+        Err(error) => terminal::fail_with(COMMAND, error),
+    }
 }
 
 async fn test(settings: &Settings, args: &TestArgs) -> Result<FlowResult, RunError> {
@@ -104,7 +106,8 @@ async fn test(settings: &Settings, args: &TestArgs) -> Result<FlowResult, RunErr
     let mut options = SessionOptions::new(Settings::base_bundle());
     options.image.clone_from(&args.image);
     options.variant = args.variant.as_deref().map(str::parse).transpose()?;
-    options.environment_variables = inputs::pairs("--environment-variables", &args.environment_variables)?;
+    options.environment_variables =
+        inputs::pairs("--environment-variables", &args.environment_variables)?;
     options.limits.wall_time = args.timeout;
     options.limits.cpu_time = args.timeout;
     options.limits.memory = (args.memory as usize) << 20;
@@ -124,12 +127,16 @@ async fn test(settings: &Settings, args: &TestArgs) -> Result<FlowResult, RunErr
     })
 }
 
-/// What the nodes printed, on standard error: the outputs have standard output to themselves.
-fn print_logs(result: &FlowResult, all: bool) {
+/// What the nodes printed and logged, on standard error: the outputs have standard output to themselves.
+fn print_logs(result: &FlowResult) {
     for node in &result.nodes {
-        let printed = [("stdout", &node.logs.stdout), ("stderr", &node.logs.stderr)];
-        for (stream, text) in printed {
-            if !text.is_empty() && (all || stream == "stdout") {
+        let logs = &node.logs;
+        for (stream, text) in [
+            ("stdout", &logs.stdout),
+            ("stderr", &logs.stderr),
+            ("log", &logs.log),
+        ] {
+            if !text.is_empty() {
                 terminal::section(&format!("{} {stream}", node.name), text);
             }
         }

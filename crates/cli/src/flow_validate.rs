@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use flowcell_executor::{Problem, RunError, SessionOptions, Workspace, WorkspaceLimits, check, flow_file};
+use flowcell_executor::{
+    Problem, RunError, SessionOptions, Workspace, WorkspaceLimits, check, flow_file,
+};
 use flowcell_flow::Severity;
 use serde_json::json;
 
@@ -33,19 +35,34 @@ pub(crate) async fn run(settings: &Settings, args: ValidateArgs) -> ExitCode {
             return terminal::fail_with(COMMAND, &error);
         }
     };
-    let errors = findings.iter().filter(|finding| finding.severity == Severity::Error).count();
+    let errors = findings
+        .iter()
+        .filter(|finding| finding.severity == Severity::Error)
+        .count();
     let file = flow_file(&args.source).unwrap_or_else(|_| args.source.clone());
-    let summary = format!("{} has {errors} error{}", file.display(), if errors == 1 { "" } else { "s" });
+    let summary = format!(
+        "{} has {errors} error{}",
+        file.display(),
+        if errors == 1 { "" } else { "s" }
+    );
     if args.output.output == Output::Json {
         print_json(&findings, errors, &summary, &file.display().to_string());
     } else {
         for finding in &findings {
             let place = match finding.location {
-                Some(location) => format!("{}:{}:{}", file.display(), location.line, location.column),
+                Some(location) => {
+                    format!("{}:{}:{}", file.display(), location.line, location.column)
+                }
                 None => file.display().to_string(),
             };
             let is_error = finding.severity == Severity::Error;
-            terminal::finding(is_error, &place, &finding.class, &finding.message, finding.help.as_deref());
+            terminal::finding(
+                is_error,
+                &place,
+                &finding.class,
+                &finding.message,
+                finding.help.as_deref(),
+            );
         }
     }
     match (errors, args.output.output) {
@@ -54,7 +71,9 @@ pub(crate) async fn run(settings: &Settings, args: ValidateArgs) -> ExitCode {
             ExitCode::SUCCESS
         }
         (0, Output::Json) => ExitCode::SUCCESS,
-        (_, Output::Text) => terminal::fail(&format!("{COMMAND} failed with ValidationException: {summary}")),
+        (_, Output::Text) => terminal::fail(&format!(
+            "{COMMAND} failed with ValidationException: {summary}"
+        )),
         (_, Output::Json) => ExitCode::FAILURE,
     }
 }
@@ -83,7 +102,10 @@ fn print_json(findings: &[Problem], errors: usize, summary: &str, file: &str) {
         .collect();
     let (result, error) = match errors {
         0 => ("Succeeded", serde_json::Value::Null),
-        _ => ("Failed", json!({ "class": "ValidationException", "message": summary })),
+        _ => (
+            "Failed",
+            json!({ "class": "ValidationException", "message": summary }),
+        ),
     };
     terminal::raw(&json!({ "result": result, "error": error, "findings": entries }).to_string());
 }

@@ -49,10 +49,15 @@ fn read(file: &Path) -> Result<JsonMap, RunError> {
     let bytes = fs::read(file).map_err(|cause| error(format!("cannot read {name}: {cause}")))?;
     let text = String::from_utf8(bytes).map_err(|cause| {
         let place = cause.utf8_error().valid_up_to();
-        error(format!("{name} is not UTF-8: the byte at {place} is wrong. Save it as UTF-8"))
+        error(format!(
+            "{name} is not UTF-8: the byte at {place} is wrong. Save it as UTF-8"
+        ))
     })?;
     let mut text = text.trim_start_matches('\u{feff}');
-    if file.extension().is_some_and(|extension| extension == "jsonl") {
+    if file
+        .extension()
+        .is_some_and(|extension| extension == "jsonl")
+    {
         text = text.lines().next().unwrap_or_default();
     }
     serde_json::from_str(text).map_err(|cause| {

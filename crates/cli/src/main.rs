@@ -18,7 +18,12 @@ use crate::settings::Settings;
 
 /// Runs prompt flow folders, unchanged, in WebAssembly sandboxes.
 #[derive(Debug, Parser)]
-#[command(name = "flowcell", version, disable_version_flag = true, arg_required_else_help = true)]
+#[command(
+    name = "flowcell",
+    version,
+    disable_version_flag = true,
+    arg_required_else_help = true
+)]
 struct Cli {
     /// Print the versions of flowcell, wasmtime and CPython.
     #[arg(short = 'V', long)]
@@ -87,16 +92,23 @@ fn main() -> ExitCode {
         settings.print_versions();
         return ExitCode::SUCCESS;
     }
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_time().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_time()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => return terminal::fail(&format!("cannot start worker threads: {error}")),
     };
     runtime.block_on(async {
         match cli.command {
             Some(Command::Flow(FlowCommand::Test(args))) => flow_test::run(&settings, *args).await,
-            Some(Command::Flow(FlowCommand::Validate(args))) => flow_validate::run(&settings, args).await,
+            Some(Command::Flow(FlowCommand::Validate(args))) => {
+                flow_validate::run(&settings, args).await
+            }
             Some(Command::Flow(FlowCommand::Init(args))) => flow_init::run(&args),
-            Some(Command::Bundle(BundleCommand::Build(args))) => bundle::build(&settings, &args).await,
+            Some(Command::Bundle(BundleCommand::Build(args))) => {
+                bundle::build(&settings, &args).await
+            }
             Some(Command::Bundle(BundleCommand::List(args))) => bundle::list(&settings, &args),
             Some(Command::Bundle(BundleCommand::Show(args))) => bundle::show(&settings, &args),
             // clap prints the help when there is nothing at all on the command line.

@@ -24,13 +24,19 @@ impl Settings {
     /// `home` comes from `--home` or `FLOWCELL_HOME`; otherwise it is where the system keeps a user's data.
     pub(crate) fn new(home: Option<PathBuf>) -> Result<Self, String> {
         let home = home.or_else(|| {
-            let data = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
-            let data = data.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".local/share")))?;
+            let data = std::env::var_os("XDG_DATA_HOME")
+                .map(PathBuf::from)
+                .filter(|path| path.is_absolute());
+            let data = data
+                .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".local/share")))?;
             Some(data.join("flowcell"))
         });
         match home {
             Some(home) => Ok(Self { home }),
-            None => Err("there is no home folder; set FLOWCELL_HOME to a folder for flowcell's data".to_owned()),
+            None => Err(
+                "there is no home folder; set FLOWCELL_HOME to a folder for flowcell's data"
+                    .to_owned(),
+            ),
         }
     }
 

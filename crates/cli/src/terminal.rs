@@ -1,6 +1,10 @@
 //! What people read: answers on standard output, everything else on standard error.
 
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this module is where the program prints")]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "this module is where the program prints"
+)]
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -75,7 +79,11 @@ pub(crate) fn section(heading: &str, text: &str) {
 
 /// One finding of a check.
 pub(crate) fn finding(is_error: bool, place: &str, class: &str, message: &str, help: Option<&str>) {
-    let (color, word) = if is_error { (BOLD_RED, "error") } else { (CYAN, "warning") };
+    let (color, word) = if is_error {
+        (BOLD_RED, "error")
+    } else {
+        (CYAN, "warning")
+    };
     println!("{place}: {color}{word}:{RESET} [{class}] {message}");
     if let Some(help) = help {
         println!("  {CYAN}help:{RESET} {help}");

@@ -14,7 +14,10 @@ impl Line {
         let graph = &self.session.graph;
         let mut failed = HashSet::new();
         for index in &graph.aggregation {
-            if graph.dependencies[*index].iter().any(|on| failed.contains(on)) {
+            if graph.dependencies[*index]
+                .iter()
+                .any(|on| failed.contains(on))
+            {
                 failed.insert(*index);
                 continue;
             }
@@ -23,7 +26,9 @@ impl Line {
             let (mut node, outcome) = self.record(end);
             if let Err(error) = outcome {
                 failed.insert(*index);
-                result.warnings.push(format!("Aggregation node '{}' failed: {error}", node.name));
+                result
+                    .warnings
+                    .push(format!("Aggregation node '{}' failed: {error}", node.name));
                 node.error = Some(error);
             }
             result.nodes.push(node);

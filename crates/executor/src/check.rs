@@ -45,10 +45,19 @@ pub async fn check(
     workspace: &Workspace,
     options: &SessionOptions,
 ) -> Result<Vec<Problem>, RunError> {
-    let mut findings: Vec<Problem> = workspace.flow().lint().into_iter().map(Problem::from).collect();
-    let Prepared { flow, mut tools, .. } = match prepare(host, workspace, options) {
+    let mut findings: Vec<Problem> = workspace
+        .flow()
+        .lint()
+        .into_iter()
+        .map(Problem::from)
+        .collect();
+    let Prepared {
+        flow, mut tools, ..
+    } = match prepare(host, workspace, options) {
         Ok(prepared) => prepared,
-        Err(error) if error.class == "InvalidFlowError" || error.class == "ConnectionNotFoundError" => {
+        Err(error)
+            if error.class == "InvalidFlowError" || error.class == "ConnectionNotFoundError" =>
+        {
             findings.push(finding(&error, None));
             return Ok(findings);
         }
@@ -69,7 +78,11 @@ pub async fn check(
             Err(error) => findings.push(finding(&error, Some(node))),
         }
     }
-    findings.sort_by_key(|finding| finding.location.map_or(usize::MAX, |location| location.line));
+    findings.sort_by_key(|finding| {
+        finding
+            .location
+            .map_or(usize::MAX, |location| location.line)
+    });
     findings.dedup_by(|a, b| a.message == b.message && a.location == b.location);
     Ok(findings)
 }
@@ -103,12 +116,27 @@ fn signature(node: &Node, resolved: &Resolved) -> Vec<Problem> {
             help: Some(help),
         });
     };
-    let names: Vec<&str> = resolved.parameters.iter().map(|parameter| parameter.name.as_str()).collect();
+    let names: Vec<&str> = resolved
+        .parameters
+        .iter()
+        .map(|parameter| parameter.name.as_str())
+        .collect();
     if !resolved.open_inputs {
-        for name in resolved.inputs.keys().filter(|name| !names.contains(&name.as_str())) {
-            let known = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+        for name in resolved
+            .inputs
+            .keys()
+            .filter(|name| !names.contains(&name.as_str()))
+        {
+            let known = if names.is_empty() {
+                "none".to_owned()
+            } else {
+                names.join(", ")
+            };
             wrong(
-                format!("Node '{}' gives its tool an input '{name}', which the tool does not have.", node.name),
+                format!(
+                    "Node '{}' gives its tool an input '{name}', which the tool does not have.",
+                    node.name
+                ),
                 format!("remove the input, or add a parameter; the tool's parameters: {known}"),
             );
         }
@@ -116,9 +144,16 @@ fn signature(node: &Node, resolved: &Resolved) -> Vec<Problem> {
     for parameter in &resolved.parameters {
         if parameter.required && !resolved.inputs.contains_key(&parameter.name) {
             let dropped = node.inputs.contains_key(&parameter.name);
-            let why = if dropped { " (null and \"\" count as not given)" } else { "" };
+            let why = if dropped {
+                " (null and \"\" count as not given)"
+            } else {
+                ""
+            };
             wrong(
-                format!("Node '{}' gives its tool no input '{}', which the tool needs{why}.", node.name, parameter.name),
+                format!(
+                    "Node '{}' gives its tool no input '{}', which the tool needs{why}.",
+                    node.name, parameter.name
+                ),
                 "add the input to the node, or a default to the parameter".to_owned(),
             );
         }

@@ -107,18 +107,22 @@ impl RunError {
     /// A call that ended without an answer.
     pub(crate) fn fault(node: &str, fault: Fault) -> Self {
         let class = fault.class();
-        Self::user(class, format!("Execution failure in '{node}': ({class}) {fault}"))
-            .in_node(node)
-            .caused_by(fault)
+        Self::user(
+            class,
+            format!("Execution failure in '{node}': ({class}) {fault}"),
+        )
+        .in_node(node)
+        .caused_by(fault)
     }
 
     /// A node for which there was no instance.
     pub(crate) fn pool(node: &str, error: PoolError) -> Self {
         match error {
-            PoolError::Busy { .. } => {
-                Self::system("NoInstanceAvailable", format!("Node '{node}' could not start: {error}"))
-                    .help("allow more instances, or call again later")
-            }
+            PoolError::Busy { .. } => Self::system(
+                "NoInstanceAvailable",
+                format!("Node '{node}' could not start: {error}"),
+            )
+            .help("allow more instances, or call again later"),
             PoolError::Start(error) => Self::from(error),
         }
         .in_node(node)
@@ -132,7 +136,9 @@ fn non_empty(text: String) -> Option<String> {
 impl From<FlowError> for RunError {
     fn from(error: FlowError) -> Self {
         let mut message = error.to_string();
-        let place = error.location().map(|location| format!("flow file, {location}"));
+        let place = error
+            .location()
+            .map(|location| format!("flow file, {location}"));
         let help = match (place, error.help()) {
             (Some(place), Some(help)) => Some(format!("{place}: {help}")),
             (place, help) => place.or(help.map(str::to_owned)),
@@ -142,7 +148,11 @@ impl From<FlowError> for RunError {
         }
         Self {
             class: error.class().to_owned(),
-            code: if error.code() == "UserError" { Code::User } else { Code::System },
+            code: if error.code() == "UserError" {
+                Code::User
+            } else {
+                Code::System
+            },
             help,
             ..Self::user("", message)
         }

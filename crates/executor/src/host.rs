@@ -84,7 +84,9 @@ impl Host {
         {
             return Ok((self.store.manifest(&reference)?, None));
         }
-        let note = format!("the flow's image {image} is no bundle of this store; {default} takes its place");
+        let note = format!(
+            "the flow's image {image} is no bundle of this store; {default} takes its place"
+        );
         Ok((self.store.manifest(default)?, Some(note)))
     }
 }

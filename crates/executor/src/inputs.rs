@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use flowcell_flow::{Activate, Assignment, FlowError, Json, NodeInput, PropertyPath, python_eq, python_json};
+use flowcell_flow::{
+    Activate, Assignment, FlowError, Json, NodeInput, PropertyPath, python_eq, python_json,
+};
 use flowcell_sandbox::Call;
 use serde_json::json;
 
@@ -63,28 +65,48 @@ pub(crate) fn home(arguments: &Arguments) -> Option<usize> {
         }
     }
     let most = counts.values().max().copied()?;
-    counts.into_iter().find(|(_, count)| *count == most).map(|(lane, _)| lane)
+    counts
+        .into_iter()
+        .find(|(_, count)| *count == most)
+        .map(|(lane, _)| lane)
 }
 
 impl Line {
     /// The arguments of a node whose dependencies are settled.
-    pub(crate) async fn arguments(&self, node: &str, resolved: &Resolved) -> Result<Arguments, RunError> {
+    pub(crate) async fn arguments(
+        &self,
+        node: &str,
+        resolved: &Resolved,
+    ) -> Result<Arguments, RunError> {
         let aggregated = self.is_aggregation(node);
         let mut arguments = Vec::with_capacity(resolved.inputs.len());
         for (name, input) in &resolved.inputs {
             let argument = match input {
-                NodeInput::Value(value) | NodeInput::AssistantDefinition(value) => Argument::json(value),
+                NodeInput::Value(value) | NodeInput::AssistantDefinition(value) => {
+                    Argument::json(value)
+                }
                 NodeInput::Image(value) => Argument::json(&json!({ "$image": value })),
                 NodeInput::Connection { name, .. } => {
                     let name = flowcell_flow::python_str(name);
-                    return Err(RunError::user("ConnectionNotFoundError", format!("Connection '{name}' is not found.")));
+                    return Err(RunError::user(
+                        "ConnectionNotFoundError",
+                        format!("Connection '{name}' is not found."),
+                    ));
                 }
                 NodeInput::Reference(Assignment::Literal(value)) => Argument::json(value),
                 NodeInput::Reference(Assignment::FlowInput(input)) => {
                     let argument = Argument::json(self.flow_input(input)?);
-                    if aggregated { argument.listed() } else { argument }
+                    if aggregated {
+                        argument.listed()
+                    } else {
+                        argument
+                    }
                 }
-                NodeInput::Reference(Assignment::NodeOutput { node: from, section, property }) => {
+                NodeInput::Reference(Assignment::NodeOutput {
+                    node: from,
+                    section,
+                    property,
+                }) => {
                     if section != "output" {
                         return Err(FlowError::unsupported_reference(from, section).into());
                     }
@@ -98,7 +120,11 @@ impl Line {
                     }
                     let argument = self.property(from, value, property).await?;
                     let across_lines = aggregated && !self.is_aggregation(from);
-                    if across_lines { argument.listed() } else { argument }
+                    if across_lines {
+                        argument.listed()
+                    } else {
+                        argument
+                    }
                 }
             };
             arguments.push((name.clone(), argument));
@@ -115,7 +141,12 @@ impl Line {
     }
 
     /// What a property path of a reference leads to.
-    pub(crate) async fn property(&self, node: &str, value: Value, property: &str) -> Result<Argument, RunError> {
+    pub(crate) async fn property(
+        &self,
+        node: &str,
+        value: Value,
+        property: &str,
+    ) -> Result<Argument, RunError> {
         let path = PropertyPath::parse(property);
         let invalid = || RunError::from(FlowError::invalid_reference_property(node, property));
         match value {
@@ -138,7 +169,12 @@ impl Line {
                         Value::Bypassed => Ok(Argument::null()),
                     },
                     // The lookup's own failures; anything else is an exception of the object's code.
-                    Err(error) if matches!(error.type_name.as_str(), "KeyError" | "IndexError" | "AttributeError" | "TypeError") => {
+                    Err(error)
+                        if matches!(
+                            error.type_name.as_str(),
+                            "KeyError" | "IndexError" | "AttributeError" | "TypeError"
+                        ) =>
+                    {
                         Err(invalid())
                     }
                     Err(error) => Err(RunError::tool(node, error)),
@@ -159,7 +195,11 @@ impl Line {
                 }
                 return Ok(python_eq(value, &activate.is));
             }
-            Assignment::NodeOutput { node: from, section, property } => {
+            Assignment::NodeOutput {
+                node: from,
+                section,
+                property,
+            } => {
                 if section != "output" {
                     return Err(FlowError::unsupported_reference(from, section).into());
                 }
@@ -170,8 +210,12 @@ impl Line {
             Argument::Json(text) => Ok(python_eq(&parse(node, &text)?, &activate.is)),
             Argument::Object(object) => {
                 let mut held = self.hold(node, object.lane).await?;
-                let equal = held.instance.equals(object.id, python_json(&activate.is)).await;
-                self.ask(node, equal)?.map_err(|error| RunError::tool(node, error))
+                let equal = held
+                    .instance
+                    .equals(object.id, python_json(&activate.is))
+                    .await;
+                self.ask(node, equal)?
+                    .map_err(|error| RunError::tool(node, error))
             }
             Argument::Objects(_) => Ok(false),
         }
@@ -251,6 +295,10 @@ pub(crate) enum Moved {
 
 fn parse(node: &str, text: &str) -> Result<Json, RunError> {
     serde_json::from_str(text).map_err(|error| {
-        RunError::user("ValueError", format!("The value for node '{node}' is not JSON: {error}")).in_node(node)
+        RunError::user(
+            "ValueError",
+            format!("The value for node '{node}' is not JSON: {error}"),
+        )
+        .in_node(node)
     })
 }

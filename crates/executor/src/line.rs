@@ -66,10 +66,13 @@ pub(crate) async fn run_flow(session: &Arc<Inner>, given: &JsonMap) -> FlowResul
 
 /// Runs one node.
 pub(crate) async fn run_single(session: &Arc<Inner>, node: &str, given: &JsonMap) -> FlowResult {
-    let prepared = session.flow.node_test_inputs(node, given).and_then(|given| {
-        let inputs = session.flow.coerce_node_inputs(node, &given.flow_inputs)?;
-        Ok((given, inputs))
-    });
+    let prepared = session
+        .flow
+        .node_test_inputs(node, given)
+        .and_then(|given| {
+            let inputs = session.flow.coerce_node_inputs(node, &given.flow_inputs)?;
+            Ok((given, inputs))
+        });
     let (given, inputs) = match prepared {
         Ok(prepared) => prepared,
         Err(error) => return FlowResult::failed(error.into()),
@@ -78,8 +81,16 @@ pub(crate) async fn run_single(session: &Arc<Inner>, node: &str, given: &JsonMap
     for (name, value) in &given.node_outputs {
         line.settle(name, Value::from_json(value));
     }
-    let Some(index) = session.flow.nodes.iter().position(|other| other.name == node) else {
-        return FlowResult::failed(RunError::user("UserErrorException", format!("Cannot find {node} in the flow.")));
+    let Some(index) = session
+        .flow
+        .nodes
+        .iter()
+        .position(|other| other.name == node)
+    else {
+        return FlowResult::failed(RunError::user(
+            "UserErrorException",
+            format!("Cannot find {node} in the flow."),
+        ));
     };
     let mut result = FlowResult {
         outputs: Ok(String::new()),
@@ -106,7 +117,10 @@ pub(crate) async fn run_single(session: &Arc<Inner>, node: &str, given: &JsonMap
 fn timeout(limit: Duration) -> RunError {
     RunError::user(
         "LineExecutionTimeoutError",
-        format!("Line 0 execution timeout for exceeding {} seconds", limit.as_secs_f64()),
+        format!(
+            "Line 0 execution timeout for exceeding {} seconds",
+            limit.as_secs_f64()
+        ),
     )
 }
 
@@ -121,13 +135,19 @@ impl Line {
     }
 
     pub(crate) fn is_aggregation(&self, node: &str) -> bool {
-        self.session.flow.node(node).is_some_and(|node| node.aggregation)
+        self.session
+            .flow
+            .node(node)
+            .is_some_and(|node| node.aggregation)
     }
 
     /// The output of a node that has run or was bypassed.
     pub(crate) fn output(&self, node: &str) -> Result<Value, RunError> {
         self.values().get(node).cloned().ok_or_else(|| {
-            RunError::system("SystemErrorException", format!("the output of node '{node}' is not there yet"))
+            RunError::system(
+                "SystemErrorException",
+                format!("the output of node '{node}' is not there yet"),
+            )
         })
     }
 
@@ -152,7 +172,9 @@ impl Line {
         let mut tasks = JoinSet::new();
         loop {
             waiting.retain(|index| {
-                let ready = graph.dependencies[*index].iter().all(|on| settled.contains(on));
+                let ready = graph.dependencies[*index]
+                    .iter()
+                    .all(|on| settled.contains(on));
                 if ready {
                     tasks.spawn(Arc::clone(self).node(*index, true));
                     running.insert(*index, Instant::now());
@@ -163,7 +185,10 @@ impl Line {
                 return Ok(());
             };
             let end = ended.map_err(|error| {
-                RunError::system("SystemErrorException", format!("a node's task ended unexpectedly: {error}"))
+                RunError::system(
+                    "SystemErrorException",
+                    format!("a node's task ended unexpectedly: {error}"),
+                )
             })?;
             running.remove(&end.index);
             settled.insert(end.index);
@@ -243,7 +268,12 @@ impl Line {
             return Ok(Decision::Run);
         }
         let met = match &node.activate {
-            Some(activate) if !activate.when.node().is_some_and(|when| self.is_bypassed(when)) => {
+            Some(activate)
+                if !activate
+                    .when
+                    .node()
+                    .is_some_and(|when| self.is_bypassed(when)) =>
+            {
                 self.is_met(&node.name, activate).await?
             }
             _ => false,
@@ -251,28 +281,47 @@ impl Line {
         decide(node, |name| self.is_bypassed(name), |_| Ok(met))
     }
 
-    async fn execute(&self, node: &Node, index: usize, end: &mut NodeEnd) -> Result<Value, RunError> {
+    async fn execute(
+        &self,
+        node: &Node,
+        index: usize,
+        end: &mut NodeEnd,
+    ) -> Result<Value, RunError> {
         let resolved = self.session.resolved[index].as_ref().ok_or_else(|| {
-            RunError::system("SystemErrorException", format!("node '{}' was not resolved", node.name))
+            RunError::system(
+                "SystemErrorException",
+                format!("node '{}' was not resolved", node.name),
+            )
         })?;
         let arguments = self
             .arguments(&node.name, resolved)
             .await
-            .map_err(|error| if error.node.is_some() { error } else { error.in_node(&node.name) })?;
+            .map_err(|error| {
+                if error.node.is_some() {
+                    error
+                } else {
+                    error.in_node(&node.name)
+                }
+            })?;
         match &resolved.tool {
-            Tool::Python { source } => self.python(&node.name, source, resolved, arguments, end).await,
+            Tool::Python { source } => {
+                self.python(&node.name, source, resolved, arguments, end)
+                    .await
+            }
             Tool::Component { pool, tool } => {
                 let inputs = self.json_inputs(&node.name, arguments).await?;
                 self.component(&node.name, pool, tool, inputs, end).await
             }
             Tool::Prompt { template, .. } if home(&arguments).is_some() => {
-                self.python_prompt(&node.name, template, arguments, end).await
+                self.python_prompt(&node.name, template, arguments, end)
+                    .await
             }
             Tool::Prompt { pool, template } => {
                 let mut inputs = self.json_inputs(&node.name, arguments).await?;
                 let template = serde_json::Value::from(template.as_str()).to_string();
                 inputs.push(("template".to_owned(), template.into()));
-                self.component(&node.name, pool, crate::tools::RENDER, inputs, end).await
+                self.component(&node.name, pool, crate::tools::RENDER, inputs, end)
+                    .await
             }
         }
     }
@@ -287,7 +336,9 @@ impl Line {
         end: &mut NodeEnd,
     ) -> Result<Value, RunError> {
         let (mut held, arguments) = self.in_lane(node, arguments).await?;
-        let (init, inputs) = arguments.into_iter().partition(|(name, _)| resolved.init.contains(name));
+        let (init, inputs) = arguments
+            .into_iter()
+            .partition(|(name, _)| resolved.init.contains(name));
         let request = Request {
             node: node.to_owned(),
             source: source.to_owned(),
@@ -320,11 +371,17 @@ impl Line {
         arguments: Arguments,
     ) -> Result<(Held, Vec<(String, sandbox::Argument)>), RunError> {
         let Some(home) = home(&arguments) else {
-            let held = self.lanes.any().await.map_err(|error| RunError::pool(node, error))?;
-            let arguments = arguments.into_iter().filter_map(|(name, argument)| match argument {
-                Argument::Json(text) => Some((name, sandbox::Argument::Json(text.to_string()))),
-                Argument::Object(_) | Argument::Objects(_) => None,
-            });
+            let held = self
+                .lanes
+                .any()
+                .await
+                .map_err(|error| RunError::pool(node, error))?;
+            let arguments = arguments
+                .into_iter()
+                .filter_map(|(name, argument)| match argument {
+                    Argument::Json(text) => Some((name, sandbox::Argument::Json(text.to_string()))),
+                    Argument::Object(_) | Argument::Objects(_) => None,
+                });
             return Ok((held, arguments.collect()));
         };
         // Packed before the home lane is taken: two nodes that each hold a lane and want the other's would wait forever.
@@ -334,7 +391,9 @@ impl Line {
         for (name, argument) in brought {
             let argument = match argument {
                 Brought::Json(text) => sandbox::Argument::Json(text.to_string()),
-                Brought::Object(moved) => sandbox::Argument::Object(self.unpacked(node, &mut held, moved).await?),
+                Brought::Object(moved) => {
+                    sandbox::Argument::Object(self.unpacked(node, &mut held, moved).await?)
+                }
                 Brought::Objects(list) => {
                     let mut objects = Vec::with_capacity(list.len());
                     for moved in list {
@@ -353,18 +412,25 @@ impl Line {
             Moved::Here(id) => Ok(id),
             Moved::Packed(bytes) => {
                 let unpacked = held.instance.unpack(&bytes).await;
-                self.ask(node, unpacked)?.map_err(|error| RunError::tool(node, error))
+                self.ask(node, unpacked)?
+                    .map_err(|error| RunError::tool(node, error))
             }
         }
     }
 
     /// Arguments for a component: objects are written as JSON, which fails for those that have no JSON form.
-    async fn json_inputs(&self, node: &str, arguments: Arguments) -> Result<Vec<(String, Arc<str>)>, RunError> {
+    async fn json_inputs(
+        &self,
+        node: &str,
+        arguments: Arguments,
+    ) -> Result<Vec<(String, Arc<str>)>, RunError> {
         let mut inputs = Vec::with_capacity(arguments.len());
         for (name, argument) in arguments {
             let text = match argument {
                 Argument::Json(text) => text,
-                Argument::Object(object) => self.json_form(node, Value::Object(object)).await?.into(),
+                Argument::Object(object) => {
+                    self.json_form(node, Value::Object(object)).await?.into()
+                }
                 Argument::Objects(objects) => {
                     let mut items = Vec::with_capacity(objects.len());
                     for object in objects {
@@ -411,7 +477,12 @@ impl Line {
     }
 
     /// A tool's answer; what it printed and recorded goes to the node whether or not it succeeded.
-    fn called<T>(&self, node: &str, call: Call<Result<T, ToolError>>, end: &mut NodeEnd) -> Result<T, RunError> {
+    fn called<T>(
+        &self,
+        node: &str,
+        call: Call<Result<T, ToolError>>,
+        end: &mut NodeEnd,
+    ) -> Result<T, RunError> {
         end.logs = call.logs;
         end.metrics = call.metrics;
         match call.result {

@@ -31,16 +31,29 @@ impl Line {
                     }
                 }
             };
-            entries.push(format!("{}: {text}", serde_json::Value::from(name.as_str())));
+            entries.push(format!(
+                "{}: {text}",
+                serde_json::Value::from(name.as_str())
+            ));
         }
         Ok(format!("{{{}}}", entries.join(", ")))
     }
 
-    async fn output_text(&self, output: &str, node: &str, value: Argument) -> Result<String, RunError> {
+    async fn output_text(
+        &self,
+        output: &str,
+        node: &str,
+        value: Argument,
+    ) -> Result<String, RunError> {
         let object = match value {
             Argument::Json(text) => return Ok(text.to_string()),
             Argument::Object(object) => object,
-            Argument::Objects(_) => return Err(RunError::system("SystemErrorException", "a list of objects is no output")),
+            Argument::Objects(_) => {
+                return Err(RunError::system(
+                    "SystemErrorException",
+                    "a list of objects is no output",
+                ));
+            }
         };
         let mut held = self.hold(node, object.lane).await?;
         let dumped = held.instance.dump(object.id).await;
@@ -67,7 +80,8 @@ impl Line {
             Value::Object(object) => {
                 let mut held = self.hold(node, object.lane).await?;
                 let dumped = held.instance.dump(object.id).await;
-                self.ask(node, dumped)?.map_err(|error| RunError::tool(node, error))
+                self.ask(node, dumped)?
+                    .map_err(|error| RunError::tool(node, error))
             }
         }
     }

@@ -167,15 +167,27 @@ pub(crate) fn prepare(
     let variables = variables(&flow, &options.environment_variables)?;
     let mut limits = options.limits.clone();
     if let Some((_, seconds)) = variables.iter().find(|(name, _)| name == LINE_TIMEOUT) {
-        let seconds = seconds.parse().ok().and_then(|s: f64| Duration::try_from_secs_f64(s).ok());
+        let seconds = seconds
+            .parse()
+            .ok()
+            .and_then(|s: f64| Duration::try_from_secs_f64(s).ok());
         limits.wall_time = seconds.filter(|time| !time.is_zero()).ok_or_else(|| {
-            RunError::user("ValueError", format!("{LINE_TIMEOUT} is not a number of seconds above zero"))
+            RunError::user(
+                "ValueError",
+                format!("{LINE_TIMEOUT} is not a number of seconds above zero"),
+            )
         })?;
     }
     let line_time = limits.wall_time;
     let mounts = mounts(host, workspace, &manifest)?;
     let environment = Arc::new(Environment::new(mounts, variables, limits));
-    let tools = Tools::new(manifest, environment, options.isolation, options.instances, options.wait);
+    let tools = Tools::new(
+        manifest,
+        environment,
+        options.isolation,
+        options.instances,
+        options.wait,
+    );
     Ok(Prepared {
         flow,
         tools,

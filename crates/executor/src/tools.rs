@@ -130,24 +130,44 @@ impl Tools {
         node: &Node,
     ) -> Result<Resolved, RunError> {
         let source = node.source.as_ref();
-        let code = |name: &str| source.filter(|source| source.kind == SourceKind::Code).and_then(|source| source.path.clone()).ok_or_else(|| {
-            RunError::user("InvalidSource", format!("Node '{name}' has no source of type code with a path."))
-        });
+        let code = |name: &str| {
+            source
+                .filter(|source| source.kind == SourceKind::Code)
+                .and_then(|source| source.path.clone())
+                .ok_or_else(|| {
+                    RunError::user(
+                        "InvalidSource",
+                        format!("Node '{name}' has no source of type code with a path."),
+                    )
+                })
+        };
         let resolved = match (node.kind, source.map(|source| &source.kind)) {
             (Some(NodeKind::Python), Some(SourceKind::Package)) => self.package(host, node).await,
-            (Some(NodeKind::Python), _) => self.python(host, workspace, node, code(&node.name)?).await,
-            (Some(NodeKind::Prompt), _) => self.prompt(host, workspace, node, &code(&node.name)?).await,
+            (Some(NodeKind::Python), _) => {
+                self.python(host, workspace, node, code(&node.name)?).await
+            }
+            (Some(NodeKind::Prompt), _) => {
+                self.prompt(host, workspace, node, &code(&node.name)?).await
+            }
             (Some(NodeKind::Wasm), Some(SourceKind::Package)) => self.package(host, node).await,
             (Some(NodeKind::Wasm), _) => self.wasm(host, workspace, node, &code(&node.name)?).await,
             (Some(NodeKind::Llm), _) => {
                 let connection = node.connection.as_deref().unwrap_or_default();
-                Err(RunError::user("ConnectionNotFoundError", format!("Connection '{connection}' is not found."))
-                    .help("LLM nodes need connections, which this version of flowcell does not have yet"))
+                Err(RunError::user(
+                    "ConnectionNotFoundError",
+                    format!("Connection '{connection}' is not found."),
+                )
+                .help(
+                    "LLM nodes need connections, which this version of flowcell does not have yet",
+                ))
             }
             (Some(NodeKind::CustomLlm), _) => Err(self.no_such_tool(node)),
             (Some(NodeKind::Csharp | NodeKind::Action) | None, _) => {
                 let kind = node.kind.map_or("none", NodeKind::as_str);
-                Err(RunError::user("NotImplementedError", format!("Tool type {kind} is not supported yet.")))
+                Err(RunError::user(
+                    "NotImplementedError",
+                    format!("Tool type {kind} is not supported yet."),
+                ))
             }
         };
         resolved.map_err(|error| error.in_node(&node.name))
@@ -163,7 +183,10 @@ impl Tools {
         let missing = || {
             RunError::user(
                 "InvalidSource",
-                format!("Load tool failed for node '{}'. Tool file '{source}' can not be found.", node.name),
+                format!(
+                    "Load tool failed for node '{}'. Tool file '{source}' can not be found.",
+                    node.name
+                ),
             )
         };
         match workspace.file(&source) {
@@ -204,7 +227,11 @@ impl Tools {
             inputs,
             init,
             open_inputs: info.open_inputs,
-            parameters: info.inputs.into_iter().map(|input: Parameter| input.into()).collect(),
+            parameters: info
+                .inputs
+                .into_iter()
+                .map(|input: Parameter| input.into())
+                .collect(),
         })
     }
 
@@ -218,7 +245,10 @@ impl Tools {
         }
         match &mut self.loader {
             Some(loader) => Ok(loader),
-            None => Err(RunError::system("SystemErrorException", "there is no Python instance")),
+            None => Err(RunError::system(
+                "SystemErrorException",
+                "there is no Python instance",
+            )),
         }
     }
 
@@ -237,15 +267,22 @@ impl Tools {
     }
 
     fn note_import(&mut self, source: &str, logs: &flowcell_sandbox::Logs) {
-        for text in [&logs.stdout, &logs.stderr] {
+        for text in [&logs.stdout, &logs.stderr, &logs.log] {
             if !text.is_empty() {
-                self.notes.push(format!("{source} printed while it was imported: {}", text.trim_end()));
+                self.notes.push(format!(
+                    "{source} printed while it was imported: {}",
+                    text.trim_end()
+                ));
             }
         }
     }
 
     async fn package(&mut self, host: &Host, node: &Node) -> Result<Resolved, RunError> {
-        let id = node.source.as_ref().and_then(|source| source.tool.clone()).unwrap_or_default();
+        let id = node
+            .source
+            .as_ref()
+            .and_then(|source| source.tool.clone())
+            .unwrap_or_default();
         let Some((pool, tool, parameters, open_inputs)) = self.bundled(host, &id)? else {
             return Err(self.no_such_tool(node));
         };
@@ -276,8 +313,17 @@ impl Tools {
     }
 
     fn no_such_tool(&self, node: &Node) -> RunError {
-        let id = node.source.as_ref().and_then(|source| source.tool.as_deref()).unwrap_or_default();
-        let ids = self.manifest.tool_ids().into_iter().map(Json::from).collect();
+        let id = node
+            .source
+            .as_ref()
+            .and_then(|source| source.tool.as_deref())
+            .unwrap_or_default();
+        let ids = self
+            .manifest
+            .tool_ids()
+            .into_iter()
+            .map(Json::from)
+            .collect();
         RunError::user(
             "PackageToolNotFoundError",
             format!(
@@ -295,35 +341,62 @@ impl Tools {
         path: &str,
     ) -> Result<Resolved, RunError> {
         let invalid = |what: String| {
-            RunError::user("InvalidSource", format!("Load tool failed for node '{}'. {what}", node.name))
+            RunError::user(
+                "InvalidSource",
+                format!("Load tool failed for node '{}'. {what}", node.name),
+            )
         };
         let file = match workspace.file(path) {
             Ok(Some(file)) => file,
             Ok(None) => return Err(invalid(format!("Tool file '{path}' can not be found."))),
-            Err(_) => return Err(invalid(format!("Tool file '{path}' lies outside of the flow's folder."))),
+            Err(_) => {
+                return Err(invalid(format!(
+                    "Tool file '{path}' lies outside of the flow's folder."
+                )));
+            }
         };
-        let bytes = std::fs::read(&file).map_err(|error| invalid(format!("Tool file '{path}' cannot be read: {error}")))?;
+        let bytes = std::fs::read(&file)
+            .map_err(|error| invalid(format!("Tool file '{path}' cannot be read: {error}")))?;
         let program = host
             .programs
             .bytes(&bytes, path, host.progress())
             .map_err(|error| invalid(format!("Tool file {error}")))?;
         if program.kind() != ProgramKind::Tool {
-            return Err(invalid(format!("Tool file '{path}' is a Python runner, not a tool.")));
+            return Err(invalid(format!(
+                "Tool file '{path}' is a Python runner, not a tool."
+            )));
         }
         let pool = self.pool(host, program);
-        let mut instance = pool.checkout(self.wait).await.map_err(|error| RunError::pool(&node.name, error))?;
-        let tools = instance.describe().await.result.map_err(|fault| RunError::fault(&node.name, fault))?;
+        let mut instance = pool
+            .checkout(self.wait)
+            .await
+            .map_err(|error| RunError::pool(&node.name, error))?;
+        let tools = instance
+            .describe()
+            .await
+            .result
+            .map_err(|fault| RunError::fault(&node.name, fault))?;
         drop(instance);
-        let wanted = node.source.as_ref().and_then(|source| source.tool.as_deref());
+        let wanted = node
+            .source
+            .as_ref()
+            .and_then(|source| source.tool.as_deref());
         let names = || {
             let names: Vec<&str> = tools.iter().map(|tool| tool.name.as_str()).collect();
             names.join(", ")
         };
         let tool = match (wanted, tools.as_slice()) {
-            (Some(wanted), _) => tools
-                .iter()
-                .find(|tool| tool.name == wanted)
-                .ok_or_else(|| invalid(format!("Tool file '{path}' has no tool '{wanted}'; it has {}.", names())))?,
+            (Some(wanted), _) => {
+                tools
+                    .iter()
+                    .find(|tool| tool.name == wanted)
+                    .ok_or_else(|| {
+                        invalid(format!(
+                            "Tool file '{path}' has no tool '{wanted}'; it has {}.",
+                            names()
+                        ))
+                    })?
+            }
             (None, [only]) => only,
             (None, _) => {
                 return Err(invalid(format!(
@@ -344,26 +417,46 @@ impl Tools {
         path: &str,
     ) -> Result<Resolved, RunError> {
         let unresolved = |class: &str, message: String| {
-            RunError::user("ResolveToolError", format!("Tool load failed in '{}': ({class}) {message}", node.name))
+            RunError::user(
+                "ResolveToolError",
+                format!("Tool load failed in '{}': ({class}) {message}", node.name),
+            )
         };
         let file = workspace.file(path).ok().flatten().ok_or_else(|| {
-            unresolved("InvalidSource", format!("Node source path '{path}' is invalid on node '{}'.", node.name))
+            unresolved(
+                "InvalidSource",
+                format!(
+                    "Node source path '{path}' is invalid on node '{}'.",
+                    node.name
+                ),
+            )
         })?;
-        let template = read_template(&file).map_err(|what| unresolved("InvalidSource", format!("'{path}' {what}")))?;
+        let template = read_template(&file)
+            .map_err(|what| unresolved("InvalidSource", format!("'{path}' {what}")))?;
         let Some((pool, inspect, ..)) = self.bundled(host, INSPECT)? else {
             return Err(RunError::user(
                 "BundleError",
-                format!("the bundle {} cannot render prompts: it has no tool {INSPECT}", self.manifest.reference()),
+                format!(
+                    "the bundle {} cannot render prompts: it has no tool {INSPECT}",
+                    self.manifest.reference()
+                ),
             ));
         };
-        let mut instance = pool.checkout(self.wait).await.map_err(|error| RunError::pool(&node.name, error))?;
+        let mut instance = pool
+            .checkout(self.wait)
+            .await
+            .map_err(|error| RunError::pool(&node.name, error))?;
         let inputs = serde_json::json!({ "template": template }).to_string();
         let answer = instance.invoke(&inspect, inputs).await.result;
         let answer = answer.map_err(|fault| RunError::fault(&node.name, fault))?;
         let answer = answer.map_err(|error| RunError::tool(&node.name, error))?;
         drop(instance);
-        let inspected: Inspected = serde_json::from_str(&answer)
-            .map_err(|error| RunError::system("BundleError", format!("{INSPECT} answered {answer}: {error}")))?;
+        let inspected: Inspected = serde_json::from_str(&answer).map_err(|error| {
+            RunError::system(
+                "BundleError",
+                format!("{INSPECT} answered {answer}: {error}"),
+            )
+        })?;
         if let Some(error) = inspected.error {
             let line = error.line.unwrap_or(1);
             return Err(RunError::system(
@@ -374,7 +467,11 @@ impl Tools {
                 ),
             ));
         }
-        if inspected.variables.iter().any(|variable| variable == "template") {
+        if inspected
+            .variables
+            .iter()
+            .any(|variable| variable == "template")
+        {
             return Err(unresolved(
                 "NodeInputValidationError",
                 format!(
@@ -441,17 +538,24 @@ fn refuse_connections(inputs: &IndexMap<String, NodeInput>) -> Result<(), RunErr
     for input in inputs.values() {
         if let NodeInput::Connection { name, .. } = input {
             let name = flowcell_flow::python_str(name);
-            return Err(RunError::user("ConnectionNotFoundError", format!("Connection '{name}' is not found."))
-                .help("this version of flowcell does not have connections yet"));
+            return Err(RunError::user(
+                "ConnectionNotFoundError",
+                format!("Connection '{name}' is not found."),
+            )
+            .help("this version of flowcell does not have connections yet"));
         }
     }
     Ok(())
 }
 
 fn read_template(file: &Path) -> Result<String, String> {
-    let size = std::fs::metadata(file).map_err(|error| error.to_string())?.len();
+    let size = std::fs::metadata(file)
+        .map_err(|error| error.to_string())?
+        .len();
     if size > MAX_TEMPLATE {
-        return Err(format!("has {size} bytes; a template may have {MAX_TEMPLATE}"));
+        return Err(format!(
+            "has {size} bytes; a template may have {MAX_TEMPLATE}"
+        ));
     }
     std::fs::read_to_string(file).map_err(|error| match error.kind() {
         std::io::ErrorKind::InvalidData => "is not UTF-8".to_owned(),
@@ -463,8 +567,17 @@ fn load_error(error: LoadError, path: &Path) -> RunError {
     let one = "Please make sure you have one and only one tool definition in your script.";
     match error {
         LoadError::ImportFailed(error) => {
-            let ToolError { kind, type_name, message, traceback, .. } = error;
-            let message = format!("Failed to load python module from file '{}': ({type_name}) {message}", path.display());
+            let ToolError {
+                kind,
+                type_name,
+                message,
+                traceback,
+                ..
+            } = error;
+            let message = format!(
+                "Failed to load python module from file '{}': ({type_name}) {message}",
+                path.display()
+            );
             RunError {
                 code: match kind {
                     ErrorKind::User => crate::error::Code::User,
@@ -474,10 +587,17 @@ fn load_error(error: LoadError, path: &Path) -> RunError {
                 ..RunError::user("PythonLoadError", message)
             }
         }
-        LoadError::NoTool => RunError::user("NoToolDefined", format!("No tool found in the python script. {one}")),
+        LoadError::NoTool => RunError::user(
+            "NoToolDefined",
+            format!("No tool found in the python script. {one}"),
+        ),
         LoadError::SeveralTools(names) => RunError::user(
             "MultipleToolsDefined",
-            format!("Expected 1 but collected {} tools: {}. {one}", names.len(), names.join(", ")),
+            format!(
+                "Expected 1 but collected {} tools: {}. {one}",
+                names.len(),
+                names.join(", ")
+            ),
         ),
     }
 }

@@ -21,7 +21,13 @@ const FLOW_FILES: [&str; 4] = [
     "flow.flex.yml",
 ];
 /// Folders that are no part of a flow: histories, caches and what earlier runs left.
-const SKIPPED: [&str; 5] = [".git", ".promptflow", ".runs", "__pycache__", "node_modules"];
+const SKIPPED: [&str; 5] = [
+    ".git",
+    ".promptflow",
+    ".runs",
+    "__pycache__",
+    "node_modules",
+];
 /// Deepest folder that is copied. Links can make a tree without end.
 const MAX_DEPTH: usize = 32;
 
@@ -159,7 +165,10 @@ pub fn flow_file(path: &Path) -> Result<PathBuf, RunError> {
             [] => {
                 return Err(RunError::user(
                     "UserErrorException",
-                    format!("Can't find flow with path {}: it has no flow.dag.yaml", path.display()),
+                    format!(
+                        "Can't find flow with path {}: it has no flow.dag.yaml",
+                        path.display()
+                    ),
                 )
                 .help("`flowcell flow init --flow DIR` makes a flow"));
             }
@@ -178,17 +187,27 @@ pub fn flow_file(path: &Path) -> Result<PathBuf, RunError> {
     } else {
         path.to_owned()
     };
-    let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let name = file
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
     if name.starts_with("flow.flex.") || name.ends_with(".prompty") {
         return Err(RunError::user(
             "NotSupported",
-            format!("{} is a flex flow or prompty; this version of flowcell runs DAG flows (flow.dag.yaml)", file.display()),
+            format!(
+                "{} is a flex flow or prompty; this version of flowcell runs DAG flows (flow.dag.yaml)",
+                file.display()
+            ),
         ));
     }
     if !name.ends_with(".yaml") && !name.ends_with(".yml") {
         return Err(RunError::user(
             "ValidationException",
-            format!("{} is no flow file: its name ends neither in .yaml nor in .yml", file.display()),
+            format!(
+                "{} is no flow file: its name ends neither in .yaml nor in .yml",
+                file.display()
+            ),
         ));
     }
     Ok(file)
@@ -201,7 +220,11 @@ fn read_flow(file: &Path) -> Result<Flow, RunError> {
     if size > flowcell_flow::MAX_BYTES as u64 {
         return Err(RunError::user(
             "ValidationException",
-            format!("{} has {size} bytes; a flow file may have {}", file.display(), flowcell_flow::MAX_BYTES),
+            format!(
+                "{} has {size} bytes; a flow file may have {}",
+                file.display(),
+                flowcell_flow::MAX_BYTES
+            ),
         ));
     }
     let bytes = fs::read(file).map_err(|error| cannot("read", file, &error))?;
@@ -209,20 +232,27 @@ fn read_flow(file: &Path) -> Result<Flow, RunError> {
         let place = error.utf8_error().valid_up_to();
         RunError::user(
             "UnicodeDecodeError",
-            format!("{} is not UTF-8: the byte at {place} is wrong", file.display()),
+            format!(
+                "{} is not UTF-8: the byte at {place} is wrong",
+                file.display()
+            ),
         )
         .help("save the file as UTF-8")
     })?;
     let folder = file.parent().and_then(|folder| folder.canonicalize().ok());
-    let name = folder
-        .as_deref()
-        .and_then(Path::file_name)
-        .map_or_else(|| "flow".to_owned(), |name| name.to_string_lossy().into_owned());
+    let name = folder.as_deref().and_then(Path::file_name).map_or_else(
+        || "flow".to_owned(),
+        |name| name.to_string_lossy().into_owned(),
+    );
     Flow::parse(&text, &name).map_err(|error| {
         let mut error = RunError::from(error);
         // The class decides how promptflow's users search; the file is ours to add.
         error.help = Some(match error.help {
-            Some(help) => format!("{}, {}", file.display(), help.trim_start_matches("flow file, ")),
+            Some(help) => format!(
+                "{}, {}",
+                file.display(),
+                help.trim_start_matches("flow file, ")
+            ),
             None => file.display().to_string(),
         });
         error
@@ -230,7 +260,10 @@ fn read_flow(file: &Path) -> Result<Flow, RunError> {
 }
 
 fn cannot(action: &str, path: &Path, error: &std::io::Error) -> RunError {
-    RunError::user("OSError", format!("cannot {action} {}: {error}", path.display()))
+    RunError::user(
+        "OSError",
+        format!("cannot {action} {}: {error}", path.display()),
+    )
 }
 
 struct Copy<'a> {
@@ -246,7 +279,10 @@ impl Copy<'_> {
         if depth > MAX_DEPTH {
             return Err(RunError::user(
                 "ValidationException",
-                format!("{} is more than {MAX_DEPTH} folders deep; is there a link that leads back?", source.display()),
+                format!(
+                    "{} is more than {MAX_DEPTH} folders deep; is there a link that leads back?",
+                    source.display()
+                ),
             ));
         }
         self.count(source, 0)?;
@@ -261,7 +297,8 @@ impl Copy<'_> {
             self.note_link(&path);
             // Follows links: the copy is made on the user's own machine, with the user's own rights.
             let Ok(metadata) = fs::metadata(&path) else {
-                self.notes.push(format!("{} leads nowhere and was left out", path.display()));
+                self.notes
+                    .push(format!("{} leads nowhere and was left out", path.display()));
                 continue;
             };
             if metadata.is_dir() {
@@ -273,7 +310,10 @@ impl Copy<'_> {
             } else if metadata.is_file() {
                 self.file(&path, &target.join(&name), metadata.len())?;
             } else {
-                self.notes.push(format!("{} is neither file nor folder and was left out", path.display()));
+                self.notes.push(format!(
+                    "{} is neither file nor folder and was left out",
+                    path.display()
+                ));
             }
         }
         Ok(())
@@ -330,7 +370,10 @@ impl Copy<'_> {
         let mut seen = HashSet::new();
         for include in &flow.additional_includes {
             let missing = || {
-                RunError::user("UserErrorException", format!("Unable to find additional include {include}"))
+                RunError::user(
+                    "UserErrorException",
+                    format!("Unable to find additional include {include}"),
+                )
             };
             let path = source.join(include);
             let Ok(path) = path.canonicalize() else {

@@ -1,6 +1,9 @@
 //! Rust's side of `wit/flowcell-tool.wit`.
 
-#![expect(missing_docs, reason = "generated from the WIT package, which documents every item")]
+#![expect(
+    missing_docs,
+    reason = "generated from the WIT package, which documents every item"
+)]
 
 pub(crate) mod tool {
     wasmtime::component::bindgen!({

@@ -79,7 +79,9 @@ impl Sandbox {
     /// Names everything that compiled code depends on besides its component: wasmtime's version and the engine's settings.
     pub fn compatibility_key(&self) -> String {
         let mut hasher = DefaultHasher::new();
-        self.engine.precompile_compatibility_hash().hash(&mut hasher);
+        self.engine
+            .precompile_compatibility_hash()
+            .hash(&mut hasher);
         format!("{WASMTIME_VERSION}-{:016x}", hasher.finish())
     }
 

@@ -28,7 +28,9 @@ pub enum SandboxError {
 #[derive(Debug, thiserror::Error)]
 pub enum ProgramError {
     /// A core module where a component is needed.
-    #[error("it is a core WebAssembly module, not a component; build it for wasm32-wasip2, or wrap it with `wasm-tools component new`")]
+    #[error(
+        "it is a core WebAssembly module, not a component; build it for wasm32-wasip2, or wrap it with `wasm-tools component new`"
+    )]
     CoreModule,
     /// Not WebAssembly at all.
     #[error("it is not WebAssembly: it does not start with the bytes \"\\0asm\"")]

@@ -25,6 +25,7 @@ pub(crate) struct Guest {
     writable: WritableDescriptors,
     stdout: Capture,
     stderr: Capture,
+    log: Capture,
     pub(crate) memory: MemoryLimiter,
     metrics: Vec<(String, String)>,
 }
@@ -68,6 +69,7 @@ impl Guest {
             writable: WritableDescriptors::new(environment.quota.clone(), mounts),
             stdout,
             stderr,
+            log: Capture::new(environment.limits.log),
             memory: MemoryLimiter::new(environment.limits.memory, TABLE_ELEMENTS),
             metrics: Vec::new(),
         })
@@ -77,6 +79,7 @@ impl Guest {
         Logs {
             stdout: self.stdout.take(),
             stderr: self.stderr.take(),
+            log: self.log.take(),
         }
     }
 
@@ -114,7 +117,7 @@ impl host::Host for Guest {
             host::Level::Warning => "warning",
             host::Level::Error => "error",
         };
-        self.stderr.append(format!("{level}: {message}\n").as_bytes());
+        self.log.append(format!("{level}: {message}\n").as_bytes());
         Ok(())
     }
 

@@ -113,14 +113,17 @@ impl Instance {
         let exports = async {
             match &program.linked {
                 Linked::Tool(pre) => pre.instantiate_async(&mut store).await.map(Exports::Tool),
-                Linked::PythonRunner(pre) => {
-                    pre.instantiate_async(&mut store).await.map(Exports::PythonRunner)
-                }
+                Linked::PythonRunner(pre) => pre
+                    .instantiate_async(&mut store)
+                    .await
+                    .map(Exports::PythonRunner),
             }
         };
         let exports = tokio::time::timeout(limits.wall_time, exports)
             .await
-            .map_err(|_| SandboxError::Start(wasmtime::format_err!("start-up did not finish in time")))?
+            .map_err(|_| {
+                SandboxError::Start(wasmtime::format_err!("start-up did not finish in time"))
+            })?
             .map_err(SandboxError::Start)?;
         Ok(Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
@@ -153,7 +156,8 @@ impl Instance {
 
     /// Calls a component's tool with a JSON object of inputs.
     pub async fn invoke(&mut self, tool: &str, inputs: String) -> Call<Result<String, ToolError>> {
-        let call = bounded!(self, store, exports => exports.tool()?.call_invoke(store, tool, &inputs));
+        let call =
+            bounded!(self, store, exports => exports.tool()?.call_invoke(store, tool, &inputs));
         self.within_output(call, String::len)
     }
 
@@ -180,7 +184,8 @@ impl Instance {
 
     /// Follows a property path into an object.
     pub async fn property(&mut self, object: u64, path: &str) -> Call<Result<Outcome, ToolError>> {
-        let call = bounded!(self, store, exports => exports.runner()?.call_property(store, object, path));
+        let call =
+            bounded!(self, store, exports => exports.runner()?.call_property(store, object, path));
         self.within_output(call, outcome_size)
     }
 
@@ -212,12 +217,7 @@ impl Instance {
     }
 
     /// Turns the end of a call into its result, and the instance back into a usable one if it is.
-    fn conclude<T: Answer>(
-        &mut self,
-        started: Instant,
-        cpu: Duration,
-        ended: Ended<T>,
-    ) -> Call<T> {
+    fn conclude<T: Answer>(&mut self, started: Instant, cpu: Duration, ended: Ended<T>) -> Call<T> {
         let limits = &self.limits;
         let guest = self.store.data_mut();
         let refused = guest.memory.take_refused();
@@ -321,10 +321,14 @@ impl Answer for Result<ToolInfo, LoadError> {
 }
 
 impl Exports {
-    fn tool(&self) -> wasmtime::Result<&crate::contract::tool::exports::flowcell::tool::tool::Guest> {
+    fn tool(
+        &self,
+    ) -> wasmtime::Result<&crate::contract::tool::exports::flowcell::tool::tool::Guest> {
         match self {
             Self::Tool(tool) => Ok(tool.flowcell_tool_tool()),
-            Self::PythonRunner(_) => Err(wasmtime::format_err!("the Python runner has no tools of its own")),
+            Self::PythonRunner(_) => Err(wasmtime::format_err!(
+                "the Python runner has no tools of its own"
+            )),
         }
     }
 
@@ -333,7 +337,9 @@ impl Exports {
     ) -> wasmtime::Result<&crate::contract::runner::exports::flowcell::tool::runner::Guest> {
         match self {
             Self::PythonRunner(runner) => Ok(runner.flowcell_tool_runner()),
-            Self::Tool(_) => Err(wasmtime::format_err!("the component is not a Python runner")),
+            Self::Tool(_) => Err(wasmtime::format_err!(
+                "the component is not a Python runner"
+            )),
         }
     }
 }

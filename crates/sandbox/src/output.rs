@@ -14,6 +14,8 @@ pub struct Logs {
     pub stdout: String,
     /// Standard error.
     pub stderr: String,
+    /// Lines that it logged: `level: message`.
+    pub log: String,
 }
 
 /// One of a guest's output streams: keeps the first `limit` bytes since the last [`Capture::take`] and drops the rest,
@@ -43,7 +45,10 @@ impl Capture {
 
     pub(crate) fn append(&self, bytes: &[u8]) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let room = state.limit.saturating_sub(state.kept.len()).min(bytes.len());
+        let room = state
+            .limit
+            .saturating_sub(state.kept.len())
+            .min(bytes.len());
         state.kept.extend_from_slice(&bytes[..room]);
         state.dropped += (bytes.len() - room) as u64;
     }

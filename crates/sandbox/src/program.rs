@@ -119,7 +119,8 @@ impl Sandbox {
         }
         let exports = |interface: &str| {
             ty.exports(self.engine()).any(|(name, item)| {
-                name.starts_with(interface) && matches!(item.ty, ComponentItem::ComponentInstance(_))
+                name.starts_with(interface)
+                    && matches!(item.ty, ComponentItem::ComponentInstance(_))
             })
         };
         let pre = self.linker().instantiate_pre(component).map_err(contract)?;

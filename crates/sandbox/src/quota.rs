@@ -107,7 +107,11 @@ impl Quota {
         state.bytes = on_disk.saturating_add(unlinked);
         state.files = count;
         state.measured = true;
-        if fits(state) { Ok(()) } else { Err(QuotaExceeded) }
+        if fits(state) {
+            Ok(())
+        } else {
+            Err(QuotaExceeded)
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

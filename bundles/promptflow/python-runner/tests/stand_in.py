@@ -61,6 +61,7 @@ runner = _module(
     Outcome_Object=_record("Outcome_Object", "value"),
     Argument_Json=_record("Argument_Json", "value"),
     Argument_Object=_record("Argument_Object", "value"),
+    Argument_Objects=_record("Argument_Objects", "value"),
     Request=_record("Request", "node", "source", "init", "inputs"),
     LoadError_ImportFailed=_record("LoadError_ImportFailed", "value"),
     LoadError_NoTool=_record("LoadError_NoTool"),

@@ -1,16 +1,21 @@
 """Calls a node's tool with the inputs of a request."""
 
-from wit_world.exports.runner import Argument_Json
+from wit_world.exports.runner import Argument_Json, Argument_Objects
 
 from . import concurrency, errors, loading, objects, values
 
 
 def arguments(pairs):
     """The request's inputs as Python values, by name."""
-    return {
-        name: values.from_json(argument.value) if type(argument) is Argument_Json else objects.get(argument.value)
-        for name, argument in pairs
-    }
+    return {name: _value(argument) for name, argument in pairs}
+
+
+def _value(argument):
+    if type(argument) is Argument_Json:
+        return values.from_json(argument.value)
+    if type(argument) is Argument_Objects:
+        return [objects.get(number) for number in argument.value]
+    return objects.get(argument.value)
 
 
 def call(request):
