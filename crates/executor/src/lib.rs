@@ -8,7 +8,9 @@
 mod aggregation;
 mod check;
 mod error;
+mod files;
 mod host;
+mod images;
 mod inputs;
 mod lanes;
 mod line;
@@ -22,6 +24,7 @@ mod workspace;
 pub use check::{Problem, check};
 pub use error::{Code, RunError};
 pub use host::{Host, HostOptions};
+pub use images::ImageSink;
 pub use result::{FlowResult, NodeResult, NodeStatus, Status};
 pub use session::{Session, SessionOptions};
 pub use workspace::{Workspace, WorkspaceLimits, flow_file};

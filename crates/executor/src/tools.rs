@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flowcell_bundle::{Manifest, ToolInput};
-use flowcell_flow::{Json, Node, NodeInput, NodeKind, SourceKind, coerce_literals, python_repr};
+use flowcell_flow::{
+    Json, MessageFormat, Node, NodeInput, NodeKind, SourceKind, coerce_literals, python_repr,
+};
 use flowcell_sandbox::{
     Environment, ErrorKind, Isolation, Lease, LoadError, Parameter, Pool, Program, ProgramKind,
     ToolError,
@@ -18,6 +20,7 @@ use indexmap::IndexMap;
 use serde::Deserialize;
 
 use crate::error::RunError;
+use crate::files::FileError;
 use crate::host::Host;
 use crate::workspace::Workspace;
 
@@ -70,6 +73,7 @@ pub(crate) struct Tools {
     isolation: Isolation,
     instances: usize,
     wait: Duration,
+    pub(crate) message_format: MessageFormat,
     pools: HashMap<String, Arc<Pool>>,
     python: Option<Arc<Pool>>,
     loader: Option<Lease>,
@@ -97,6 +101,7 @@ impl Tools {
         isolation: Isolation,
         instances: usize,
         wait: Duration,
+        message_format: MessageFormat,
     ) -> Self {
         Self {
             manifest,
@@ -104,6 +109,7 @@ impl Tools {
             isolation,
             instances,
             wait,
+            message_format,
             pools: HashMap::new(),
             python: None,
             loader: None,
@@ -120,6 +126,14 @@ impl Tools {
     pub(crate) fn python_pool(mut self) -> Option<Arc<Pool>> {
         self.loader = None;
         self.python
+    }
+
+    /// Makes sure of a Python runner where the bundle has one: a flow's inputs may hold images, which it loads.
+    pub(crate) fn with_python(&mut self, host: &Host) -> Result<(), RunError> {
+        if self.manifest.python_runner().is_some() {
+            self.python_runner(host)?;
+        }
+        Ok(())
     }
 
     /// Finds a node's tool, and converts the node's literals to what the tool takes.
@@ -189,10 +203,12 @@ impl Tools {
                 ),
             )
         };
-        match workspace.file(&source) {
-            Ok(Some(_)) => {}
-            Ok(None) => return Err(missing()),
-            Err(_) => {
+        match workspace.files().check(&source) {
+            Ok(()) => {}
+            Err(FileError::Missing | FileError::TooLarge { .. } | FileError::Io(_)) => {
+                return Err(missing());
+            }
+            Err(FileError::Outside) => {
                 return Err(missing().help(
                     "the path leads out of the flow's folder; move the file into it, or name it under additional_includes",
                 ));
@@ -214,8 +230,12 @@ impl Tools {
             .iter()
             .map(|input| (input.name.as_str(), input.types.as_slice()))
             .collect();
-        let inputs = coerce_literals(node, |name| types.get(name).copied())?;
+        let mut inputs = coerce_literals(node, |name| types.get(name).copied())?;
         refuse_connections(&inputs)?;
+        self.literal_images(host, &node.name, &mut inputs, |name| {
+            types.contains_key(name)
+        })
+        .await?;
         let init = info
             .inputs
             .iter()
@@ -235,7 +255,7 @@ impl Tools {
         })
     }
 
-    async fn python_loader(&mut self, host: &Host) -> Result<&mut Lease, RunError> {
+    pub(crate) async fn python_loader(&mut self, host: &Host) -> Result<&mut Lease, RunError> {
         // A file whose import trapped leaves a broken instance.
         if self.loader.as_ref().is_none_or(|loader| loader.is_broken()) {
             self.loader = None;
@@ -346,17 +366,23 @@ impl Tools {
                 format!("Load tool failed for node '{}'. {what}", node.name),
             )
         };
-        let file = match workspace.file(path) {
-            Ok(Some(file)) => file,
-            Ok(None) => return Err(invalid(format!("Tool file '{path}' can not be found."))),
-            Err(_) => {
-                return Err(invalid(format!(
-                    "Tool file '{path}' lies outside of the flow's folder."
-                )));
-            }
-        };
-        let bytes = std::fs::read(&file)
-            .map_err(|error| invalid(format!("Tool file '{path}' cannot be read: {error}")))?;
+        let bytes = workspace
+            .files()
+            .read(path, flowcell_sandbox::MAX_COMPONENT as u64)
+            .map_err(|error| {
+                invalid(match error {
+                    FileError::Missing => format!("Tool file '{path}' can not be found."),
+                    FileError::Outside => {
+                        format!("Tool file '{path}' lies outside of the flow's folder.")
+                    }
+                    FileError::TooLarge { limit } => {
+                        format!(
+                            "Tool file '{path}' has more than {limit} bytes, which is the limit."
+                        )
+                    }
+                    FileError::Io(error) => format!("Tool file '{path}' cannot be read: {error}."),
+                })
+            })?;
         let program = host
             .programs
             .bytes(&bytes, path, host.progress())
@@ -422,17 +448,19 @@ impl Tools {
                 format!("Tool load failed in '{}': ({class}) {message}", node.name),
             )
         };
-        let file = workspace.file(path).ok().flatten().ok_or_else(|| {
+        let template = read_template(workspace, path).map_err(|what| {
+            let place = format!(
+                "Node source path '{path}' is invalid on node '{}'",
+                node.name
+            );
             unresolved(
                 "InvalidSource",
-                format!(
-                    "Node source path '{path}' is invalid on node '{}'.",
-                    node.name
-                ),
+                match what {
+                    None => format!("{place}."),
+                    Some(what) => format!("{place}: the file {what}."),
+                },
             )
         })?;
-        let template = read_template(&file)
-            .map_err(|what| unresolved("InvalidSource", format!("'{path}' {what}")))?;
         let Some((pool, inspect, ..)) = self.bundled(host, INSPECT)? else {
             return Err(RunError::user(
                 "BundleError",
@@ -548,18 +576,20 @@ fn refuse_connections(inputs: &IndexMap<String, NodeInput>) -> Result<(), RunErr
     Ok(())
 }
 
-fn read_template(file: &Path) -> Result<String, String> {
-    let size = std::fs::metadata(file)
-        .map_err(|error| error.to_string())?
-        .len();
-    if size > MAX_TEMPLATE {
-        return Err(format!(
-            "has {size} bytes; a template may have {MAX_TEMPLATE}"
-        ));
-    }
-    std::fs::read_to_string(file).map_err(|error| match error.kind() {
-        std::io::ErrorKind::InvalidData => "is not UTF-8".to_owned(),
-        _ => error.to_string(),
+/// A template's text; otherwise what is wrong with the file, if there is one.
+fn read_template(workspace: &Workspace, path: &str) -> Result<String, Option<String>> {
+    let bytes = workspace.files().read(path, MAX_TEMPLATE);
+    let bytes = bytes.map_err(|error| match error {
+        FileError::Missing => None,
+        FileError::Outside => Some("lies outside of the flow's folder".to_owned()),
+        FileError::TooLarge { limit } => Some(format!("has more than {limit} bytes")),
+        FileError::Io(error) => Some(format!("cannot be read: {error}")),
+    })?;
+    String::from_utf8(bytes).map_err(|error| {
+        let place = error.utf8_error().valid_up_to();
+        Some(format!(
+            "is not UTF-8: the byte at {place} is wrong; save it as UTF-8"
+        ))
     })
 }
 

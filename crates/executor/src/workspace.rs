@@ -6,12 +6,13 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use flowcell_flow::Flow;
 use tempfile::TempDir;
 
 use crate::error::RunError;
+use crate::files::FlowFiles;
 
 /// The names under which a folder's flow file is looked for, in promptflow's order.
 const FLOW_FILES: [&str; 4] = [
@@ -55,6 +56,7 @@ pub struct Workspace {
     flow: Flow,
     source: PathBuf,
     folder: TempDir,
+    files: FlowFiles,
     notes: Vec<String>,
 }
 
@@ -83,10 +85,12 @@ impl Workspace {
         copy.includes(&flow, &source, &target)?;
         let temporary = folder.path().join("tmp");
         fs::create_dir(&temporary).map_err(|error| cannot("make", &temporary, &error))?;
+        let files = FlowFiles::new(&target).map_err(|error| cannot("open", &target, &error))?;
         Ok(Self {
             flow,
             source,
             folder,
+            files,
             notes: copy.notes,
         })
     }
@@ -114,34 +118,10 @@ impl Workspace {
         self.folder.path().join("tmp")
     }
 
-    /// A file that a node names: in the copy, when it is a file of the flow; `None` when it is not there.
-    ///
-    /// # Errors
-    /// When the path leads out of the folder.
-    pub(crate) fn file(&self, path: &str) -> Result<Option<PathBuf>, OutsideFlow> {
-        if leaves(Path::new(path)) {
-            return Err(OutsideFlow);
-        }
-        let file = self.flow_folder().join(path);
-        Ok(file.is_file().then_some(file))
+    /// The files of the copy.
+    pub(crate) fn files(&self) -> &FlowFiles {
+        &self.files
     }
-}
-
-/// A path that leads out of the flow's folder.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct OutsideFlow;
-
-fn leaves(path: &Path) -> bool {
-    let mut depth = 0_usize;
-    for component in path.components() {
-        match component {
-            Component::CurDir => {}
-            Component::Normal(_) => depth += 1,
-            Component::ParentDir if depth > 0 => depth -= 1,
-            Component::ParentDir | Component::RootDir | Component::Prefix(_) => return true,
-        }
-    }
-    false
 }
 
 /// The flow file that a path means: the path itself, or the one flow file in a folder.

@@ -32,4 +32,4 @@ pub use instance::{Call, Instance, Usage};
 pub use limits::Limits;
 pub use output::Logs;
 pub use pool::{Isolation, Lease, Pool, PoolError};
-pub use program::{Program, ProgramKind};
+pub use program::{MAX_COMPONENT, Program, ProgramKind};

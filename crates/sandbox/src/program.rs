@@ -14,7 +14,7 @@ use crate::guest::Guest;
 /// The contract's name, as messages give it.
 const CONTRACT: &str = "flowcell:tool@0.1.0";
 /// Largest component that is compiled, in bytes.
-const MAX_COMPONENT: usize = 128 << 20;
+pub const MAX_COMPONENT: usize = 128 << 20;
 /// What a component may import, up to the version.
 const IMPORTS: [&str; 8] = [
     "flowcell:tool/host",
