@@ -1,13 +1,13 @@
 //! `flowcell flow test`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
 use flowcell_bundle::Reference;
 use flowcell_executor::{
-    FlowResult, RunError, Session, SessionOptions, Workspace, WorkspaceLimits,
+    FlowResult, ImageSink, RunError, Session, SessionOptions, Workspace, WorkspaceLimits, flow_file,
 };
 use flowcell_flow::JsonMap;
 use flowcell_sandbox::Isolation;
@@ -115,6 +115,7 @@ async fn test(settings: &Settings, args: &TestArgs) -> Result<FlowResult, RunErr
         IsolationArg::Session => Isolation::Session,
         IsolationArg::Call => Isolation::Call,
     };
+    options.images = image_folder(&args.flow)?;
     let workspace = Workspace::copy_of(&args.flow, &WorkspaceLimits::default())?;
     let host = settings.host()?;
     let session = Session::open(&host, workspace, options, args.node.as_deref()).await?;
@@ -125,6 +126,14 @@ async fn test(settings: &Settings, args: &TestArgs) -> Result<FlowResult, RunErr
         Some(node) => session.run_node(node, &given).await,
         None => session.run(&given).await,
     })
+}
+
+/// Images of outputs go where promptflow puts them: into `.promptflow` in the flow's folder.
+fn image_folder(flow: &Path) -> Result<ImageSink, RunError> {
+    let file = flow_file(flow)?;
+    let folder = file.parent().unwrap_or(Path::new("."));
+    let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
+    Ok(ImageSink::Folder(folder.join(".promptflow")))
 }
 
 /// What the nodes printed and logged, on standard error: the outputs have standard output to themselves.

@@ -79,7 +79,12 @@ pub(crate) async fn run(settings: &Settings, args: ValidateArgs) -> ExitCode {
 }
 
 async fn validate(settings: &Settings, args: &ValidateArgs) -> Result<Vec<Problem>, RunError> {
-    let workspace = Workspace::copy_of(&args.source, &WorkspaceLimits::default())?;
+    // Without a flow file there is nothing to find anything in.
+    flow_file(&args.source)?;
+    let workspace = match Workspace::copy_of(&args.source, &WorkspaceLimits::default()) {
+        Ok(workspace) => workspace,
+        Err(error) => return Ok(vec![Problem::from(&error)]),
+    };
     let host = settings.host()?;
     let options = SessionOptions::new(Settings::base_bundle());
     check(&host, &workspace, &options).await

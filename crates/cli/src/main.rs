@@ -92,27 +92,37 @@ fn main() -> ExitCode {
         settings.print_versions();
         return ExitCode::SUCCESS;
     }
-    let runtime = match tokio::runtime::Builder::new_multi_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_io()
         .enable_time()
-        .build()
-    {
+        .build();
+    let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => return terminal::fail(&format!("cannot start worker threads: {error}")),
     };
     runtime.block_on(async {
-        match cli.command {
-            Some(Command::Flow(FlowCommand::Test(args))) => flow_test::run(&settings, *args).await,
-            Some(Command::Flow(FlowCommand::Validate(args))) => {
-                flow_validate::run(&settings, args).await
+        // Dropping the command's future stops its guests and removes its working copy.
+        tokio::select! {
+            code = run(&settings, cli.command) => code,
+            _ = tokio::signal::ctrl_c() => {
+                terminal::note("stopped");
+                ExitCode::from(130)
             }
-            Some(Command::Flow(FlowCommand::Init(args))) => flow_init::run(&args),
-            Some(Command::Bundle(BundleCommand::Build(args))) => {
-                bundle::build(&settings, &args).await
-            }
-            Some(Command::Bundle(BundleCommand::List(args))) => bundle::list(&settings, &args),
-            Some(Command::Bundle(BundleCommand::Show(args))) => bundle::show(&settings, &args),
-            // clap prints the help when there is nothing at all on the command line.
-            None => terminal::fail("no command given; `flowcell --help` lists them"),
         }
     })
+}
+
+async fn run(settings: &Settings, command: Option<Command>) -> ExitCode {
+    match command {
+        Some(Command::Flow(FlowCommand::Test(args))) => flow_test::run(settings, *args).await,
+        Some(Command::Flow(FlowCommand::Validate(args))) => {
+            flow_validate::run(settings, args).await
+        }
+        Some(Command::Flow(FlowCommand::Init(args))) => flow_init::run(&args),
+        Some(Command::Bundle(BundleCommand::Build(args))) => bundle::build(settings, &args).await,
+        Some(Command::Bundle(BundleCommand::List(args))) => bundle::list(settings, &args),
+        Some(Command::Bundle(BundleCommand::Show(args))) => bundle::show(settings, &args),
+        // clap prints the help when there is nothing at all on the command line.
+        None => terminal::fail("no command given; `flowcell --help` lists them"),
+    }
 }

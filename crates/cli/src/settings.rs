@@ -65,9 +65,8 @@ impl Settings {
 
     pub(crate) fn print_versions(&self) {
         let base = Self::base_bundle();
-        let python = self
-            .store()
-            .ok()
+        let store = self.home.is_dir().then(|| self.store().ok()).flatten();
+        let python = store
             .and_then(|store| store.manifest(&base).ok())
             .and_then(|manifest| manifest.python)
             .map_or_else(

@@ -35,6 +35,24 @@ impl From<Finding> for Problem {
     }
 }
 
+impl From<&RunError> for Problem {
+    fn from(error: &RunError) -> Self {
+        let traceback = error.traceback.as_deref().map(str::trim_end);
+        Self {
+            severity: Severity::Error,
+            class: error.class.clone(),
+            message: match traceback {
+                Some(traceback) if !traceback.is_empty() => {
+                    format!("{}\n{traceback}", error.message)
+                }
+                _ => error.message.clone(),
+            },
+            location: None,
+            help: error.help.clone(),
+        }
+    }
+}
+
 /// Checks the flow's file, its graph, and its tools: that every file is there and loads, and that every tool can be
 /// called with the inputs that its node gives. No tool is called.
 ///
@@ -58,7 +76,7 @@ pub async fn check(
         Err(error)
             if error.class == "InvalidFlowError" || error.class == "ConnectionNotFoundError" =>
         {
-            findings.push(finding(&error, None));
+            findings.push(Problem::from(&error));
             return Ok(findings);
         }
         Err(error) => return Err(error),
@@ -75,7 +93,10 @@ pub async fn check(
             Ok(resolved) => findings.extend(signature(node, &resolved)),
             // Connections are made apart from the flow.
             Err(error) if error.class == "ConnectionNotFoundError" => {}
-            Err(error) => findings.push(finding(&error, Some(node))),
+            Err(error) => findings.push(Problem {
+                location: Some(node.location()),
+                ..Problem::from(&error)
+            }),
         }
     }
     findings.sort_by_key(|finding| {
@@ -85,20 +106,6 @@ pub async fn check(
     });
     findings.dedup_by(|a, b| a.message == b.message && a.location == b.location);
     Ok(findings)
-}
-
-fn finding(error: &RunError, node: Option<&Node>) -> Problem {
-    let traceback = error.traceback.as_deref().map(str::trim_end);
-    Problem {
-        severity: Severity::Error,
-        class: error.class.clone(),
-        message: match traceback {
-            Some(traceback) if !traceback.is_empty() => format!("{}\n{traceback}", error.message),
-            _ => error.message.clone(),
-        },
-        location: node.map(Node::location),
-        help: error.help.clone(),
-    }
 }
 
 /// Inputs that the tool does not know, and parameters that no input fills.
