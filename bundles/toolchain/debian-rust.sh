@@ -7,9 +7,15 @@ if [ ! -e "$debian/complete" ]; then
   rm -rf "$debian" && mkdir -p "$debian"
   (
     cd "$debian"
-    version=$(apt-cache policy rustc-web | sed -n 's/ *Candidate: \([0-9]*\.[0-9]*\).*/\1/p')
+    candidate() { apt-cache policy rustc-web | sed -n 's/ *Candidate: \([0-9]*\.[0-9]*\).*/\1/p'; }
+    version=$(candidate)
     if [ -z "$version" ]; then
-      echo "debian-rust: apt knows no package rustc-web. Try \`apt-get update\`" >&2
+      # A new machine has no package lists yet.
+      apt-get update -qq >&2
+      version=$(candidate)
+    fi
+    if [ -z "$version" ]; then
+      echo "debian-rust: apt knows no package rustc-web, which Debian 12 and later have" >&2
       exit 1
     fi
     apt-get download -qq rustc-web "libstd-rust-web-$version" libstd-rust-web-dev rust-web-src wasi-libc \

@@ -129,12 +129,10 @@ impl Workspace {
 /// # Errors
 /// `ValidationException` when a folder has two, `UserErrorException` when there is none.
 pub fn flow_file(path: &Path) -> Result<PathBuf, RunError> {
+    let shown = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let Ok(metadata) = fs::metadata(path) else {
-        return Err(RunError::user(
-            "UserErrorException",
-            format!("Can't find flow with path {}", path.display()),
-        )
-        .help("give the folder that holds flow.dag.yaml"));
+        let message = format!("Flow path {} does not exist.", shown.display());
+        return Err(RunError::usage(message).help("give the folder that holds flow.dag.yaml"));
     };
     let file = if metadata.is_dir() {
         let found: Vec<&str> = FLOW_FILES
@@ -143,13 +141,10 @@ pub fn flow_file(path: &Path) -> Result<PathBuf, RunError> {
             .collect();
         match found.as_slice() {
             [] => {
-                return Err(RunError::user(
-                    "UserErrorException",
-                    format!(
-                        "Can't find flow with path {}: it has no flow.dag.yaml",
-                        path.display()
-                    ),
-                )
+                return Err(RunError::usage(format!(
+                    "Have found neither flow.dag.yaml nor flow.flex.yaml in {}",
+                    shown.display()
+                ))
                 .help("`flowcell flow init --flow DIR` makes a flow"));
             }
             [name] => path.join(name),
@@ -182,13 +177,13 @@ pub fn flow_file(path: &Path) -> Result<PathBuf, RunError> {
         ));
     }
     if !name.ends_with(".yaml") && !name.ends_with(".yml") {
-        return Err(RunError::user(
-            "ValidationException",
-            format!(
-                "{} is no flow file: its name ends neither in .yaml nor in .yml",
-                file.display()
-            ),
-        ));
+        let suffix = file.extension().map_or_else(String::new, |suffix| {
+            format!(".{}", suffix.to_string_lossy())
+        });
+        return Err(RunError::usage(format!(
+            "The flow file suffix must be yaml, yml or prompty; cannot be {suffix}"
+        ))
+        .help(format!("{} is not a flow file", shown.display())));
     }
     Ok(file)
 }

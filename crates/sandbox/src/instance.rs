@@ -144,11 +144,6 @@ impl Instance {
         self.broken
     }
 
-    /// Bounds the next calls to what is left of some larger piece of work; never beyond the session's own limit.
-    pub fn set_wall_time(&mut self, wall_time: Duration) {
-        self.limits.wall_time = wall_time;
-    }
-
     /// The tools of a component.
     pub async fn describe(&mut self) -> Call<Vec<ToolInfo>> {
         bounded!(self, store, exports => exports.tool()?.call_describe(store))
