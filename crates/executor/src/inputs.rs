@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use flowcell_flow::{
-    Activate, Assignment, FlowError, Json, NodeInput, PropertyPath, python_eq, python_json,
+    Activate, Assignment, FlowError, Json, NodeInput, PropertyPath, ValueType, python_eq,
+    python_json,
 };
 use flowcell_sandbox::Call;
-use serde_json::json;
 
 use crate::error::RunError;
+use crate::images;
 use crate::lanes::Held;
 use crate::line::Line;
 use crate::tools::Resolved;
@@ -79,13 +80,19 @@ impl Line {
         resolved: &Resolved,
     ) -> Result<Arguments, RunError> {
         let aggregated = self.is_aggregation(node);
+        let format = self.session.flow.message_format;
         let mut arguments = Vec::with_capacity(resolved.inputs.len());
         for (name, input) in &resolved.inputs {
             let argument = match input {
                 NodeInput::Value(value) | NodeInput::AssistantDefinition(value) => {
                     Argument::json(value)
                 }
-                NodeInput::Image(value) => Argument::json(&json!({ "$image": value })),
+                NodeInput::Image(value) => {
+                    Argument::json(&images::marked(value, ValueType::Image, format))
+                }
+                NodeInput::Images(value) => {
+                    Argument::json(&images::marked(value, ValueType::Object, format))
+                }
                 NodeInput::Connection { name, .. } => {
                     let name = flowcell_flow::python_str(name);
                     return Err(RunError::user(
@@ -95,7 +102,7 @@ impl Line {
                 }
                 NodeInput::Reference(Assignment::Literal(value)) => Argument::json(value),
                 NodeInput::Reference(Assignment::FlowInput(input)) => {
-                    let argument = Argument::json(self.flow_input(input)?);
+                    let argument = self.flow_value(node, input).await?;
                     if aggregated {
                         argument.listed()
                     } else {
@@ -138,6 +145,14 @@ impl Line {
         self.inputs
             .get(name)
             .ok_or_else(|| FlowError::flow_input_not_found(name, there).into())
+    }
+
+    /// A flow input's value as an argument: its images loaded, if it has any.
+    pub(crate) async fn flow_value(&self, node: &str, name: &str) -> Result<Argument, RunError> {
+        match self.media.get(name) {
+            Some(value) => self.property(node, value.clone(), "").await,
+            None => Ok(Argument::json(self.flow_input(name)?)),
+        }
     }
 
     /// What a property path of a reference leads to.

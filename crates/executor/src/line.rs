@@ -22,6 +22,8 @@ use crate::value::Value;
 pub(crate) struct Line {
     pub(crate) session: Arc<Inner>,
     pub(crate) inputs: JsonMap,
+    /// Those of the inputs that have images, loaded.
+    pub(crate) media: HashMap<String, Value>,
     pub(crate) lanes: Lanes,
     values: Mutex<HashMap<String, Value>>,
 }
@@ -45,7 +47,10 @@ pub(crate) async fn run_flow(session: &Arc<Inner>, given: &JsonMap) -> FlowResul
         Ok(inputs) => inputs,
         Err(error) => return FlowResult::failed(error.into()),
     };
-    let line = Arc::new(Line::new(session, inputs));
+    let line = match Line::with_images_loaded(session, inputs).await {
+        Ok(line) => Arc::new(line),
+        Err(error) => return FlowResult::failed(error),
+    };
     let mut result = FlowResult {
         outputs: Ok(String::new()),
         metrics: IndexMap::new(),
@@ -77,9 +82,18 @@ pub(crate) async fn run_single(session: &Arc<Inner>, node: &str, given: &JsonMap
         Ok(prepared) => prepared,
         Err(error) => return FlowResult::failed(error.into()),
     };
-    let line = Arc::new(Line::new(session, inputs));
+    let line = match Line::with_images_loaded(session, inputs).await {
+        Ok(line) => Arc::new(line),
+        Err(error) => return FlowResult::failed(error),
+    };
     for (name, value) in &given.node_outputs {
-        line.settle(name, Value::from_json(value));
+        match line.load_output(value).await {
+            Ok(value) => line.settle(name, value),
+            Err(error) => {
+                line.lanes.close().await;
+                return FlowResult::failed(error);
+            }
+        }
     }
     let Some(index) = session
         .flow
@@ -129,9 +143,19 @@ impl Line {
         Self {
             session: Arc::clone(session),
             inputs,
+            media: HashMap::new(),
             lanes: Lanes::new(session.python.clone(), session.wait),
             values: Mutex::default(),
         }
+    }
+
+    async fn with_images_loaded(session: &Arc<Inner>, inputs: JsonMap) -> Result<Self, RunError> {
+        let mut line = Self::new(session, inputs);
+        let loaded = line.load_inputs().await;
+        if loaded.is_err() {
+            line.lanes.close().await;
+        }
+        loaded.map(|()| line)
     }
 
     pub(crate) fn is_aggregation(&self, node: &str) -> bool {

@@ -3,6 +3,7 @@
 use flowcell_flow::{Assignment, python_json};
 
 use crate::error::RunError;
+use crate::images::{self, ImageSink, Whose};
 use crate::inputs::Argument;
 use crate::line::Line;
 use crate::value::Value;
@@ -17,7 +18,10 @@ impl Line {
             };
             let text = match &output.reference {
                 Assignment::Literal(value) => python_json(value),
-                Assignment::FlowInput(input) => python_json(self.flow_input(input)?),
+                Assignment::FlowInput(input) => {
+                    let value = self.flow_value(name, input).await?;
+                    self.output_text(name, name, value).await?
+                }
                 Assignment::NodeOutput { node, property, .. } => {
                     let value = self.output(node)?;
                     if matches!(value, Value::Bypassed) {
@@ -57,7 +61,8 @@ impl Line {
         };
         let mut held = self.hold(node, object.lane).await?;
         let dumped = held.instance.dump(object.id).await;
-        self.ask(node, dumped)?.map_err(|error| {
+        let dumped = self.ask(node, dumped)?;
+        let text = dumped.map_err(|error| {
             if error.own {
                 // Raised by the value itself: a generator's code, say.
                 return RunError::own(error).in_node(node);
@@ -69,7 +74,8 @@ impl Line {
                     error.type_name, error.message
                 ),
             )
-        })
+        })?;
+        self.with_images(text, Whose::Flow)
     }
 
     /// The JSON form of a value that goes to a component.
@@ -80,8 +86,15 @@ impl Line {
             Value::Object(object) => {
                 let mut held = self.hold(node, object.lane).await?;
                 let dumped = held.instance.dump(object.id).await;
-                self.ask(node, dumped)?
-                    .map_err(|error| RunError::tool(node, error))
+                let text = self
+                    .ask(node, dumped)?
+                    .map_err(|error| RunError::tool(node, error))?;
+                images::place(
+                    text,
+                    self.session.flow.message_format,
+                    &ImageSink::Inline,
+                    Whose::Node,
+                )
             }
         }
     }
@@ -94,7 +107,7 @@ impl Line {
         let mut held = self.hold(node, object.lane).await?;
         let dumped = held.instance.dump(object.id).await;
         match self.ask(node, dumped)? {
-            Ok(text) => Ok(text),
+            Ok(text) => self.with_images(text, Whose::Node),
             Err(error) if error.own => Err(RunError::own(error).in_node(node)),
             Err(_) => Ok(serde_json::Value::from(&*object.repr).to_string()),
         }

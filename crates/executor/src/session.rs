@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flowcell_bundle::{Manifest, Reference};
-use flowcell_flow::{Flow, Graph, JsonMap, VariantChoice};
+use flowcell_flow::{Flow, Graph, InputDef, JsonMap, ValueType, VariantChoice};
 use flowcell_sandbox::{Access, Environment, Isolation, Limits, Mount, Pool};
 use indexmap::IndexMap;
 
 use crate::error::RunError;
 use crate::host::Host;
+use crate::images::ImageSink;
 use crate::line;
 use crate::result::FlowResult;
 use crate::tools::{Resolved, Tools};
@@ -37,6 +38,8 @@ pub struct SessionOptions {
     pub instances: usize,
     /// How long a node waits for an instance.
     pub wait: Duration,
+    /// Where images of outputs go.
+    pub images: ImageSink,
 }
 
 impl SessionOptions {
@@ -52,6 +55,7 @@ impl SessionOptions {
             // promptflow runs at most 16 nodes of a line at once.
             instances: 16,
             wait: Duration::from_secs(30),
+            images: ImageSink::default(),
         }
     }
 }
@@ -74,6 +78,7 @@ pub(crate) struct Inner {
     pub(crate) python: Option<Arc<Pool>>,
     pub(crate) wait: Duration,
     pub(crate) line_time: Duration,
+    pub(crate) images: ImageSink,
     // Deleted with the session.
     pub(crate) _workspace: Workspace,
 }
@@ -104,6 +109,15 @@ impl Session {
                 None
             });
         }
+        let may_have_images = |input: &InputDef| {
+            matches!(
+                input.value_type,
+                ValueType::Image | ValueType::List | ValueType::Object
+            )
+        };
+        if flow.inputs.values().any(may_have_images) {
+            tools.with_python(host)?;
+        }
         notes.extend(workspace.notes().iter().cloned());
         notes.extend(tools.take_notes());
         let python = tools.python_pool();
@@ -115,6 +129,7 @@ impl Session {
                 python,
                 wait: options.wait,
                 line_time,
+                images: options.images,
                 _workspace: workspace,
             }),
             notes,
@@ -187,6 +202,7 @@ pub(crate) fn prepare(
         options.isolation,
         options.instances,
         options.wait,
+        flow.message_format,
     );
     Ok(Prepared {
         flow,

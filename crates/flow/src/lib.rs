@@ -37,6 +37,7 @@ mod inputs;
 mod json;
 mod lint;
 mod literals;
+mod media;
 mod parse;
 mod property;
 mod pyjson;
@@ -57,7 +58,9 @@ pub use json::{
 };
 pub use lint::{Finding, Severity};
 pub use literals::{NodeInput, coerce_literals};
+pub use media::ImagePlace;
 pub use property::{PropertyPath, Step};
+pub use pyjson::python_loads;
 pub use reference::Assignment;
 pub use schema::{
     Activate, Environment, Flow, FlowKind, InputDef, Language, MessageFormat, Node, NodeKind,

@@ -26,6 +26,8 @@ pub enum NodeInput {
     },
     /// An image, to be loaded by the executor: a path, a URL, base64 text or a mapping.
     Image(Json),
+    /// A literal with images inside it, to be loaded by the executor.
+    Images(Json),
     /// The path of an assistant's definition, to be loaded by the executor.
     AssistantDefinition(Json),
 }

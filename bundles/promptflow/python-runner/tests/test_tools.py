@@ -122,7 +122,7 @@ def f(c: CustomConnection, a: AzureOpenAIConnection, l: list):
         with flow(r=text) as f:
             custom = {"type": "CustomConnection", "name": "c", "configs": {"u": "v"}, "secrets": {"key": "k"}}
             azure = {"type": "AzureOpenAIConnection", "name": "a", "api_key": "s", "api_base": "b"}
-            image = {"$image": {"data:image/png;base64": "AA=="}}
+            image = {"$image": {"value": {"data:image/png;base64": "AA=="}, "type": "object", "message_format": "basic"}}
             self.assertEqual(
                 f.call("r.py", c={"$connection": custom}, a={"$connection": azure}, l=[image]),
                 ["k", {"u": "v"}, {"u": "v", "key": "k"}, "s", "b", "azure", "Image(5ba93c9d)"],

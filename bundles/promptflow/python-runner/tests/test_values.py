@@ -8,6 +8,7 @@ from stand_in import flow  # noqa: F401  (first: it makes the runner importable)
 
 from flowcell_runner import paths, values
 from promptflow.contracts.multimedia import Image
+from promptflow.contracts.multimedia import Text as AnnotatedText
 
 
 class Text(str):
@@ -76,8 +77,11 @@ class DumpTest(unittest.TestCase):
         self.assertEqual(values.dump({1: (1, 2), "n": math.nan}), '{"1": [1, 2], "n": NaN}')
         self.assertEqual(values.dump("\ud800"), '"?"')
 
-    def test_an_image_carries_its_data(self):
-        self.assertEqual(values.dump([Image(b"GIF")]), '[{"data:image/gif;base64": "R0lG"}]')
+    def test_images_and_texts_are_marked_for_the_host(self):
+        image = '{"$image": {"media_type": "image/gif", "url": null, "base64": "R0lG"}}'
+        self.assertEqual(values.dump([Image(b"GIF")]), f"[{image}]")
+        text = '{"$text": {"text": "t", "annotations": null}}'
+        self.assertEqual(values.dump({"a": [AnnotatedText("t"), "t"]}), f'{{"a": [{text}, "t"]}}')
 
 
 class PathTest(unittest.TestCase):

@@ -1,11 +1,11 @@
 """An input's JSON becomes what the tool expects, where that is more than JSON: connections, images, assistants."""
 
 from promptflow.connections import CustomStrongTypeConnection, connection_from
-from promptflow.contracts.multimedia import Image, load_image
 from promptflow.contracts.types import AssistantDefinition
 
+from . import media
+
 CONNECTION = "$connection"
-IMAGE = "$image"
 
 
 def special(value):
@@ -14,25 +14,19 @@ def special(value):
         ((mark, content),) = value.items()
         if mark == CONNECTION:
             return connection_from(content)
-        if mark == IMAGE:
-            return load_image(content)
+        if mark == media.IMAGE:
+            return media.load(content["value"], content["type"], content["message_format"])
     return value
 
 
 def converter(annotation):
     """What an input for a parameter of this type goes through; None where it stays as it is."""
-    if annotation is Image:
-        return _to_image
     if annotation is AssistantDefinition:
         return _to_assistant
     for member in annotation if isinstance(annotation, list) else [annotation]:
         if isinstance(member, type) and issubclass(member, CustomStrongTypeConnection):
             return member.from_custom
     return None
-
-
-def _to_image(value):
-    return [load_image(item) for item in value] if isinstance(value, list) else load_image(value)
 
 
 def _to_assistant(value):

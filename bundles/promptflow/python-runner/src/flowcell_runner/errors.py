@@ -9,6 +9,7 @@ from promptflow.exceptions import PromptflowException, UserErrorException
 from wit_world.imports.tool_types import ErrorKind, ToolError
 
 from . import describing, paths, values
+from .wording import text_of
 
 # Frames of the runner, of the modules baked in beside it and of the import machinery say nothing about the user's code.
 _OURS = (os.path.dirname(os.path.dirname(__file__)) + os.sep, "<frozen importlib")
@@ -55,7 +56,7 @@ def describe_import(error):
 def load_failure(failure):
     """Class and text for a tool that was called without having been loaded."""
     if failure.error is not None:
-        message = f"({type(failure.error).__name__}) {_text(failure.error)}"
+        message = f"({type(failure.error).__name__}) {text_of(failure.error)}"
         return "PythonLoadError", f"Failed to load python module from file '{failure.source}': {message}"
     one_tool = "Please make sure you have one and only one tool definition in your script."
     if not failure.names:
@@ -68,17 +69,10 @@ def _tool_error(error, kind, type_name, own, message=None):
     return ToolError(
         kind,
         type_name,
-        values.without_surrogates(_text(error) if message is None else message),
+        values.without_surrogates(text_of(error) if message is None else message),
         values.without_surrogates(_traceback(error)),
         own,
     )
-
-
-def _text(error):
-    try:
-        return str(error)
-    except Exception as failure:
-        return f"<{type(error).__name__} whose message raised {type(failure).__name__}>"
 
 
 def _traceback(error):

@@ -11,7 +11,7 @@ from promptflow.connections import is_connection
 from promptflow.contracts.multimedia import PFBytes
 from promptflow.contracts.types import AssistantDefinition
 
-from . import arguments, concurrency
+from . import arguments, concurrency, media
 
 MAX_DEPTH = 100
 # A list that holds one list many times, again and again, is small in memory and endless as text.
@@ -91,14 +91,14 @@ def without_surrogates(text):
 
 
 def dump(value):
-    """The value as a flow output: streams joined, everything else as `json.dumps` has it."""
+    """The value as a flow output: streams joined, images marked, everything else as `json.dumps` has it."""
     if isinstance(value, Iterator):
         value = _joined(value)
     elif isinstance(value, AsyncIterator):
         value = _joined(concurrency.wait_for(_items(value)))
     elif is_connection(value):
         value = type(value).__name__
-    return without_surrogates(json.dumps(value, ensure_ascii=False, default=_encode_object))
+    return without_surrogates(json.dumps(media.marked(value), ensure_ascii=False, default=_encode_object))
 
 
 class StreamFailed(BaseException):
@@ -121,7 +121,7 @@ async def _items(stream):
 
 def _encode_object(value):
     if isinstance(value, PFBytes):
-        return {f"data:{value._mime_type};base64": value.to_base64()}
+        return media.marked_image(value)
     if isinstance(value, AssistantDefinition):
         return value.serialize()
     raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")

@@ -6,15 +6,11 @@ def log_metric(key, value, variant_id=None):
     from flowcell_runner import values
     from wit_world.imports import host
 
-    text = values.to_json(value)
-    if text is None:
+    try:
+        text = values.dump(value)
+    except Exception:
         try:
-            text = values.to_json(_finite(value))
+            text = values.dump(float(value))  # a number of another class: a Decimal, a numpy scalar
         except Exception:
-            text = None
-    host.metric(values.without_surrogates(str(key)), text if text is not None else values.to_json(repr(value)))
-
-
-def _finite(value):
-    """A number of another class (a Decimal, a numpy scalar) as a float."""
-    return float(value)
+            text = values.dump(repr(value))
+    host.metric(values.without_surrogates(str(key)), text)

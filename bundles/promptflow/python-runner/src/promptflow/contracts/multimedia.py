@@ -1,10 +1,7 @@
-"""Images as tools see them, and reading them from what a flow's inputs hold."""
+"""Images and texts as tools see them."""
 
 import base64
 import hashlib
-import re
-
-from promptflow.exceptions import UserErrorException
 
 # First bytes of the image formats that promptflow recognises.
 _SIGNATURES = (
@@ -18,9 +15,6 @@ _SIGNATURES = (
     (0, b"\x00\x00\x01\x00", "image/x-icon"),
     (0, b"8BPS", "image/vnd.adobe.photoshop"),
 )
-_MARK = re.compile(r"^data:image/(.*);(path|base64|url)$")
-_BASE64_PREFIX = re.compile(r"^data:image/(.*);base64")
-_BASE64 = re.compile(r"^([A-Za-z0-9+/]{4})*(([A-Za-z0-9+/]{2})*(==|[A-Za-z0-9+/]=)?)?$")
 
 
 class PFBytes(bytes):
@@ -64,10 +58,17 @@ class Image(PFBytes):
 class Text(str):
     """A text with annotations."""
 
+    # Whether there is any; looking for texts in every value that leaves would be slow.
+    exist = False
+
     def __new__(cls, value, annotations=None):
+        Text.exist = True
         text = super().__new__(cls, value)
         text._annotations = annotations
         return text
+
+    def __reduce__(self):
+        return type(self), (str(self), self._annotations)
 
     @classmethod
     def deserialize(cls, data):
@@ -80,67 +81,6 @@ class Text(str):
         if self._annotations is None:
             return {"type": "text", "text": self}
         return {"type": "text", "text": {"value": self, "annotations": self._annotations}}
-
-
-class InvalidImageInput(UserErrorException):
-    """An input for an image that is none."""
-
-
-def load_image(value):
-    """An image from promptflow's notations: `{"data:image/png;path": …}`, OpenAI's dicts, a path, base64 text."""
-    if isinstance(value, PFBytes):
-        return value
-    if isinstance(value, dict):
-        return _from_dict(value)
-    if not isinstance(value, str):
-        raise InvalidImageInput(
-            f"Unsupported image input type: {type(value)}. The image inputs should be a string or a dictionary."
-        )
-    if not value:
-        raise InvalidImageInput("The image input should not be empty.")
-    return _from_string(value)
-
-
-def _from_dict(value):
-    if len(value) == 1:
-        ((key, content),) = value.items()
-        mark = _MARK.match(key)
-        if mark:
-            return _READERS[mark[2]](content, f"image/{mark[1]}")
-    if value.get("type") == "image_url":
-        return _from_string(value["image_url"]["url"])
-    if value.get("type") == "image_file":
-        return _from_path(value["image_file"]["path"])
-    raise InvalidImageInput(
-        "Invalid image input format. The image input should be a dictionary like: "
-        "{data:image/<image_type>;[path|base64|url]: <image_data>}."
-    )
-
-
-def _from_string(value):
-    prefix, _, text = value.rpartition(",")
-    if _BASE64.match(text) and (not prefix or _BASE64_PREFIX.match(prefix)):
-        return _from_base64(value)
-    if re.match(r"^[A-Za-z][A-Za-z0-9+.-]*://[^/]", value):
-        return _from_url(value)
-    return _from_path(value)
-
-
-def _from_path(path, mime_type=None):
-    with open(path, "rb") as file:
-        return Image(file.read(), mime_type)
-
-
-def _from_base64(text, mime_type=None):
-    return Image(base64.b64decode(text.rpartition(",")[2]), mime_type)
-
-
-def _from_url(url, mime_type=None):
-    # The host loads images from the network before the call: it is what decides where requests may go.
-    raise InvalidImageInput(f"Failed to fetch image from URL: {url}.")
-
-
-_READERS = {"path": _from_path, "base64": _from_base64, "url": _from_url}
 
 
 def _guess(value):
