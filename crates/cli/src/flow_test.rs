@@ -118,7 +118,7 @@ async fn test(settings: &Settings, args: &TestArgs) -> Result<FlowResult, RunErr
     options.images = image_folder(&args.flow)?;
     let workspace = Workspace::copy_of(&args.flow, &WorkspaceLimits::default())?;
     let host = settings.host()?;
-    let session = Session::open(&host, workspace, options, args.node.as_deref()).await?;
+    let session = Session::open(&host, workspace, options).await?;
     for note in session.notes() {
         terminal::note(note);
     }

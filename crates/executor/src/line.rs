@@ -259,9 +259,8 @@ impl Line {
         (result, end.outcome)
     }
 
-    /// Records a node outside of a line: its metrics count too.
+    /// Records a node outside of a line. Its metrics go nowhere: in promptflow only the aggregation of a run has any.
     fn ended(&self, end: NodeEnd, result: &mut FlowResult) -> Result<Option<Value>, RunError> {
-        result.metrics.extend(end.metrics.iter().cloned());
         let (node, outcome) = self.record(end);
         result.nodes.push(node);
         outcome
@@ -311,7 +310,7 @@ impl Line {
         index: usize,
         end: &mut NodeEnd,
     ) -> Result<Value, RunError> {
-        let resolved = self.session.resolved[index].as_ref().ok_or_else(|| {
+        let resolved = self.session.resolved.get(index).ok_or_else(|| {
             RunError::system(
                 "SystemErrorException",
                 format!("node '{}' was not resolved", node.name),

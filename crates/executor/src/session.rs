@@ -72,9 +72,8 @@ pub struct Session {
 pub(crate) struct Inner {
     pub(crate) flow: Flow,
     pub(crate) graph: Graph,
-    /// For each node of the flow, by its index; `None` for nodes that this session does not run (a node test resolves
-    /// its one node only).
-    pub(crate) resolved: Vec<Option<Resolved>>,
+    /// For each node of the flow, by its index.
+    pub(crate) resolved: Vec<Resolved>,
     pub(crate) python: Option<Arc<Pool>>,
     pub(crate) wait: Duration,
     pub(crate) line_time: Duration,
@@ -84,7 +83,8 @@ pub(crate) struct Inner {
 }
 
 impl Session {
-    /// Applies variants, checks the graph, and resolves the tools of all nodes, or of one.
+    /// Applies variants, resolves the tools of all nodes and checks the graph, in this order: promptflow's, which shows
+    /// in the error of a flow with several problems.
     ///
     /// # Errors
     /// The first problem, in promptflow's class and words.
@@ -92,7 +92,6 @@ impl Session {
         host: &Host,
         workspace: Workspace,
         options: SessionOptions,
-        only: Option<&str>,
     ) -> Result<Self, RunError> {
         let Prepared {
             flow,
@@ -100,15 +99,17 @@ impl Session {
             mut notes,
             line_time,
         } = prepare(host, &workspace, &options)?;
-        let graph = flow.validate()?;
+        flow.check_kind()?;
+        for node in flow.nodes.iter().filter(|node| node.is_searched()) {
+            node.check_search()?;
+            tools.search(host, &workspace, node).await?;
+        }
         let mut resolved = Vec::with_capacity(flow.nodes.len());
         for node in &flow.nodes {
-            resolved.push(if only.is_none_or(|only| only == node.name) {
-                Some(tools.resolve(host, &workspace, node).await?)
-            } else {
-                None
-            });
+            node.check_source()?;
+            resolved.push(tools.resolve(host, &workspace, node).await?);
         }
+        let graph = flow.validate()?;
         let may_have_images = |input: &InputDef| {
             matches!(
                 input.value_type,
@@ -202,7 +203,7 @@ pub(crate) fn prepare(
         options.isolation,
         options.instances,
         options.wait,
-        flow.message_format,
+        &flow,
     );
     Ok(Prepared {
         flow,

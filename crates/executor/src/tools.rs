@@ -3,18 +3,18 @@
 //! **A new node type goes here**: a variant of [`Tool`], how it is found ([`Tools::resolve`]), and how it is called
 //! (`line::call`).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use flowcell_bundle::{Manifest, ToolInput};
 use flowcell_flow::{
-    Json, MessageFormat, Node, NodeInput, NodeKind, SourceKind, coerce_literals, python_repr,
+    Flow, Json, MessageFormat, Node, NodeInput, NodeKind, SourceKind, coerce_literals, python_repr,
 };
 use flowcell_sandbox::{
     Environment, ErrorKind, Isolation, Lease, LoadError, Parameter, Pool, Program, ProgramKind,
-    ToolError,
+    ToolError, ToolInfo,
 };
 use indexmap::IndexMap;
 use serde::Deserialize;
@@ -74,6 +74,8 @@ pub(crate) struct Tools {
     instances: usize,
     wait: Duration,
     pub(crate) message_format: MessageFormat,
+    /// The package tools that the flow names.
+    named: HashSet<String>,
     pools: HashMap<String, Arc<Pool>>,
     python: Option<Arc<Pool>>,
     loader: Option<Lease>,
@@ -101,15 +103,17 @@ impl Tools {
         isolation: Isolation,
         instances: usize,
         wait: Duration,
-        message_format: MessageFormat,
+        flow: &Flow,
     ) -> Self {
+        let sources = flow.nodes.iter().filter_map(|node| node.source.as_ref());
         Self {
             manifest,
             environment,
             isolation,
             instances,
             wait,
-            message_format,
+            message_format: flow.message_format,
+            named: sources.filter_map(|source| source.tool.clone()).collect(),
             pools: HashMap::new(),
             python: None,
             loader: None,
@@ -187,13 +191,39 @@ impl Tools {
         resolved.map_err(|error| error.in_node(&node.name))
     }
 
-    async fn python(
+    /// Loads a node's tool without a look at the node's inputs: promptflow does that with all nodes first.
+    pub(crate) async fn search(
         &mut self,
         host: &Host,
         workspace: &Workspace,
         node: &Node,
-        source: String,
-    ) -> Result<Resolved, RunError> {
+    ) -> Result<(), RunError> {
+        let source = node.source.as_ref();
+        let path = source.and_then(|source| source.path.as_deref());
+        let tool = source.and_then(|source| source.tool.as_deref());
+        let searched = match (node.kind, source.map(|source| &source.kind), path) {
+            (Some(NodeKind::Python), Some(SourceKind::Code), Some(path)) => {
+                self.load(host, workspace, node, path).await.map(|_| ())
+            }
+            (Some(NodeKind::Python), Some(SourceKind::Package), _)
+            | (Some(NodeKind::CustomLlm), _, _)
+                if self.manifest.tool(tool.unwrap_or_default()).is_none() =>
+            {
+                Err(self.no_such_tool(node))
+            }
+            _ => Ok(()),
+        };
+        searched.map_err(|error| error.in_node(&node.name))
+    }
+
+    /// The description of a Python tool, whose file is imported at the first call.
+    async fn load(
+        &mut self,
+        host: &Host,
+        workspace: &Workspace,
+        node: &Node,
+        source: &str,
+    ) -> Result<ToolInfo, RunError> {
         let missing = || {
             RunError::user(
                 "InvalidSource",
@@ -203,7 +233,7 @@ impl Tools {
                 ),
             )
         };
-        match workspace.files().check(&source) {
+        match workspace.files().check(source) {
             Ok(()) => {}
             Err(FileError::Missing | FileError::TooLarge { .. } | FileError::Io(_)) => {
                 return Err(missing());
@@ -215,16 +245,23 @@ impl Tools {
             }
         }
         let loader = self.python_loader(host).await?;
-        let loaded = loader.load(&node.name, &source).await;
-        self.note_import(&source, &loaded.logs);
-        let info = match loaded.result {
-            Ok(Ok(info)) => info,
-            Ok(Err(error)) => {
-                let path = workspace.source().join(&source);
-                return Err(load_error(error, &path));
-            }
-            Err(fault) => return Err(RunError::fault(&node.name, fault)),
-        };
+        let loaded = loader.load(&node.name, source).await;
+        self.note_import(source, &loaded.logs);
+        match loaded.result {
+            Ok(Ok(info)) => Ok(info),
+            Ok(Err(error)) => Err(load_error(error, &workspace.source().join(source))),
+            Err(fault) => Err(RunError::fault(&node.name, fault)),
+        }
+    }
+
+    async fn python(
+        &mut self,
+        host: &Host,
+        workspace: &Workspace,
+        node: &Node,
+        source: String,
+    ) -> Result<Resolved, RunError> {
+        let info = self.load(host, workspace, node, &source).await?;
         let types: HashMap<&str, &[String]> = info
             .inputs
             .iter()
@@ -338,19 +375,24 @@ impl Tools {
             .as_ref()
             .and_then(|source| source.tool.as_deref())
             .unwrap_or_default();
-        let ids = self
-            .manifest
-            .tool_ids()
-            .into_iter()
-            .map(Json::from)
-            .collect();
+        let names = |ids: &mut dyn Iterator<Item = String>| {
+            python_repr(&Json::Array(ids.map(Json::from).collect()))
+        };
+        let all = self.manifest.tool_ids();
+        // promptflow collects only the tools that the flow names, and says "all" to those that it found among them.
+        let mut named = all.iter().filter(|id| self.named.contains(*id)).cloned();
         RunError::user(
             "PackageToolNotFoundError",
             format!(
                 "Package tool '{id}' is not found in the current environment. All available package tools are: {}.",
-                python_repr(&Json::Array(ids))
+                names(&mut named)
             ),
         )
+        .help(format!(
+            "the bundle {} has {}",
+            self.manifest.reference(),
+            names(&mut all.iter().cloned())
+        ))
     }
 
     async fn wasm(

@@ -27,6 +27,39 @@ pub struct Graph {
     pub warnings: Vec<String>,
 }
 
+impl Node {
+    /// Whether promptflow's CLI loads the node's tool first, before the executor loads all of them: it searches for connections
+    /// that the tool could take as an input.
+    pub fn is_searched(&self) -> bool {
+        self.connection.is_none() && !matches!(self.kind, Some(NodeKind::Prompt | NodeKind::Llm))
+    }
+
+    /// Whether the node's source can be loaded in that search.
+    ///
+    /// # Errors
+    /// `UserErrorException` without a source, `NotImplementedError` with one of no use.
+    pub fn check_search(&self) -> Result<(), FlowError> {
+        source_problem(self).map_or(Ok(()), |problem| {
+            Err(FlowError::from(problem).at(self.location()))
+        })
+    }
+
+    /// Whether the executor can load the node's source.
+    ///
+    /// # Errors
+    /// `ResolveToolError` around what [`check_search`](Node::check_search) says.
+    pub fn check_source(&self) -> Result<(), FlowError> {
+        source_problem(self).map_or(Ok(()), |problem| {
+            let kind = ErrorKind::ResolveToolError {
+                node: self.name.clone(),
+                class: problem.class(),
+                message: problem.to_string(),
+            };
+            Err(FlowError::from(kind).at(self.location()))
+        })
+    }
+}
+
 impl Flow {
     /// Checks the flow as promptflow does before it runs one, and orders its nodes.
     ///
@@ -38,9 +71,7 @@ impl Flow {
     /// `InputReferenceNotFound`, `NodeReferenceNotFound`, `InvalidNodeReference`, `NodeCircularDependency`, `EmptyOutputReference`,
     /// `OutputReferenceNotFound`.
     pub fn validate(&self) -> Result<Graph, FlowError> {
-        if let Some(error) = self.flex_problem() {
-            return Err(error);
-        }
+        self.check_kind()?;
         self.check_sources()?;
         self.check_names()?;
         self.check_flow_inputs()?;
@@ -61,6 +92,12 @@ impl Flow {
         })
     }
 
+    /// # Errors
+    /// `NotImplementedError` for a flex flow.
+    pub fn check_kind(&self) -> Result<(), FlowError> {
+        self.flex_problem().map_or(Ok(()), Err)
+    }
+
     /// A flex flow runs in promptflow, but has no graph.
     pub(crate) fn flex_problem(&self) -> Option<FlowError> {
         let entry = self.entry.as_ref()?;
@@ -76,26 +113,10 @@ impl Flow {
 
     /// promptflow looks at the tools of all nodes before it looks at the graph.
     fn check_sources(&self) -> Result<(), FlowError> {
-        // First the CLI, in search of connections, loads the tools of nodes that could take one as an input.
-        for node in &self.nodes {
-            let looked_at = node.connection.is_none()
-                && !matches!(node.kind, Some(NodeKind::Prompt | NodeKind::Llm));
-            if looked_at && let Some(problem) = source_problem(node) {
-                return Err(FlowError::from(problem).at(node.location()));
-            }
+        for node in self.nodes.iter().filter(|node| node.is_searched()) {
+            node.check_search()?;
         }
-        // Then the executor loads all tools.
-        for node in &self.nodes {
-            if let Some(problem) = source_problem(node) {
-                let kind = ErrorKind::ResolveToolError {
-                    node: node.name.clone(),
-                    class: problem.class(),
-                    message: problem.to_string(),
-                };
-                return Err(FlowError::from(kind).at(node.location()));
-            }
-        }
-        Ok(())
+        self.nodes.iter().try_for_each(Node::check_source)
     }
 
     fn check_names(&self) -> Result<(), FlowError> {

@@ -1,0 +1,6 @@
+from promptflow.core import tool
+
+
+@tool
+def first(q: list):
+    return q[0]

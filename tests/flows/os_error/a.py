@@ -1,0 +1,6 @@
+from promptflow.core import tool
+
+
+@tool
+def f():
+    return open("gone.txt").read()

@@ -1,0 +1,11 @@
+from promptflow.core import tool
+
+
+@tool
+def f(x):
+    return x
+
+
+@tool
+def g(x):
+    return x
