@@ -83,6 +83,8 @@ async fn validate(settings: &Settings, args: &ValidateArgs) -> Result<Vec<Proble
     flow_file(&args.source)?;
     let workspace = match Workspace::copy_of(&args.source, &WorkspaceLimits::default()) {
         Ok(workspace) => workspace,
+        // promptflow's `validate` does not get to these either: an included file is missing, say.
+        Err(error) if error.class == "UserErrorException" => return Err(error),
         Err(error) => return Ok(vec![Problem::from(&error)]),
     };
     let host = settings.host()?;

@@ -1,6 +1,7 @@
 //! Values that the caller gives.
 
 use std::fs;
+use std::io::Read as _;
 use std::path::Path;
 
 use flowcell_executor::RunError;
@@ -36,17 +37,25 @@ pub(crate) fn pairs(option: &str, pairs: &[String]) -> Result<IndexMap<String, S
 /// A JSON object; of a .jsonl file, the first line.
 fn read(file: &Path) -> Result<JsonMap, RunError> {
     let name = file.display();
-    let size = fs::metadata(file)
-        .map_err(|cause| error(format!("cannot read {name}: {cause}")))?
-        .len();
+    let cannot = |cause: std::io::Error| error(format!("cannot read {name}: {cause}"));
+    let opened = fs::File::open(file).map_err(cannot)?;
+    let size = opened.metadata().map_err(cannot)?.len();
+    let mut bytes = Vec::new();
+    if size <= MAX_FILE {
+        // What is no regular file has no length, and may have no end.
+        opened
+            .take(MAX_FILE + 1)
+            .read_to_end(&mut bytes)
+            .map_err(cannot)?;
+    }
+    let size = size.max(bytes.len() as u64);
     if size > MAX_FILE {
         return Err(error(format!(
             "{name} has {} MiB; a file of inputs may have {} MiB. Put large data into a file of the flow and give its path",
-            size >> 20,
+            size.div_ceil(1 << 20),
             MAX_FILE >> 20
         )));
     }
-    let bytes = fs::read(file).map_err(|cause| error(format!("cannot read {name}: {cause}")))?;
     let text = String::from_utf8(bytes).map_err(|cause| {
         let place = cause.utf8_error().valid_up_to();
         error(format!(
@@ -61,8 +70,11 @@ fn read(file: &Path) -> Result<JsonMap, RunError> {
         text = text.lines().next().unwrap_or_default();
     }
     serde_json::from_str(text).map_err(|cause| {
+        let cause = cause.to_string();
         let hint = if ["NaN", "Infinity"].iter().any(|word| text.contains(word)) {
             ". JSON has no NaN and no Infinity: write them as text (\"nan\") for an input of type double"
+        } else if ["surrogate", "hex escape"].iter().any(|word| cause.contains(word)) {
+            ". A lone surrogate is half a character: write both halves (\"\\ud83d\\ude00\") or the character itself"
         } else {
             ""
         };

@@ -44,7 +44,9 @@ pub enum ProgramError {
         limit: usize,
     },
     /// Damaged, or using a WebAssembly proposal that is switched off.
-    #[error("it is damaged or uses a WebAssembly feature that is switched off: {0}")]
+    #[error(
+        "it is damaged or uses a WebAssembly feature that is switched off: {0}; build it again"
+    )]
     Invalid(String),
     /// It wants something that the host does not give.
     #[error("it imports {}, which flowcell does not give to tools", .0.join(", "))]
@@ -94,6 +96,9 @@ pub enum Fault {
         /// Limit in bytes.
         limit: usize,
     },
+    /// What it gave as a value is no JSON text.
+    #[error("its value is not JSON")]
+    NotJson,
     /// The guest ended its process.
     #[error("it ended its process with exit code {code}")]
     Exit {
@@ -121,6 +126,7 @@ impl Fault {
             Self::Memory { .. } => "MemoryLimitExceeded",
             Self::StackOverflow => "StackLimitExceeded",
             Self::OutputTooLarge { .. } => "OutputLimitExceeded",
+            Self::NotJson => "InvalidToolOutput",
             Self::Exit { .. } => "ProcessExit",
             Self::Trap { .. } => "ProcessCrashError",
         }

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use wasmtime::component::{HasData, Resource};
@@ -16,7 +17,7 @@ use wasmtime_wasi::p2::{
     StreamError, StreamResult,
 };
 
-use crate::quota::{OpenFile, Quota, QuotaExceeded};
+use crate::quota::{FileIdentity, OpenFile, Quota, QuotaExceeded};
 
 /// Selects [`QuotaFilesystem`] as the implementation to link.
 pub(crate) struct HasQuotaFilesystem;
@@ -33,6 +34,8 @@ pub(crate) struct WritableDescriptors {
     /// For each mount, in order, whether it is writable.
     mounts: Vec<bool>,
     descriptors: HashMap<u32, Option<Arc<OpenFile>>>,
+    /// Whether the quota has said no. Guests report that as errors of many kinds.
+    refused: Arc<AtomicBool>,
 }
 
 impl WritableDescriptors {
@@ -41,7 +44,29 @@ impl WritableDescriptors {
             quota,
             mounts,
             descriptors: HashMap::new(),
+            refused: Arc::default(),
         }
+    }
+
+    /// Whether the quota refused anything since the last time this was asked.
+    pub(crate) fn take_refused(&self) -> bool {
+        self.refused.swap(false, Ordering::Relaxed)
+    }
+
+    fn charge_file(&self) -> Result<(), QuotaExceeded> {
+        let charged = self.quota.charge_file();
+        self.refused.fetch_or(charged.is_err(), Ordering::Relaxed);
+        charged
+    }
+
+    fn charge_bytes(
+        &self,
+        bytes: u64,
+        identity: Option<FileIdentity>,
+    ) -> Result<(), QuotaExceeded> {
+        let charged = self.quota.charge_bytes(bytes, identity);
+        self.refused.fetch_or(charged.is_err(), Ordering::Relaxed);
+        charged
     }
 
     fn file(&self, rep: u32) -> Option<Arc<OpenFile>> {
@@ -116,6 +141,7 @@ impl QuotaFilesystem<'_> {
             inner,
             quota: Arc::clone(&self.writable.quota),
             file,
+            refused: Arc::clone(&self.writable.refused),
         });
         Ok(self.inner.table.push(guarded)?)
     }
@@ -168,7 +194,7 @@ impl types::HostDescriptor for QuotaFilesystem<'_> {
         if open_flags.contains(types::OpenFlags::CREATE)
             && self.is_free(rep, path_flags, &path).await
         {
-            self.writable.quota.charge_file()?;
+            self.writable.charge_file()?;
         }
         let opened = self
             .inner
@@ -191,7 +217,7 @@ impl types::HostDescriptor for QuotaFilesystem<'_> {
         let rep = fd.rep();
         let growth = size.saturating_sub(self.size(rep).await?);
         let identity = self.writable.file(rep).map(|file| file.identity());
-        self.writable.quota.charge_bytes(growth, identity)?;
+        self.writable.charge_bytes(growth, identity)?;
         self.inner.set_size(fd, size).await
     }
 
@@ -207,7 +233,7 @@ impl types::HostDescriptor for QuotaFilesystem<'_> {
             .saturating_add(buffer.len() as u64)
             .saturating_sub(self.size(rep).await?);
         let identity = self.writable.file(rep).map(|file| file.identity());
-        self.writable.quota.charge_bytes(growth, identity)?;
+        self.writable.charge_bytes(growth, identity)?;
         self.inner.write(fd, buffer, offset).await
     }
 
@@ -248,7 +274,7 @@ impl types::HostDescriptor for QuotaFilesystem<'_> {
         fd: Resource<Descriptor>,
         path: String,
     ) -> FsResult<()> {
-        self.writable.quota.charge_file()?;
+        self.writable.charge_file()?;
         self.inner.create_directory_at(fd, path).await
     }
 
@@ -258,7 +284,7 @@ impl types::HostDescriptor for QuotaFilesystem<'_> {
         source: String,
         destination: String,
     ) -> FsResult<()> {
-        self.writable.quota.charge_file()?;
+        self.writable.charge_file()?;
         self.inner.symlink_at(fd, source, destination).await
     }
 
@@ -270,7 +296,7 @@ impl types::HostDescriptor for QuotaFilesystem<'_> {
         new_fd: Resource<Descriptor>,
         new_path: String,
     ) -> FsResult<()> {
-        self.writable.quota.charge_file()?;
+        self.writable.charge_file()?;
         self.inner
             .link_at(fd, old_flags, old_path, new_fd, new_path)
             .await
@@ -440,6 +466,7 @@ struct ChargedOutput {
     inner: DynOutputStream,
     quota: Arc<Quota>,
     file: Option<Arc<OpenFile>>,
+    refused: Arc<AtomicBool>,
 }
 
 #[wasmtime_wasi::async_trait]
@@ -455,7 +482,10 @@ impl OutputStream for ChargedOutput {
         let identity = self.file.as_ref().map(|file| file.identity());
         self.quota
             .charge_bytes(bytes.len() as u64, identity)
-            .map_err(|_| StreamError::LastOperationFailed(DiskFull.into()))?;
+            .map_err(|_| {
+                self.refused.store(true, Ordering::Relaxed);
+                StreamError::LastOperationFailed(DiskFull.into())
+            })?;
         self.inner.write(bytes)
     }
 

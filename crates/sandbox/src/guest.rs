@@ -8,6 +8,7 @@ use crate::contract::tool::flowcell::tool::{host, types};
 use crate::environment::{Access, Environment};
 use crate::error::SandboxError;
 use crate::filesystem::{QuotaFilesystem, WritableDescriptors};
+use crate::json::is_python_json;
 use crate::limits::MemoryLimiter;
 use crate::output::{Capture, Logs};
 
@@ -83,6 +84,11 @@ impl Guest {
         }
     }
 
+    /// Whether the disk quota refused anything since the last time this was asked.
+    pub(crate) fn take_disk_refused(&self) -> bool {
+        self.writable.take_refused()
+    }
+
     pub(crate) fn take_metrics(&mut self) -> Vec<(String, String)> {
         std::mem::take(&mut self.metrics)
     }
@@ -129,6 +135,9 @@ impl host::Host for Guest {
             return Err(wasmtime::format_err!(
                 "a metric's name and value may each have {METRIC_BYTES} bytes"
             ));
+        }
+        if !is_python_json(&value) {
+            return Err(wasmtime::format_err!("a metric's value must be JSON"));
         }
         self.metrics.push((name, value));
         Ok(())

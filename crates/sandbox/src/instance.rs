@@ -14,13 +14,18 @@ use crate::engine::Sandbox;
 use crate::environment::Environment;
 use crate::error::{Fault, SandboxError};
 use crate::guest::Guest;
+use crate::json::{is_json, is_python_json};
 use crate::limits::Limits;
 use crate::metered::{CpuTimeExceeded, Metered};
 use crate::output::Logs;
-use crate::program::{Linked, Program, one_line};
+use crate::program::{Linked, Program};
 
 /// Headroom over the output limit for what travels with a value (names, tracebacks, other host calls).
 const TRANSFER_SLACK: usize = 1 << 20;
+/// Longest message or traceback of a guest's error, in bytes: it is read by people.
+const MAX_MESSAGE: usize = 64 << 10;
+/// Longest class name.
+const MAX_NAME: usize = 256;
 
 /// Runs one call into the guest under the instance's limits.
 macro_rules! bounded {
@@ -153,7 +158,7 @@ impl Instance {
     pub async fn invoke(&mut self, tool: &str, inputs: String) -> Call<Result<String, ToolError>> {
         let call =
             bounded!(self, store, exports => exports.tool()?.call_invoke(store, tool, &inputs));
-        self.within_output(call, String::len)
+        self.accept(call, String::len, |text| is_json(text))
     }
 
     /// Imports a node's Python file and describes its tool.
@@ -164,7 +169,7 @@ impl Instance {
     /// Calls a node's Python tool.
     pub async fn call(&mut self, request: &Request) -> Call<Result<Outcome, ToolError>> {
         let call = bounded!(self, store, exports => exports.runner()?.call_call(store, request));
-        self.within_output(call, outcome_size)
+        self.accept(call, outcome_size, is_sound)
     }
 
     /// Renders a Jinja template with Python's jinja2, for inputs that are Python objects.
@@ -174,14 +179,14 @@ impl Instance {
         inputs: &[(String, Argument)],
     ) -> Call<Result<Outcome, ToolError>> {
         let call = bounded!(self, store, exports => exports.runner()?.call_render(store, template, inputs));
-        self.within_output(call, outcome_size)
+        self.accept(call, outcome_size, is_sound)
     }
 
     /// Follows a property path into an object.
     pub async fn property(&mut self, object: u64, path: &str) -> Call<Result<Outcome, ToolError>> {
         let call =
             bounded!(self, store, exports => exports.runner()?.call_property(store, object, path));
-        self.within_output(call, outcome_size)
+        self.accept(call, outcome_size, is_sound)
     }
 
     /// Compares an object with a JSON value by Python's `==`.
@@ -192,13 +197,13 @@ impl Instance {
     /// An object as `json.dumps` writes it; the text may hold NaN and Infinity, as Python's does.
     pub async fn dump(&mut self, object: u64) -> Call<Result<String, ToolError>> {
         let call = bounded!(self, store, exports => exports.runner()?.call_dump(store, object));
-        self.within_output(call, String::len)
+        self.accept(call, String::len, |text| is_python_json(text))
     }
 
     /// An object as bytes, for [`Instance::unpack`] of another instance of the same session.
     pub async fn pack(&mut self, object: u64) -> Call<Result<Vec<u8>, ToolError>> {
         let call = bounded!(self, store, exports => exports.runner()?.call_pack(store, object));
-        self.within_output(call, Vec::len)
+        self.accept(call, Vec::len, |_| true)
     }
 
     /// Takes in what [`Instance::pack`] gave; the object's number here.
@@ -216,6 +221,7 @@ impl Instance {
         let limits = &self.limits;
         let guest = self.store.data_mut();
         let refused = guest.memory.take_refused();
+        let disk_full = guest.take_disk_refused();
         let memory = || Fault::Memory {
             limit: limits.memory,
         };
@@ -227,7 +233,17 @@ impl Instance {
                 limit: limits.cpu_time,
             }),
             Ok(Ok(Ok(answer))) if refused && answer.is_memory_error() => Err(memory()),
-            Ok(Ok(Ok(answer))) => Ok(answer),
+            Ok(Ok(Ok(mut answer))) => {
+                answer.shorten();
+                if disk_full {
+                    answer.explain(&format!(
+                        "the session's disk is full: it holds {} MiB and {} files",
+                        limits.disk_bytes >> 20,
+                        limits.disk_files
+                    ));
+                }
+                Ok(answer)
+            }
             Ok(Ok(Err(_))) if refused => Err(memory()),
             Ok(Ok(Err(error))) => Err(fault(&error, limits.output)),
         };
@@ -243,21 +259,34 @@ impl Instance {
         }
     }
 
-    /// Holds a successful answer to the output limit.
-    fn within_output<T>(
+    /// Holds a successful answer to the output limit, and to the contract.
+    fn accept<T>(
         &mut self,
         mut call: Call<Result<T, ToolError>>,
         size: impl Fn(&T) -> usize,
+        is_sound: impl Fn(&T) -> bool,
     ) -> Call<Result<T, ToolError>> {
         if let Ok(Ok(value)) = &call.result {
             let size = size(value);
             let limit = self.limits.output;
-            if size > limit {
+            let refused = if size > limit {
+                Some(Fault::OutputTooLarge { size, limit })
+            } else {
+                (!is_sound(value)).then_some(Fault::NotJson)
+            };
+            if let Some(fault) = refused {
                 self.broken = true;
-                call.result = Err(Fault::OutputTooLarge { size, limit });
+                call.result = Err(fault);
             }
         }
         call
+    }
+}
+
+fn is_sound(outcome: &Outcome) -> bool {
+    match outcome {
+        Outcome::Json(json) => is_json(json),
+        Outcome::Object(_) => true,
     }
 }
 
@@ -281,7 +310,8 @@ fn fault(error: &wasmtime::Error, output: usize) -> Fault {
         }
         None => {}
     }
-    let reason = one_line(error);
+    // The causes above it hold WebAssembly's own frames, which say nothing to a tool's author.
+    let reason = error.root_cause().to_string();
     // wasmtime has no type for this one.
     if reason.contains("fuel allocated for hostcalls") {
         return Fault::OutputTooLarge {
@@ -298,6 +328,12 @@ trait Answer {
     fn is_memory_error(&self) -> bool {
         false
     }
+
+    /// Cuts texts that are for people.
+    fn shorten(&mut self) {}
+
+    /// Adds to an error of the operating system's what the guest cannot know.
+    fn explain(&mut self, _why: &str) {}
 }
 
 impl Answer for () {}
@@ -307,11 +343,45 @@ impl<T> Answer for Result<T, ToolError> {
     fn is_memory_error(&self) -> bool {
         matches!(self, Err(error) if error.type_name == "MemoryError")
     }
+
+    fn shorten(&mut self) {
+        if let Err(error) = self {
+            shorten_error(error);
+        }
+    }
+
+    fn explain(&mut self, why: &str) {
+        if let Err(error) = self
+            && error.type_name == "OSError"
+        {
+            error.message.push_str(&format!(" ({why})"));
+        }
+    }
 }
 
 impl Answer for Result<ToolInfo, LoadError> {
     fn is_memory_error(&self) -> bool {
         matches!(self, Err(LoadError::ImportFailed(error)) if error.type_name == "MemoryError")
+    }
+
+    fn shorten(&mut self) {
+        if let Err(LoadError::ImportFailed(error)) = self {
+            shorten_error(error);
+        }
+    }
+}
+
+fn shorten_error(error: &mut ToolError) {
+    shorten(&mut error.type_name, MAX_NAME);
+    shorten(&mut error.message, MAX_MESSAGE);
+    shorten(&mut error.traceback, MAX_MESSAGE);
+}
+
+fn shorten(text: &mut String, most: usize) {
+    let whole = text.len();
+    if whole > most {
+        text.truncate(text.floor_char_boundary(most));
+        text.push_str(&format!(" [{} more bytes]", whole - text.len()));
     }
 }
 

@@ -15,6 +15,7 @@ mod error;
 mod filesystem;
 mod guest;
 mod instance;
+mod json;
 mod limits;
 mod metered;
 mod output;
