@@ -1,10 +1,11 @@
+import json
 import os
 import tempfile
 import unittest
 
 from stand_in import flow  # noqa: F401  (first: it makes the runner importable)
 
-from flowcell_runner import media, wording
+from flowcell_runner import media, values, wording
 from promptflow.contracts.multimedia import Image, Text
 
 PNG = "iVBORw0KGgo="
@@ -30,6 +31,12 @@ class LoadTest(unittest.TestCase):
         loaded = media.load(value, "object", "openai-vision")
         self.assertEqual([type(item) for item in loaded], [Image, Text, Text, dict, dict])
         self.assertEqual((loaded[2], loaded[2]._annotations), ("v", [1]))
+
+    def test_only_the_hosts_mark_is_one(self):
+        mark = {"value": PNG, "type": "image", "message_format": "basic"}
+        self.assertIsInstance(values.from_json(json.dumps({"a": {"$image": mark}}))["a"], Image)
+        for data in [{"$image": "x"}, {"$image": {"value": PNG}}, {"$image": mark, "b": 1}]:
+            self.assertEqual(values.from_json(json.dumps(data)), data)
 
     def test_a_file(self):
         with tempfile.NamedTemporaryFile(suffix=".jpg") as file:

@@ -14,8 +14,9 @@ def special(value):
         ((mark, content),) = value.items()
         if mark == CONNECTION:
             return connection_from(content)
-        if mark == media.IMAGE:
-            return media.load(content["value"], content["type"], content["message_format"])
+        # A user's own data may have such a key too.
+        if mark == media.IMAGE and isinstance(content, dict) and content.keys() == {"value", "type", "message_format"}:
+            return media.load(**content)
     return value
 
 
