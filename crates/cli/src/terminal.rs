@@ -63,6 +63,13 @@ pub(crate) fn fail_with(command: &str, error: &RunError) -> ExitCode {
     if let Some(traceback) = &error.traceback {
         let _ = write!(text, "\n{}", traceback.trim_end());
     }
+    if let Some(node) = error
+        .node
+        .as_ref()
+        .filter(|node| !error.message.contains(*node))
+    {
+        let _ = write!(text, "\n  {CYAN}node:{RESET} {node}");
+    }
     if let Some(help) = &error.help {
         let _ = write!(text, "\n  {CYAN}help:{RESET} {help}");
     }

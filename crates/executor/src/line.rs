@@ -1,6 +1,6 @@
 //! One line through the graph.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -25,6 +25,7 @@ pub(crate) struct Line {
     /// Those of the inputs that have images, loaded.
     pub(crate) media: HashMap<String, Value>,
     pub(crate) lanes: Lanes,
+    deadline: tokio::time::Instant,
     values: Mutex<HashMap<String, Value>>,
 }
 
@@ -63,7 +64,7 @@ pub(crate) async fn run_flow(session: &Arc<Inner>, given: &JsonMap) -> FlowResul
         line.aggregate(&mut result).await;
         Ok(outputs)
     };
-    let ended = tokio::time::timeout(session.line_time, work).await;
+    let ended = tokio::time::timeout_at(line.deadline, work).await;
     line.lanes.close().await;
     result.outputs = ended.unwrap_or_else(|_| Err(timeout(session.line_time)));
     result
@@ -121,7 +122,7 @@ pub(crate) async fn run_single(session: &Arc<Inner>, node: &str, given: &JsonMap
         let value = line.ended(end, &mut result)?;
         line.dumped(node, value.unwrap_or(Value::Bypassed)).await
     };
-    let ended = tokio::time::timeout(session.line_time, work).await;
+    let ended = tokio::time::timeout_at(line.deadline, work).await;
     line.lanes.close().await;
     result.outputs = ended.unwrap_or_else(|_| Err(timeout(session.line_time)));
     result
@@ -145,6 +146,7 @@ impl Line {
             inputs,
             media: HashMap::new(),
             lanes: Lanes::new(session.python.clone(), session.wait),
+            deadline: tokio::time::Instant::now() + session.line_time,
             values: Mutex::default(),
         }
     }
@@ -190,9 +192,10 @@ impl Line {
     /// Runs the nodes of the line, each as soon as what it refers to is settled; the first failure ends the others.
     async fn run_nodes(self: &Arc<Self>, results: &mut Vec<NodeResult>) -> Result<(), RunError> {
         let graph = &self.session.graph;
+        let nodes = &self.session.flow.nodes;
         let mut waiting: Vec<usize> = graph.line.clone();
         let mut settled = HashSet::new();
-        let mut running = HashMap::new();
+        let mut running = BTreeMap::new();
         let mut tasks = JoinSet::new();
         loop {
             waiting.retain(|index| {
@@ -205,31 +208,42 @@ impl Line {
                 }
                 !ready
             });
-            let Some(ended) = tasks.join_next().await else {
-                return Ok(());
-            };
-            let end = ended.map_err(|error| {
-                RunError::system(
+            let outcome = match tokio::time::timeout_at(self.deadline, tasks.join_next()).await {
+                Ok(None) => return Ok(()),
+                Ok(Some(Ok(end))) => {
+                    running.remove(&end.index);
+                    settled.insert(end.index);
+                    let (result, outcome) = self.record(end);
+                    results.push(result);
+                    outcome.map(drop)
+                }
+                Ok(Some(Err(error))) => Err(RunError::system(
                     "SystemErrorException",
                     format!("a node's task ended unexpectedly: {error}"),
-                )
-            })?;
-            running.remove(&end.index);
-            settled.insert(end.index);
-            let (result, outcome) = self.record(end);
-            results.push(result);
+                )),
+                Err(_) => {
+                    let mut error = timeout(self.session.line_time);
+                    error.node = running
+                        .keys()
+                        .next()
+                        .map(|index| nodes[*index].name.clone());
+                    Err(error)
+                }
+            };
             if let Err(error) = outcome {
-                // Dropping the tasks stops their guests.
-                tasks.shutdown().await;
-                let mut stopped: Vec<_> = running.into_iter().collect();
-                stopped.sort_unstable();
-                results.extend(stopped.into_iter().map(|(index, started)| NodeResult {
-                    name: self.session.flow.nodes[index].name.clone(),
-                    status: NodeStatus::Canceled,
-                    duration: started.elapsed(),
-                    logs: Logs::default(),
-                    error: None,
-                }));
+                // Stops their guests.
+                tasks.abort_all();
+                results.extend(
+                    running
+                        .into_iter()
+                        .map(|(index, started): (usize, Instant)| NodeResult {
+                            name: nodes[index].name.clone(),
+                            status: NodeStatus::Canceled,
+                            duration: started.elapsed(),
+                            logs: Logs::default(),
+                            error: None,
+                        }),
+                );
                 return Err(error);
             }
         }
@@ -489,13 +503,6 @@ impl Line {
             .map_err(|error| RunError::pool(node, error))?;
         let called = instance.invoke(tool, json_object(&inputs)).await;
         let json = self.called(node, called, end)?;
-        if !is_strict_json(&json) {
-            return Err(RunError::user(
-                "ToolExecutionError",
-                format!("Execution failure in '{node}': (ValueError) the tool's value is not JSON"),
-            )
-            .in_node(node));
-        }
         Ok(Value::Json(json.into()))
     }
 
