@@ -76,6 +76,15 @@ impl RunError {
         self
     }
 
+    /// A connection that is not there. None is, in this version.
+    pub(crate) fn no_connection(name: &str) -> Self {
+        Self::user(
+            "ConnectionNotFoundError",
+            format!("Connection '{name}' is not found."),
+        )
+        .help("this version of flowcell does not have connections yet")
+    }
+
     /// The error of a tool's call: promptflow's own exceptions as they are, any other as `ToolExecutionError`.
     pub(crate) fn tool(node: &str, error: ToolError) -> Self {
         if error.own {

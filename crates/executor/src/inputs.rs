@@ -95,10 +95,7 @@ impl Line {
                 }
                 NodeInput::Connection { name, .. } => {
                     let name = flowcell_flow::python_str(name);
-                    return Err(RunError::user(
-                        "ConnectionNotFoundError",
-                        format!("Connection '{name}' is not found."),
-                    ));
+                    return Err(RunError::no_connection(&name));
                 }
                 NodeInput::Reference(Assignment::Literal(value)) => Argument::json(value),
                 NodeInput::Reference(Assignment::FlowInput(input)) => {

@@ -250,11 +250,8 @@ fn variables(
             .and_then(|rest| rest.strip_suffix('}'))
             .and_then(|inner| inner.split_once('.'))
         {
-            return Err(RunError::user(
-                "ConnectionNotFoundError",
-                format!("Connection '{connection}' is not found."),
-            )
-            .help(format!("environment variable {name} refers to it")));
+            return Err(RunError::no_connection(connection)
+                .help(format!("environment variable {name} refers to it")));
         }
     }
     Ok(variables.into_iter().collect())

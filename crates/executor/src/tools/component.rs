@@ -1,0 +1,196 @@
+//! Nodes whose tool is a component: one of the bundle's, or a file of the flow.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use flowcell_bundle::ToolInput;
+use flowcell_flow::{Json, Node, coerce_literals, python_repr};
+use flowcell_sandbox::{Pool, ProgramKind};
+
+use super::{Resolved, Tool, Tools, refuse_connections};
+use crate::error::RunError;
+use crate::files::FileError;
+use crate::host::Host;
+use crate::workspace::Workspace;
+
+/// A component's tool, ready to be called.
+pub(super) struct ComponentTool {
+    pub(super) pool: Arc<Pool>,
+    pub(super) name: String,
+    inputs: Vec<ToolInput>,
+    open_inputs: bool,
+}
+
+impl Tools {
+    pub(super) fn package(&mut self, host: &Host, node: &Node) -> Result<Resolved, RunError> {
+        let id = node
+            .source
+            .as_ref()
+            .and_then(|source| source.tool.clone())
+            .unwrap_or_default();
+        match self.bundled(host, &id)? {
+            Some(tool) => component(node, tool),
+            None => Err(self.no_such_tool(node)),
+        }
+    }
+
+    /// A tool of the bundle by its id, if there is one.
+    pub(super) fn bundled(
+        &mut self,
+        host: &Host,
+        id: &str,
+    ) -> Result<Option<ComponentTool>, RunError> {
+        let Some((component, tool)) = self.manifest.tool(id) else {
+            return Ok(None);
+        };
+        let (component, tool) = (component.clone(), tool.clone());
+        let pool = match self.pools.get(&component.name) {
+            Some(pool) => Arc::clone(pool),
+            None => {
+                let program = host.programs.component(&component, host.progress())?;
+                let pool = self.pool(host, program);
+                self.pools.insert(component.name, Arc::clone(&pool));
+                pool
+            }
+        };
+        Ok(Some(ComponentTool {
+            pool,
+            name: tool.name,
+            inputs: tool.inputs,
+            open_inputs: tool.open_inputs,
+        }))
+    }
+
+    pub(super) fn no_such_tool(&self, node: &Node) -> RunError {
+        let id = node
+            .source
+            .as_ref()
+            .and_then(|source| source.tool.as_deref())
+            .unwrap_or_default();
+        let names = |ids: &mut dyn Iterator<Item = String>| {
+            python_repr(&Json::Array(ids.map(Json::from).collect()))
+        };
+        let all = self.manifest.tool_ids();
+        // promptflow collects only the tools that the flow names, and says "all" to those that it found among them.
+        let mut named = all.iter().filter(|id| self.named.contains(*id)).cloned();
+        RunError::user(
+            "PackageToolNotFoundError",
+            format!(
+                "Package tool '{id}' is not found in the current environment. All available package tools are: {}.",
+                names(&mut named)
+            ),
+        )
+        .help(format!(
+            "the bundle {} has {}",
+            self.manifest.reference(),
+            names(&mut all.iter().cloned())
+        ))
+    }
+
+    pub(super) async fn wasm(
+        &mut self,
+        host: &Host,
+        workspace: &Workspace,
+        node: &Node,
+        path: &str,
+    ) -> Result<Resolved, RunError> {
+        let invalid = |what: String| {
+            RunError::user(
+                "InvalidSource",
+                format!("Load tool failed for node '{}'. {what}", node.name),
+            )
+        };
+        let bytes = workspace
+            .files()
+            .read(path, flowcell_sandbox::MAX_COMPONENT as u64)
+            .map_err(|error| {
+                invalid(match error {
+                    FileError::Missing => format!("Tool file '{path}' can not be found."),
+                    FileError::Outside => {
+                        format!("Tool file '{path}' lies outside of the flow's folder.")
+                    }
+                    FileError::TooLarge { limit } => {
+                        format!(
+                            "Tool file '{path}' has more than {limit} bytes, which is the limit."
+                        )
+                    }
+                    FileError::Io(error) => format!("Tool file '{path}' cannot be read: {error}."),
+                })
+            })?;
+        let program = host
+            .programs
+            .bytes(&bytes, path, host.progress())
+            .map_err(|error| invalid(format!("Tool file {error}")))?;
+        if program.kind() != ProgramKind::Tool {
+            return Err(invalid(format!(
+                "Tool file '{path}' is a Python runner, not a tool."
+            )));
+        }
+        let pool = self.pool(host, program);
+        let mut instance = pool
+            .checkout(self.wait)
+            .await
+            .map_err(|error| RunError::pool(&node.name, error))?;
+        let tools = instance
+            .describe()
+            .await
+            .result
+            .map_err(|fault| RunError::fault(&node.name, fault))?;
+        drop(instance);
+        let wanted = node
+            .source
+            .as_ref()
+            .and_then(|source| source.tool.as_deref());
+        let names = || {
+            let names: Vec<&str> = tools.iter().map(|tool| tool.name.as_str()).collect();
+            names.join(", ")
+        };
+        let tool = match (wanted, tools.as_slice()) {
+            (Some(wanted), _) => {
+                tools
+                    .iter()
+                    .find(|tool| tool.name == wanted)
+                    .ok_or_else(|| {
+                        invalid(format!(
+                            "Tool file '{path}' has no tool '{wanted}'; it has {}.",
+                            names()
+                        ))
+                    })?
+            }
+            (None, [only]) => only,
+            (None, _) => {
+                return Err(invalid(format!(
+                    "Tool file '{path}' has several tools; name one of them as source.tool: {}.",
+                    names()
+                )));
+            }
+        };
+        let tool = ComponentTool {
+            pool,
+            name: tool.name.clone(),
+            inputs: tool.inputs.iter().cloned().map(ToolInput::from).collect(),
+            open_inputs: tool.open_inputs,
+        };
+        component(node, tool)
+    }
+}
+
+fn component(node: &Node, tool: ComponentTool) -> Result<Resolved, RunError> {
+    let types: HashMap<&str, &[String]> = tool
+        .inputs
+        .iter()
+        .map(|input| (input.name.as_str(), input.types.as_slice()))
+        .collect();
+    let inputs = coerce_literals(node, |name| types.get(name).copied())?;
+    refuse_connections(&inputs)?;
+    Ok(Resolved {
+        tool: Tool::Component {
+            pool: tool.pool,
+            tool: tool.name,
+        },
+        inputs,
+        parameters: tool.inputs,
+        open_inputs: tool.open_inputs,
+        init: Vec::new(),
+    })
+}

@@ -1,0 +1,173 @@
+//! Python nodes: functions in the flow's files.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use flowcell_flow::{Node, coerce_literals};
+use flowcell_sandbox::{ErrorKind, Lease, LoadError, Parameter, Pool, ToolError, ToolInfo};
+
+use super::{Resolved, Tool, Tools, refuse_connections};
+use crate::error::{Code, RunError};
+use crate::files::FileError;
+use crate::host::Host;
+use crate::workspace::Workspace;
+
+impl Tools {
+    /// The description of a Python tool, whose file is imported at the first call.
+    pub(super) async fn load(
+        &mut self,
+        host: &Host,
+        workspace: &Workspace,
+        node: &Node,
+        source: &str,
+    ) -> Result<ToolInfo, RunError> {
+        let missing = || {
+            RunError::user(
+                "InvalidSource",
+                format!(
+                    "Load tool failed for node '{}'. Tool file '{source}' can not be found.",
+                    node.name
+                ),
+            )
+        };
+        match workspace.files().check(source) {
+            Ok(()) => {}
+            Err(FileError::Missing | FileError::TooLarge { .. } | FileError::Io(_)) => {
+                return Err(missing());
+            }
+            Err(FileError::Outside) => {
+                return Err(missing().help(
+                    "the path leads out of the flow's folder; move the file into it, or name it under additional_includes",
+                ));
+            }
+        }
+        let loader = self.python_loader(host).await?;
+        let loaded = loader.load(&node.name, source).await;
+        self.note_import(source, &loaded.logs);
+        match loaded.result {
+            Ok(Ok(info)) => Ok(info),
+            Ok(Err(error)) => Err(load_error(error, &workspace.source().join(source))),
+            Err(fault) => Err(RunError::fault(&node.name, fault)),
+        }
+    }
+
+    pub(super) async fn python(
+        &mut self,
+        host: &Host,
+        workspace: &Workspace,
+        node: &Node,
+        source: String,
+    ) -> Result<Resolved, RunError> {
+        let info = self.load(host, workspace, node, &source).await?;
+        let types: HashMap<&str, &[String]> = info
+            .inputs
+            .iter()
+            .map(|input| (input.name.as_str(), input.types.as_slice()))
+            .collect();
+        let mut inputs = coerce_literals(node, |name| types.get(name).copied())?;
+        refuse_connections(&inputs)?;
+        self.literal_images(host, &node.name, &mut inputs, |name| {
+            types.contains_key(name)
+        })
+        .await?;
+        let init = info
+            .inputs
+            .iter()
+            .filter(|input| input.init)
+            .map(|input| input.name.clone())
+            .collect();
+        Ok(Resolved {
+            tool: Tool::Python { source },
+            inputs,
+            init,
+            open_inputs: info.open_inputs,
+            parameters: info
+                .inputs
+                .into_iter()
+                .map(|input: Parameter| input.into())
+                .collect(),
+        })
+    }
+
+    pub(crate) async fn python_loader(&mut self, host: &Host) -> Result<&mut Lease, RunError> {
+        // A file whose import trapped leaves a broken instance.
+        if self.loader.as_ref().is_none_or(|loader| loader.is_broken()) {
+            self.loader = None;
+            let pool = self.python_runner(host)?;
+            let lease = pool.checkout(self.wait).await;
+            self.loader = Some(lease.map_err(|error| RunError::pool("", error))?);
+        }
+        match &mut self.loader {
+            Some(loader) => Ok(loader),
+            None => Err(RunError::system(
+                "SystemErrorException",
+                "there is no Python instance",
+            )),
+        }
+    }
+
+    pub(super) fn python_runner(&mut self, host: &Host) -> Result<Arc<Pool>, RunError> {
+        if let Some(pool) = &self.python {
+            return Ok(Arc::clone(pool));
+        }
+        let reference = self.manifest.reference();
+        let runner = self.manifest.python_runner().ok_or_else(|| {
+            RunError::user("BundleError", format!("the bundle {reference} has no Python runner, which the flow's Python nodes need"))
+        })?;
+        let program = host.programs.component(runner, host.progress())?;
+        let pool = self.pool(host, program);
+        self.python = Some(Arc::clone(&pool));
+        Ok(pool)
+    }
+
+    fn note_import(&mut self, source: &str, logs: &flowcell_sandbox::Logs) {
+        for text in [&logs.stdout, &logs.stderr, &logs.log] {
+            if !text.is_empty() {
+                self.notes.push(format!(
+                    "{source} printed while it was imported: {}",
+                    text.trim_end()
+                ));
+            }
+        }
+    }
+}
+
+fn load_error(error: LoadError, path: &Path) -> RunError {
+    let one = "Please make sure you have one and only one tool definition in your script.";
+    match error {
+        LoadError::ImportFailed(error) => {
+            let ToolError {
+                kind,
+                type_name,
+                message,
+                traceback,
+                ..
+            } = error;
+            let message = format!(
+                "Failed to load python module from file '{}': ({type_name}) {message}",
+                path.display()
+            );
+            RunError {
+                code: match kind {
+                    ErrorKind::User => Code::User,
+                    ErrorKind::System => Code::System,
+                },
+                traceback: (!traceback.is_empty()).then_some(traceback),
+                ..RunError::user("PythonLoadError", message)
+            }
+        }
+        LoadError::NoTool => RunError::user(
+            "NoToolDefined",
+            format!("No tool found in the python script. {one}"),
+        ),
+        LoadError::SeveralTools(names) => RunError::user(
+            "MultipleToolsDefined",
+            format!(
+                "Expected 1 but collected {} tools: {}. {one}",
+                names.len(),
+                names.join(", ")
+            ),
+        ),
+    }
+}
