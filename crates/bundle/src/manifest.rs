@@ -207,3 +207,78 @@ impl From<Parameter> for ToolInput {
         }
     }
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test stops where it fails")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn references_read_back_as_they_are_written() {
+        for text in ["promptflow:0.1.0", "a:b", "A-1_2.x:2024-01-01"] {
+            assert_eq!(text.parse::<Reference>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn references_cannot_be_paths() {
+        let long = format!("{}:1", "x".repeat(129));
+        for text in [
+            "", ":", "name", "name:", ":1", "a:b:c", "../x:1", "x:../1", "x/y:1", "x:1/2", ".x:1",
+            "x:.1", "x:1 ", "x\\y:1", "x\0:1", "é:1", &long,
+        ] {
+            let error = text.parse::<Reference>().unwrap_err().to_string();
+            assert!(error.contains("name:version"), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn tools_are_found_by_the_ids_that_flows_use() {
+        let digest = Digest::of(b"");
+        let tool = |name: &str| Tool {
+            name: name.to_owned(),
+            description: String::new(),
+            inputs: Vec::new(),
+            open_inputs: false,
+        };
+        let component = |name: &str, tools: &[&str]| Component {
+            name: name.to_owned(),
+            kind: ProgramKind::Tool,
+            digest,
+            size: 0,
+            tools: tools.iter().map(|name| tool(name)).collect(),
+        };
+        let manifest = Manifest {
+            schema: 1,
+            name: "n".to_owned(),
+            version: "1".to_owned(),
+            components: vec![
+                component("text", &["count"]),
+                component("builtin", &["promptflow.tools.x.y"]),
+            ],
+            trees: Vec::new(),
+            python: None,
+        };
+        let found = |id: &str| {
+            manifest
+                .tool(id)
+                .map(|(component, tool)| (component.name.as_str(), tool.name.as_str()))
+        };
+        assert_eq!(found("text.count"), Some(("text", "count")));
+        assert_eq!(
+            found("promptflow.tools.x.y"),
+            Some(("builtin", "promptflow.tools.x.y"))
+        );
+        for id in [
+            "text",
+            "text.",
+            "textcount",
+            "text.count.more",
+            "other.count",
+            "",
+        ] {
+            assert_eq!(found(id), None, "{id}");
+        }
+        assert_eq!(manifest.tool_ids(), ["text.count", "promptflow.tools.x.y"]);
+    }
+}

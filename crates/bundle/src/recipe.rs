@@ -79,3 +79,54 @@ impl Recipe {
         Ok(recipe)
     }
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test stops where it fails")]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Recipe, BundleError> {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("bundle.toml"), text).unwrap();
+        Recipe::read(folder.path())
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_its_place() {
+        for (text, words) in [
+            ("name = \"x\"", &["bundle.toml", "version"][..]),
+            ("name = \"x\"\nversion = 1", &["bundle.toml", "line 2"]),
+            (
+                "name = \"x\"\nversion = \"1\"\nfrm = \"base:1\"",
+                &["frm", "line 3"],
+            ),
+            ("name = [", &["bundle.toml", "line 1"]),
+            (
+                "name = \"../x\"\nversion = \"1\"",
+                &["../x:1", "name:version"],
+            ),
+        ] {
+            let error = read(text).unwrap_err().to_string();
+            for word in words {
+                assert!(error.contains(word), "{word}: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_folder_without_a_recipe() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = Recipe::read(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("bundle.toml"), "{error}");
+    }
+
+    #[test]
+    fn scripts_are_relative_to_the_recipe() {
+        let recipe = read(
+            "name = \"x\"\nversion = \"1\"\n[[component]]\nname = \"a\"\nbuild = \"a/build.sh\"\n",
+        )
+        .unwrap();
+        assert!(recipe.folder.is_absolute());
+        assert_eq!(recipe.components[0].build, Path::new("a/build.sh"));
+    }
+}

@@ -170,3 +170,132 @@ pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), BundleError> 
         .and_then(|folder| folder.sync_all())
         .io("write in", folder)
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test stops where it fails")]
+mod tests {
+    use super::*;
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path().join("store")).unwrap();
+        (folder, store)
+    }
+
+    fn manifest(version: &str) -> Manifest {
+        Manifest {
+            schema: 1,
+            name: "name".to_owned(),
+            version: version.to_owned(),
+            components: Vec::new(),
+            trees: Vec::new(),
+            python: None,
+        }
+    }
+
+    #[test]
+    fn gives_back_what_was_put() {
+        let (_folder, store) = store();
+        let digest = store.put(b"content").unwrap();
+        assert_eq!(store.put(b"content").unwrap(), digest);
+        assert_eq!(store.get(&digest).unwrap(), b"content");
+    }
+
+    #[test]
+    fn damaged_content_is_never_given_out() {
+        let (_folder, store) = store();
+        let digest = store.put(b"content").unwrap();
+        for damage in [&b"contenT"[..], b"", b"content and more"] {
+            fs::write(store.blob_path(&digest), damage).unwrap();
+            let error = store.get(&digest).unwrap_err();
+            assert!(
+                matches!(&error, BundleError::Damaged { path, .. } if *path == store.blob_path(&digest)),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_a_writer_left_halfway_is_no_content() {
+        let (_folder, store) = store();
+        let reference: Reference = "name:1".parse().unwrap();
+        store.put_manifest(&manifest("1")).unwrap();
+        fs::write(store.root().join("bundles/name/.partial-abc"), "half").unwrap();
+        fs::write(store.root().join("blobs/sha256/.partial-abc"), "half").unwrap();
+        assert_eq!(store.list().unwrap(), std::slice::from_ref(&reference));
+        assert_eq!(store.manifest(&reference).unwrap(), manifest("1"));
+    }
+
+    #[test]
+    fn writers_at_the_same_time_agree() {
+        let (_folder, store) = store();
+        let content: Vec<Vec<u8>> = (0..4_u8).map(|byte| vec![byte; 100_000]).collect();
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for bytes in &content {
+                        let digest = store.put(bytes).unwrap();
+                        assert_eq!(store.get(&digest).unwrap(), *bytes);
+                    }
+                    store.put_manifest(&manifest("1")).unwrap();
+                });
+            }
+        });
+        let left: Vec<String> = names(&store.root().join("blobs/sha256")).unwrap();
+        assert_eq!(left.len(), content.len() + 1, "{left:?}");
+        assert_eq!(
+            store.manifest(&"name:1".parse().unwrap()).unwrap(),
+            manifest("1")
+        );
+    }
+
+    #[test]
+    fn a_version_can_be_pointed_to_something_else() {
+        let (_folder, store) = store();
+        let first = store.put_manifest(&manifest("1")).unwrap();
+        let changed = Manifest {
+            trees: vec![crate::manifest::Tree {
+                mount: "/packages".to_owned(),
+                digest: first,
+                size: 1,
+            }],
+            ..manifest("1")
+        };
+        let second = store.put_manifest(&changed).unwrap();
+        assert_ne!(first, second);
+        assert_eq!(store.resolve(&"name:1".parse().unwrap()).unwrap(), second);
+    }
+
+    #[test]
+    fn what_is_not_there_or_not_understood_is_said() {
+        let (_folder, store) = store();
+        let reference: Reference = "name:1".parse().unwrap();
+        let error = store.manifest(&reference).unwrap_err().to_string();
+        assert!(
+            error.contains("name:1") && error.contains("flowcell bundle build"),
+            "{error}"
+        );
+        store.put_manifest(&manifest("2")).unwrap();
+        let error = store.manifest(&reference).unwrap_err().to_string();
+        assert!(error.contains("there is name:2"), "{error}");
+
+        let future = store
+            .put_manifest(&Manifest {
+                schema: 2,
+                ..manifest("1")
+            })
+            .unwrap();
+        let error = store.manifest(&reference).unwrap_err().to_string();
+        assert!(
+            error.contains(&future.to_string()) && error.contains("format 2"),
+            "{error}"
+        );
+        fs::write(store.root().join("bundles/name/1"), "sha256:nonsense").unwrap();
+        let error = store.manifest(&reference).unwrap_err();
+        assert!(matches!(error, BundleError::Damaged { .. }), "{error}");
+        let no_manifest = store.put(b"{}").unwrap();
+        fs::write(store.root().join("bundles/name/1"), no_manifest.to_string()).unwrap();
+        let error = store.manifest(&reference).unwrap_err();
+        assert!(matches!(error, BundleError::Manifest { .. }), "{error}");
+    }
+}

@@ -73,3 +73,106 @@ impl Store {
         }
     }
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test stops where it fails")]
+mod tests {
+    use super::*;
+
+    fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, content) in files {
+            let path = folder.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, content).unwrap();
+        }
+        folder
+    }
+
+    #[test]
+    fn the_same_files_give_the_same_bytes() {
+        let one = folder(&[("b/x.py", "1"), ("a.py", "2"), ("c", "")]);
+        let other = folder(&[("c", ""), ("a.py", "2"), ("b/x.py", "1")]);
+        // Neither times, nor modes, nor folders without files count.
+        let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(other.path().join("a.py"), executable).unwrap();
+        fs::create_dir(other.path().join("empty")).unwrap();
+        assert_eq!(pack(one.path()).unwrap(), pack(other.path()).unwrap());
+        let changed = folder(&[("b/x.py", "1"), ("a.py", "3"), ("c", "")]);
+        assert_ne!(pack(one.path()).unwrap(), pack(changed.path()).unwrap());
+    }
+
+    #[test]
+    fn unpacking_gives_the_files_back() {
+        let home = tempfile::tempdir().unwrap();
+        let store = Store::open(home.path()).unwrap();
+        let long = format!("{}/deep.py", "d".repeat(150));
+        let source = folder(&[("a.py", "one"), ("sub/b.py", "two"), (&long, "three")]);
+        let digest = store.put(&pack(source.path()).unwrap()).unwrap();
+        let unpacked = store.tree(&digest).unwrap();
+        for (name, content) in [("a.py", "one"), ("sub/b.py", "two"), (&long, "three")] {
+            assert_eq!(fs::read_to_string(unpacked.join(name)).unwrap(), content);
+        }
+        assert_eq!(store.tree(&digest).unwrap(), unpacked);
+    }
+
+    #[test]
+    fn a_damaged_archive_leaves_no_folder() {
+        let home = tempfile::tempdir().unwrap();
+        let store = Store::open(home.path()).unwrap();
+        for bytes in [
+            &b"no archive"[..],
+            &pack(folder(&[("a", "x")]).path()).unwrap()[..20],
+        ] {
+            let digest = store.put(bytes).unwrap();
+            store.tree(&digest).unwrap_err();
+            let left = fs::read_dir(home.path().join("cache/trees"))
+                .unwrap()
+                .count();
+            assert_eq!(left, 0);
+        }
+    }
+
+    #[test]
+    fn an_archive_cannot_write_outside_of_its_folder() {
+        let home = tempfile::tempdir().unwrap();
+        let store = Store::open(home.path().join("store")).unwrap();
+        let mut builder = tar::Builder::new(zstd::Encoder::new(Vec::new(), 1).unwrap());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(4);
+        header.set_mode(0o644);
+        // `append_data` would refuse the name, so it is written into the header.
+        let name = b"../../../../escaped";
+        header.as_gnu_mut().unwrap().name[..name.len()].copy_from_slice(name);
+        header.set_cksum();
+        builder.append(&header, &b"evil"[..]).unwrap();
+        let archive = builder.into_inner().unwrap().finish().unwrap();
+        let digest = store.put(&archive).unwrap();
+        let _ = store.tree(&digest);
+        assert!(!home.path().join("escaped").exists());
+        assert!(!home.path().join("store/escaped").exists());
+    }
+
+    #[test]
+    fn processes_that_unpack_at_the_same_time_agree() {
+        let home = tempfile::tempdir().unwrap();
+        let store = Store::open(home.path()).unwrap();
+        let digest = store
+            .put(&pack(folder(&[("a.py", "one")]).path()).unwrap())
+            .unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    let unpacked = store.tree(&digest).unwrap();
+                    assert_eq!(fs::read_to_string(unpacked.join("a.py")).unwrap(), "one");
+                });
+            }
+        });
+        assert_eq!(
+            fs::read_dir(home.path().join("cache/trees"))
+                .unwrap()
+                .count(),
+            1
+        );
+    }
+}

@@ -1,11 +1,5 @@
 //! What people read: answers on standard output, everything else on standard error.
 
-#![expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "this module is where the program prints"
-)]
-
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::process::ExitCode;

@@ -89,7 +89,7 @@ pub enum Fault {
     #[error("it recursed deeper than the stack allows")]
     StackOverflow,
     /// The value that it returned is too large.
-    #[error("its value of {size} bytes is larger than the limit of {limit} bytes")]
+    #[error("its value{} is larger than the limit of {limit} bytes", of_size(*.size))]
     OutputTooLarge {
         /// Size in bytes; 0 when the host stopped reading before it was known.
         size: usize,
@@ -111,6 +111,13 @@ pub enum Fault {
         /// What WebAssembly reported.
         reason: String,
     },
+}
+
+fn of_size(size: usize) -> String {
+    match size {
+        0 => String::new(),
+        size => format!(" of {size} bytes"),
+    }
 }
 
 fn seconds(duration: &Duration) -> String {

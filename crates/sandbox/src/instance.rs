@@ -22,6 +22,8 @@ use crate::program::{Linked, Program};
 
 /// Headroom over the output limit for what travels with a value (names, tracebacks, other host calls).
 const TRANSFER_SLACK: usize = 1 << 20;
+/// Time for the destructors of kept objects: nobody waits for what they do, but everybody for their end.
+const FORGET_TIME: Duration = Duration::from_secs(2);
 /// Longest message or traceback of a guest's error, in bytes: it is read by people.
 const MAX_MESSAGE: usize = 64 << 10;
 /// Longest class name.
@@ -211,9 +213,13 @@ impl Instance {
         bounded!(self, store, exports => exports.runner()?.call_unpack(store, bytes))
     }
 
-    /// Drops every object that the instance keeps.
+    /// Drops every object that the instance keeps. Their destructors run then, for a short time.
     pub async fn forget(&mut self) -> Call<()> {
-        bounded!(self, store, exports => exports.runner()?.call_forget(store))
+        let wall_time = self.limits.wall_time;
+        self.limits.wall_time = wall_time.min(FORGET_TIME);
+        let call = bounded!(self, store, exports => exports.runner()?.call_forget(store));
+        self.limits.wall_time = wall_time;
+        call
     }
 
     /// Turns the end of a call into its result, and the instance back into a usable one if it is.
