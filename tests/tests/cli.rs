@@ -445,3 +445,17 @@ fn a_recipe_that_is_wrong_builds_nothing() {
     ]);
     assert_eq!(listed.stdout.trim(), "{\"bundles\":[]}");
 }
+
+#[test]
+fn a_terminal_obeys_nothing_that_a_tool_prints() {
+    let flow = FlowFolder::python(
+        "from promptflow.core import tool\n\n\n@tool\ndef f():\n    print('\\x1b]0;title\\x07 on stdout')\n    raise ValueError('\\x1b[2J in an error')\n",
+        &[],
+    );
+    let ended = test(&flow, &[]);
+    assert_eq!(ended.code, Some(1));
+    for escaped in [r"\u{1b}]0;title\u{7} on stdout", r"\u{1b}[2J in an error"] {
+        assert!(ended.stderr.contains(escaped), "{}", ended.stderr);
+    }
+    assert!(!ended.stderr.contains('\u{1b}'), "{}", ended.stderr);
+}

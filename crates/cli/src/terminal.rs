@@ -24,9 +24,22 @@ pub(crate) fn start_logging() {
         .init();
 }
 
+/// Text of a tool's, without the control characters that a terminal would obey.
+fn plain(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() && !matches!(character, '\n' | '\t') {
+            plain.extend(character.escape_default());
+        } else {
+            plain.push(character);
+        }
+    }
+    plain
+}
+
 /// A line of the answer. A reader that has gone away is no error of ours.
 pub(crate) fn line(text: &str) {
-    let _ = writeln!(anstream::stdout(), "{text}");
+    let _ = writeln!(anstream::stdout(), "{}", plain(text));
 }
 
 /// The answer as it is: for machines.
@@ -42,7 +55,7 @@ pub(crate) fn progress(step: &str) {
 
 /// Something that the user may want to know.
 pub(crate) fn note(text: &str) {
-    eprintln!("{CYAN}note:{RESET} {text}");
+    eprintln!("{CYAN}note:{RESET} {}", plain(text));
 }
 
 /// An error that ends the command.
@@ -53,9 +66,13 @@ pub(crate) fn fail(message: &str) -> ExitCode {
 
 /// A flow's error, with the tool's frames and the way out.
 pub(crate) fn fail_with(command: &str, error: &RunError) -> ExitCode {
-    let mut text = format!("{command} failed with {}: {}", error.class, error.message);
+    let mut text = format!(
+        "{command} failed with {}: {}",
+        plain(&error.class),
+        plain(&error.message)
+    );
     if let Some(traceback) = &error.traceback {
-        let _ = write!(text, "\n{}", traceback.trim_end());
+        let _ = write!(text, "\n{}", plain(traceback.trim_end()));
     }
     if let Some(node) = error
         .node
@@ -73,7 +90,7 @@ pub(crate) fn fail_with(command: &str, error: &RunError) -> ExitCode {
 /// A heading and what belongs to it.
 pub(crate) fn section(heading: &str, text: &str) {
     eprintln!("{DIM}{heading}{RESET}");
-    for line in text.lines() {
+    for line in plain(text).lines() {
         eprintln!("{DIM}  |{RESET} {line}");
     }
 }
@@ -85,7 +102,10 @@ pub(crate) fn finding(is_error: bool, place: &str, class: &str, message: &str, h
     } else {
         (CYAN, "warning")
     };
-    println!("{place}: {color}{word}:{RESET} [{class}] {message}");
+    println!(
+        "{place}: {color}{word}:{RESET} [{class}] {}",
+        plain(message)
+    );
     if let Some(help) = help {
         println!("  {CYAN}help:{RESET} {help}");
     }

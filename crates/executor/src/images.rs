@@ -27,6 +27,8 @@ const LOAD: &str = "flowcell_runner.media:load";
 /// How the runner marks images and texts.
 const IMAGE_MARK: &str = "$image";
 const TEXT_MARK: &str = "$text";
+/// Most images that one output may put into files of the user's.
+const MAX_IMAGES: usize = 1_000;
 
 /// Where images of outputs go.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -190,115 +192,123 @@ pub(crate) fn place(
     }
     match python_loads(&text) {
         Some(mut value) => {
-            replace(&mut value, format, sink, whose)?;
+            let mut placer = Placer {
+                format,
+                sink,
+                whose,
+                left: MAX_IMAGES,
+            };
+            placer.replace(&mut value)?;
             Ok(python_json(&value))
         }
         None => Ok(text),
     }
 }
 
-fn replace(
-    value: &mut Json,
+/// Replaces the marks of one output.
+struct Placer<'a> {
     format: MessageFormat,
-    sink: &ImageSink,
+    sink: &'a ImageSink,
     whose: Whose,
-) -> Result<(), RunError> {
-    match value {
-        Json::Array(items) => {
-            for item in items {
-                replace(item, format, sink, whose)?;
-            }
-        }
-        Json::Object(entries) => {
-            let mark = match entries.iter().next() {
-                Some((key, Json::Object(content))) if entries.len() == 1 => {
-                    Some((key.as_str(), content))
-                }
-                _ => None,
-            };
-            let text = |content: &serde_json::Map<String, Json>, key: &str| match content.get(key) {
-                Some(Json::String(text)) => Some(text.clone()),
-                _ => None,
-            };
-            let placed = match mark {
-                Some((IMAGE_MARK, content)) => {
-                    match (text(content, "media_type"), text(content, "base64")) {
-                        (Some(media_type), Some(data)) => {
-                            let url = text(content, "url");
-                            Some(image(
-                                &media_type,
-                                &data,
-                                url.as_deref(),
-                                format,
-                                sink,
-                                whose,
-                            )?)
-                        }
-                        _ => None,
-                    }
-                }
-                Some((TEXT_MARK, content)) => text(content, "text").map(|text| {
-                    format.text(&text, content.get("annotations").unwrap_or(&Json::Null))
-                }),
-                _ => None,
-            };
-            match placed {
-                Some(placed) => *value = placed,
-                None => {
-                    for entry in entries.values_mut() {
-                        replace(entry, format, sink, whose)?;
-                    }
-                }
-            }
-        }
-        _ => {}
-    }
-    Ok(())
+    /// How many more images there may be.
+    left: usize,
 }
 
-fn image(
-    media_type: &str,
-    data: &str,
-    url: Option<&str>,
-    format: MessageFormat,
-    sink: &ImageSink,
-    whose: Whose,
-) -> Result<Json, RunError> {
-    if let Some(url) = url {
-        return Ok(format.image(media_type, ImagePlace::Url(url)));
+impl Placer<'_> {
+    fn replace(&mut self, value: &mut Json) -> Result<(), RunError> {
+        match value {
+            Json::Array(items) => {
+                for item in items {
+                    self.replace(item)?;
+                }
+            }
+            Json::Object(entries) => {
+                let mark = match entries.iter().next() {
+                    Some((key, Json::Object(content))) if entries.len() == 1 => {
+                        Some((key.as_str(), content))
+                    }
+                    _ => None,
+                };
+                let text =
+                    |content: &serde_json::Map<String, Json>, key: &str| match content.get(key) {
+                        Some(Json::String(text)) => Some(text.clone()),
+                        _ => None,
+                    };
+                let placed = match mark {
+                    Some((IMAGE_MARK, content)) => {
+                        match (text(content, "media_type"), text(content, "base64")) {
+                            (Some(media_type), Some(data)) => {
+                                let url = text(content, "url");
+                                Some(self.image(&media_type, &data, url.as_deref())?)
+                            }
+                            _ => None,
+                        }
+                    }
+                    Some((TEXT_MARK, content)) => text(content, "text").map(|text| {
+                        self.format
+                            .text(&text, content.get("annotations").unwrap_or(&Json::Null))
+                    }),
+                    _ => None,
+                };
+                match placed {
+                    Some(placed) => *value = placed,
+                    None => {
+                        for entry in entries.values_mut() {
+                            self.replace(entry)?;
+                        }
+                    }
+                }
+            }
+            _ => {}
+        }
+        Ok(())
     }
-    let ImageSink::Folder(folder) = sink else {
-        return Ok(format.image(media_type, ImagePlace::Base64(data)));
-    };
-    let bytes = STANDARD.decode(data).map_err(|error| {
-        RunError::system(
-            "SystemErrorException",
-            format!("the data of an image is not base64: {error}"),
-        )
-    })?;
-    let name = format!("{}{}", uuid::Uuid::new_v4(), extension(media_type));
-    let sub = match whose {
-        Whose::Flow => "output",
-        Whose::Node => "intermediate",
-    };
-    let place = folder.join(sub);
-    let file = place.join(&name);
-    fs::create_dir_all(&place)
-        .and_then(|()| fs::write(&file, bytes))
-        .map_err(|error| {
+
+    /// What promptflow writes for an image, whose data goes where the session says.
+    fn image(&mut self, media_type: &str, data: &str, url: Option<&str>) -> Result<Json, RunError> {
+        let format = self.format;
+        if let Some(url) = url {
+            return Ok(format.image(media_type, ImagePlace::Url(url)));
+        }
+        let ImageSink::Folder(folder) = self.sink else {
+            return Ok(format.image(media_type, ImagePlace::Base64(data)));
+        };
+        self.left = self.left.checked_sub(1).ok_or_else(|| {
             RunError::user(
-                "OSError",
-                format!("cannot write the image {}: {error}", file.display()),
+                "OutputLimitExceeded",
+                format!("an output has more than {MAX_IMAGES} images, which is the limit"),
             )
         })?;
-    let path = match whose {
-        Whose::Flow => file.display().to_string(),
-        Whose::Node => {
-            let base = folder.file_name().unwrap_or_default();
-            format!("{}/{sub}/{name}", base.to_string_lossy())
-        }
-    };
-    Ok(format.image(media_type, ImagePlace::Path(&path)))
+        let bytes = STANDARD.decode(data).map_err(|error| {
+            RunError::system(
+                "SystemErrorException",
+                format!("the data of an image is not base64: {error}"),
+            )
+        })?;
+        let name = format!("{}{}", uuid::Uuid::new_v4(), extension(media_type));
+        let sub = match self.whose {
+            Whose::Flow => "output",
+            Whose::Node => "intermediate",
+        };
+        let place = folder.join(sub);
+        let file = place.join(&name);
+        fs::create_dir_all(&place)
+            .and_then(|()| fs::write(&file, bytes))
+            .map_err(|error| {
+                RunError::user(
+                    "OSError",
+                    format!("cannot write the image {}: {error}", file.display()),
+                )
+            })?;
+        let path = match self.whose {
+            Whose::Flow => file.display().to_string(),
+            Whose::Node => {
+                let base = folder.file_name().unwrap_or_default();
+                format!("{}/{sub}/{name}", base.to_string_lossy())
+            }
+        };
+        Ok(format.image(media_type, ImagePlace::Path(&path)))
+    }
 }
 
 /// A file's extension for a media type. The type may come from a tool, so it is not trusted to be one.
@@ -352,6 +362,26 @@ mod tests {
             "{path}"
         );
         assert_eq!(fs::read(flow.path().join(path))?, b"\x89PN");
+        Ok(())
+    }
+
+    #[test]
+    fn too_many_images_are_refused() -> Result<(), Box<dyn std::error::Error>> {
+        let mark = r#"{"$image": {"media_type": "image/png", "url": null, "base64": "iVBO"}}"#;
+        let marks = |count: usize| format!("[{}]", vec![mark; count].join(", "));
+        let flow = tempfile::tempdir()?;
+        let sink = ImageSink::Folder(flow.path().to_owned());
+        place(marks(MAX_IMAGES), MessageFormat::Basic, &sink, Whose::Flow)?;
+        let refused = place(
+            marks(MAX_IMAGES + 1),
+            MessageFormat::Basic,
+            &sink,
+            Whose::Flow,
+        );
+        assert_eq!(
+            refused.err().map(|error| error.class).as_deref(),
+            Some("OutputLimitExceeded")
+        );
         Ok(())
     }
 

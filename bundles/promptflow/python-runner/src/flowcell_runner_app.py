@@ -4,6 +4,7 @@ The module's name, like the package's, is one that no flow's file will have: wha
 `import` before the flow's own files are.
 """
 
+import contextlib
 import sys
 
 from flowcell_runner import standard_modules  # noqa: F401  (imported so that the component has them)
@@ -21,8 +22,10 @@ def _outcome(value):
 
 
 def _flush():
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        # A tool may have put anything in their place, and what it printed is not worth its answer.
+        with contextlib.suppress(BaseException):
+            stream.flush()
 
 
 class Runner(exports.Runner):
