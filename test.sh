@@ -7,7 +7,9 @@ export FLOWCELL_HOME="${FLOWCELL_HOME:-$PWD/target/flowcell-home}"
 sh bundles/ensure.sh
 
 echo "== format and lints" >&2
-cargo fmt --all --check
+for workspace in . bundles/promptflow/tools guest-examples/rust-text-statistics; do
+  (cd "$workspace" && cargo fmt --all --check)
+done
 cargo clippy --workspace --all-targets --quiet -- --deny warnings
 
 echo "== guests: Python runner, built-in tools, examples" >&2

@@ -12,7 +12,13 @@ struct Component;
 
 impl Guest for Component {
     fn describe() -> Vec<ToolInfo> {
-        let text = Parameter { name: "text".into(), types: vec!["string".into()], default: None, required: true, init: false };
+        let text = Parameter {
+            name: "text".into(),
+            types: vec!["string".into()],
+            default: None,
+            required: true,
+            init: false,
+        };
         let top = Parameter {
             name: "top".into(),
             types: vec!["int".into()],
@@ -30,9 +36,13 @@ impl Guest for Component {
 
     fn invoke(name: String, inputs: String) -> Result<String, ToolError> {
         if name != "text_statistics" {
-            return Err(refusal("LookupError", format!("this component has no tool {name:?}, only \"text_statistics\"")));
+            return Err(refusal(
+                "LookupError",
+                format!("this component has no tool {name:?}, only \"text_statistics\""),
+            ));
         }
-        let inputs: Inputs = serde_json::from_str(&inputs).map_err(|error| refusal("TypeError", error.to_string()))?;
+        let inputs: Inputs = serde_json::from_str(&inputs)
+            .map_err(|error| refusal("TypeError", error.to_string()))?;
         let statistics = text_statistics(&inputs);
         host::log(Level::Info, &format!("{} words", statistics.words));
         serde_json::to_string(&statistics).map_err(|error| refusal("ValueError", error.to_string()))
@@ -40,7 +50,13 @@ impl Guest for Component {
 }
 
 fn refusal(type_name: &str, message: String) -> ToolError {
-    ToolError { kind: ErrorKind::User, type_name: type_name.into(), message, traceback: String::new(), own: false }
+    ToolError {
+        kind: ErrorKind::User,
+        type_name: type_name.into(),
+        message,
+        traceback: String::new(),
+        own: false,
+    }
 }
 
 export!(Component);

@@ -18,7 +18,11 @@ pub fn float_repr(number: f64) -> String {
         return format!("{mantissa}e{sign}{:02}", exponent.abs());
     }
     let fixed = format!("{number}");
-    if fixed.contains('.') { fixed } else { fixed + ".0" }
+    if fixed.contains('.') {
+        fixed
+    } else {
+        fixed + ".0"
+    }
 }
 
 /// The filter `round`: halves go to the even neighbour, as in Python.
@@ -26,7 +30,10 @@ pub fn round(value: Value, precision: Option<i32>, method: Option<String>) -> Re
     let precision = precision.unwrap_or(0);
     let method = method.as_deref().unwrap_or("common");
     if !["common", "ceil", "floor"].contains(&method) {
-        return Err(Error::new(ErrorKind::InvalidOperation, "method must be common, ceil or floor"));
+        return Err(Error::new(
+            ErrorKind::InvalidOperation,
+            "method must be common, ceil or floor",
+        ));
     }
     if value.is_integer() && method == "common" {
         return Ok(value);
@@ -37,7 +44,9 @@ pub fn round(value: Value, precision: Option<i32>, method: Option<String>) -> Re
         "ceil" => (number * factor).ceil() / factor,
         "floor" => (number * factor).floor() / factor,
         // The decimal printing of a float rounds its exact value, which multiplying would disturb.
-        _ if precision >= 0 => format!("{number:.*}", precision as usize).parse().unwrap_or(number),
+        _ if precision >= 0 => format!("{number:.*}", precision as usize)
+            .parse()
+            .unwrap_or(number),
         _ => (number * factor).round_ties_even() / factor,
     };
     Ok(Value::from(rounded))

@@ -9,10 +9,17 @@ use crate::jinja_error::JinjaError;
 use crate::{number, python};
 
 /// The text, or Jinja2's exception.
-pub fn render(template: &str, inputs: &Map<String, serde_json::Value>) -> Result<String, JinjaError> {
+pub fn render(
+    template: &str,
+    inputs: &Map<String, serde_json::Value>,
+) -> Result<String, JinjaError> {
     let environment = environment();
     let template = &with_newlines(template);
-    let inputs = Value::from_pairs(inputs.iter().map(|(name, value)| (name.clone(), python::value(value))));
+    let inputs = Value::from_pairs(
+        inputs
+            .iter()
+            .map(|(name, value)| (name.clone(), python::value(value))),
+    );
     environment
         .template_from_str(template)
         .and_then(|compiled| compiled.render(inputs.clone()))
@@ -32,7 +39,13 @@ pub fn environment() -> Environment<'static> {
         Ok(())
     });
     environment.set_unknown_method_callback(python_method);
-    environment.add_filter("string", |value: Value| if value.is_undefined() { String::new() } else { python::str(&value) });
+    environment.add_filter("string", |value: Value| {
+        if value.is_undefined() {
+            String::new()
+        } else {
+            python::str(&value)
+        }
+    });
     environment.add_filter("join", join);
     environment.add_filter("round", number::round);
     environment.add_filter("float", number::float);
@@ -47,7 +60,11 @@ pub fn environment() -> Environment<'static> {
 }
 
 fn syntax() -> SyntaxConfig {
-    SyntaxConfig::builder().trim_blocks(true).keep_trailing_newline(true).build().expect("these are Jinja's own delimiters")
+    SyntaxConfig::builder()
+        .trim_blocks(true)
+        .keep_trailing_newline(true)
+        .build()
+        .expect("these are Jinja's own delimiters")
 }
 
 /// Jinja2 reads every kind of line end as a newline.
@@ -61,22 +78,46 @@ fn length(value: Value) -> Result<usize, Error> {
         return Ok(0);
     }
     value.len().ok_or_else(|| {
-        Error::new(ErrorKind::InvalidOperation, format!("object of type '{}' has no len()", python::type_name(&value)))
+        Error::new(
+            ErrorKind::InvalidOperation,
+            format!(
+                "object of type '{}' has no len()",
+                python::type_name(&value)
+            ),
+        )
     })
 }
 
 /// Methods of Python's texts, lists and dicts.
-fn python_method(state: &mut State, value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
+fn python_method(
+    state: &mut State,
+    value: &Value,
+    method: &str,
+    args: &[Value],
+) -> Result<Value, Error> {
     if let (ValueKind::Seq, "index", [wanted]) = (value.kind(), method, args) {
-        return value.try_iter()?.position(|item| item == *wanted).map(Value::from).ok_or_else(|| {
-            Error::new(ErrorKind::InvalidOperation, format!("{} is not in list", python::repr(wanted)))
-        });
+        return value
+            .try_iter()?
+            .position(|item| item == *wanted)
+            .map(Value::from)
+            .ok_or_else(|| {
+                Error::new(
+                    ErrorKind::InvalidOperation,
+                    format!("{} is not in list", python::repr(wanted)),
+                )
+            });
     }
     minijinja_contrib::pycompat::unknown_method_callback(state, value, method, args)
 }
 
 /// `truncate(length=255, killwords=false, end='...', leeway=5)`, counted in characters; the leeway by name only.
-fn truncate(text: String, length: Option<usize>, killwords: Option<bool>, end: Option<String>, options: Kwargs) -> Result<String, Error> {
+fn truncate(
+    text: String,
+    length: Option<usize>,
+    killwords: Option<bool>,
+    end: Option<String>,
+    options: Kwargs,
+) -> Result<String, Error> {
     let length = length.or(options.get("length")?).unwrap_or(255);
     let killwords = killwords.or(options.get("killwords")?).unwrap_or(false);
     let end = end.or(options.get("end")?).unwrap_or_else(|| "...".into());
@@ -85,8 +126,16 @@ fn truncate(text: String, length: Option<usize>, killwords: Option<bool>, end: O
     if text.chars().count() <= length + leeway {
         return Ok(text);
     }
-    let kept: String = text.chars().take(length.saturating_sub(end.chars().count())).collect();
-    let kept = if killwords { kept.as_str() } else { kept.rsplit_once(' ').map_or(kept.as_str(), |(words, _)| words) };
+    let kept: String = text
+        .chars()
+        .take(length.saturating_sub(end.chars().count()))
+        .collect();
+    let kept = if killwords {
+        kept.as_str()
+    } else {
+        kept.rsplit_once(' ')
+            .map_or(kept.as_str(), |(words, _)| words)
+    };
     Ok(format!("{kept}{end}"))
 }
 
@@ -101,10 +150,19 @@ fn join(values: Value, separator: Option<String>, options: Kwargs) -> Result<Str
     }
     let texts = values.try_iter()?.map(|item| {
         let item = match &attribute {
-            Some(path) => path.split('.').try_fold(item, |item, part| item.get_attr(part))?,
+            Some(path) => path
+                .split('.')
+                .try_fold(item, |item, part| item.get_attr(part))?,
             None => item,
         };
-        Ok(if item.is_undefined() { String::new() } else { python::str(&item) })
+        Ok(if item.is_undefined() {
+            String::new()
+        } else {
+            python::str(&item)
+        })
     });
-    Ok(texts.collect::<Result<Vec<_>, Error>>().map_err(|error| Error::new(ErrorKind::InvalidOperation, "cannot join").with_source(error))?.join(&separator))
+    Ok(texts
+        .collect::<Result<Vec<_>, Error>>()
+        .map_err(|error| Error::new(ErrorKind::InvalidOperation, "cannot join").with_source(error))?
+        .join(&separator))
 }

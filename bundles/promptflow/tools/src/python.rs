@@ -15,7 +15,11 @@ pub fn value(json: &Json) -> Value {
         Json::String(text) => Value::from(text.as_str()),
         Json::Number(number) => number_value(&number.to_string()),
         Json::Array(items) => Value::from(items.iter().map(value).collect::<Vec<_>>()),
-        Json::Object(members) => Value::from_pairs(members.iter().map(|(key, member)| (key.clone(), value(member)))),
+        Json::Object(members) => Value::from_pairs(
+            members
+                .iter()
+                .map(|(key, member)| (key.clone(), value(member))),
+        ),
     }
 }
 
@@ -52,7 +56,11 @@ fn write_repr(out: &mut String, value: &Value) {
         ValueKind::None => out.push_str("None"),
         ValueKind::Bool => out.push_str(if value.is_true() { "True" } else { "False" }),
         ValueKind::Number if !value.is_integer() => {
-            out.push_str(&f64::try_from(value.clone()).map(float_repr).unwrap_or_else(|_| value.to_string()));
+            out.push_str(
+                &f64::try_from(value.clone())
+                    .map(float_repr)
+                    .unwrap_or_else(|_| value.to_string()),
+            );
         }
         ValueKind::String => write_text_repr(out, value.as_str().unwrap_or_default()),
         ValueKind::Seq if value.downcast_object_ref::<Tuple>().is_some() => {
@@ -97,7 +105,11 @@ pub fn text_repr(text: &str) -> String {
 }
 
 fn write_text_repr(out: &mut String, text: &str) {
-    let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
+    let quote = if text.contains('\'') && !text.contains('"') {
+        '"'
+    } else {
+        '\''
+    };
     out.push(quote);
     for character in text.chars() {
         match character {

@@ -13,8 +13,7 @@ pub fn mismatch(template: &str) -> Option<(String, usize)> {
     let mut open: Vec<Open> = Vec::new();
     let mut rest = template;
     let mut data_line = 1;
-    loop {
-        let Some(start) = rest.find("{%").into_iter().chain(rest.find("{#")).min() else { break };
+    while let Some(start) = rest.find("{%").into_iter().chain(rest.find("{#")).min() {
         let line = line_at(template, rest, start);
         if rest[start..].starts_with("{#") {
             let end = rest[start..].find("#}")?;
@@ -22,8 +21,13 @@ pub fn mismatch(template: &str) -> Option<(String, usize)> {
             continue;
         }
         let end = tag_end(&rest[start..])?;
-        let words = rest[start + 2..start + end - 2].trim_matches(['-', '+']).trim();
-        let name: String = words.chars().take_while(|character| character.is_alphanumeric() || *character == '_').collect();
+        let words = rest[start + 2..start + end - 2]
+            .trim_matches(['-', '+'])
+            .trim();
+        let name: String = words
+            .chars()
+            .take_while(|character| character.is_alphanumeric() || *character == '_')
+            .collect();
         rest = &rest[start + end..];
         data_line = line_at(template, rest, 0);
         if let Some(after) = rest.strip_prefix('\n') {
@@ -31,7 +35,9 @@ pub fn mismatch(template: &str) -> Option<(String, usize)> {
             data_line += usize::from(!after.is_empty());
         }
         if name == "raw" {
-            let Some(end) = rest.find("endraw") else { return Some(("Missing end of raw directive".into(), line)) };
+            let Some(end) = rest.find("endraw") else {
+                return Some(("Missing end of raw directive".into(), line));
+            };
             rest = &rest[end + "endraw".len()..];
             rest = &rest[rest.find("%}").map_or(0, |end| end + 2)..];
             continue;
@@ -85,13 +91,21 @@ fn complaint(tag: Option<&str>, open: &[Open]) -> String {
         Some(tag) => format!("Encountered unknown tag {}.", text_repr(tag)),
     }];
     if let Some(innermost) = open.last() {
-        let looking = innermost.expected.iter().map(|tag| text_repr(tag)).collect::<Vec<_>>().join(" or ");
+        let looking = innermost
+            .expected
+            .iter()
+            .map(|tag| text_repr(tag))
+            .collect::<Vec<_>>()
+            .join(" or ");
         sentences.push(if tag.is_some_and(|tag| open.iter().any(|outer| outer.expected.contains(&tag))) {
             format!("You probably made a nesting mistake. Jinja is expecting this tag, but currently looking for {looking}.")
         } else {
             format!("Jinja was looking for the following tags: {looking}.")
         });
-        sentences.push(format!("The innermost block that needs to be closed is {}.", text_repr(&innermost.name)));
+        sentences.push(format!(
+            "The innermost block that needs to be closed is {}.",
+            text_repr(&innermost.name)
+        ));
     }
     sentences.join(" ")
 }

@@ -13,9 +13,12 @@ const GLOBALS: [&str; 6] = ["cycler", "dict", "joiner", "lipsum", "namespace", "
 /// when the template does not parse.
 pub fn inspect(template: &str) -> serde_json::Value {
     match variables(template) {
-        Ok(variables) => json!({ "variables": variables, "images": images(template), "error": null }),
+        Ok(variables) => {
+            json!({ "variables": variables, "images": images(template), "error": null })
+        }
         Err(error) => {
-            let error = json!({ "type": error.class, "line": error.line, "message": error.message });
+            let error =
+                json!({ "type": error.class, "line": error.line, "message": error.message });
             json!({ "variables": [], "images": [], "error": error })
         }
     }
@@ -39,10 +42,13 @@ pub fn variables(template: &str) -> Result<Vec<String>, JinjaError> {
 fn images(template: &str) -> Vec<String> {
     let mut names = Vec::new();
     for (start, _) in template.match_indices("![") {
-        let name = template[start + 2..].split_once("]({{").and_then(|(label, rest)| {
-            let (name, _) = rest.split_once("}})")?;
-            (label.trim() == "image" && !name.contains(['{', '}'])).then(|| name.trim().to_string())
-        });
+        let name = template[start + 2..]
+            .split_once("]({{")
+            .and_then(|(label, rest)| {
+                let (name, _) = rest.split_once("}})")?;
+                (label.trim() == "image" && !name.contains(['{', '}']))
+                    .then(|| name.trim().to_string())
+            });
         names.extend(name.filter(|name| !names.contains(name)));
     }
     names

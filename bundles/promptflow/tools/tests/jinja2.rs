@@ -7,24 +7,46 @@ use serde_json::{Map, Value};
 
 /// Templates where the two differ on purpose or harmlessly, each with the reason.
 const DIFFERENT: &[(&str, &str)] = &[
-    ("{{ '%s' % i }}", "minijinja's % is for numbers; the filter `format` does this"),
-    ("{{ [0.1, 1e22] ~ '' }}", "minijinja's ~ prints the exponents of floats in its own way"),
+    (
+        "{{ '%s' % i }}",
+        "minijinja's % is for numbers; the filter `format` does this",
+    ),
+    (
+        "{{ [0.1, 1e22] ~ '' }}",
+        "minijinja's ~ prints the exponents of floats in its own way",
+    ),
     ("{{ none.x.y }}", "a literal is not named in the error"),
-    ("{% for in nums %}{% endfor %}", "minijinja takes `in` for a name"),
+    (
+        "{% for in nums %}{% endfor %}",
+        "minijinja takes `in` for a name",
+    ),
     ("{{ 'open }}", "fails alike, but in other words"),
 ];
 
 /// The same, for finding variables.
 const DIFFERENT_VARIABLES: &[(&str, &str)] = &[
-    ("{{ s | nofilter }}", "an unknown filter is found when rendering"),
-    ("{{ s is notest }}", "an unknown test is found when rendering"),
-    ("{% for in nums %}{% endfor %}", "minijinja takes `in` for a name"),
+    (
+        "{{ s | nofilter }}",
+        "an unknown filter is found when rendering",
+    ),
+    (
+        "{{ s is notest }}",
+        "an unknown test is found when rendering",
+    ),
+    (
+        "{% for in nums %}{% endfor %}",
+        "minijinja takes `in` for a name",
+    ),
     ("{{ 'open }}", "fails alike, but in other words"),
 ];
 
 fn cases() -> (Map<String, Value>, Vec<Value>) {
-    let recorded: Value = serde_json::from_str(include_str!("jinja2.json")).expect("jinja2.json is JSON");
-    (recorded["inputs"].as_object().cloned().unwrap_or_default(), recorded["cases"].as_array().cloned().unwrap_or_default())
+    let recorded: Value =
+        serde_json::from_str(include_str!("jinja2.json")).expect("jinja2.json is JSON");
+    (
+        recorded["inputs"].as_object().cloned().unwrap_or_default(),
+        recorded["cases"].as_array().cloned().unwrap_or_default(),
+    )
 }
 
 /// The differing templates are exactly those that are known to differ.
@@ -40,7 +62,13 @@ fn check(name: &str, known: &[(&str, &str)], difference: impl Fn(&Value) -> Opti
             _ => {}
         }
     }
-    assert!(unexpected.is_empty(), "{name}: {} of {}\n{}", unexpected.len(), cases.len(), unexpected.join("\n"));
+    assert!(
+        unexpected.is_empty(),
+        "{name}: {} of {}\n{}",
+        unexpected.len(),
+        cases.len(),
+        unexpected.join("\n")
+    );
 }
 
 fn compare(expected: &str, got: &str) -> Option<String> {
@@ -51,8 +79,12 @@ fn compare(expected: &str, got: &str) -> Option<String> {
 fn renders_as_jinja2() {
     let (inputs, _) = cases();
     check("rendering", DIFFERENT, |case| {
-        let expected = case["text"].as_str().or(case["raises"].as_str()).unwrap_or_default();
-        let got = prompt::render(case["template"].as_str().unwrap_or_default(), &inputs).unwrap_or_else(|error| error.to_string());
+        let expected = case["text"]
+            .as_str()
+            .or(case["raises"].as_str())
+            .unwrap_or_default();
+        let got = prompt::render(case["template"].as_str().unwrap_or_default(), &inputs)
+            .unwrap_or_else(|error| error.to_string());
         compare(expected, &got)
     });
 }
@@ -64,6 +96,9 @@ fn finds_the_variables_that_jinja2_finds() {
         if let Some(error) = case["inspect"].get("error") {
             return compare(&error.to_string(), &inspected["error"].to_string());
         }
-        compare(&case["inspect"]["variables"].to_string(), &inspected["variables"].to_string())
+        compare(
+            &case["inspect"]["variables"].to_string(),
+            &inspected["variables"].to_string(),
+        )
     });
 }
