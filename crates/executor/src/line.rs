@@ -263,6 +263,7 @@ impl Line {
             }
             Err(_) => NodeStatus::Failed,
         };
+        tracing::debug!(node = name, status = status.as_str(), duration = ?end.duration, "node ended");
         let result = NodeResult {
             name: name.clone(),
             status,

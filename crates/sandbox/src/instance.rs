@@ -254,14 +254,19 @@ impl Instance {
             Ok(Ok(Err(error))) => Err(fault(&error, limits.output)),
         };
         self.broken = result.is_err();
+        let wall = started.elapsed();
+        tracing::debug!(
+            instance = self.id,
+            fault = result.as_ref().err().map(tracing::field::display),
+            ?wall,
+            ?cpu,
+            "call ended"
+        );
         Call {
             result,
             logs: guest.take_logs(),
             metrics: guest.take_metrics(),
-            usage: Usage {
-                wall: started.elapsed(),
-                cpu,
-            },
+            usage: Usage { wall, cpu },
         }
     }
 
