@@ -4,7 +4,8 @@
 set -eu
 cd "$(dirname "$0")"
 export FLOWCELL_HOME="${FLOWCELL_HOME:-$PWD/target/flowcell-home}"
-sh bundles/ensure.sh
+# Tests bring dependencies of their own, whose features wasmtime is built with too: all at once, it is built once.
+sh bundles/ensure.sh --workspace --all-targets
 
 echo "== format and lints" >&2
 for workspace in . bundles/promptflow/tools guest-examples/rust-text-statistics; do

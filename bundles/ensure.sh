@@ -1,6 +1,6 @@
 #!/bin/sh
 # Builds flowcell, the base bundle and the examples, unless they were built from these very sources.
-# usage: FLOWCELL_HOME=DIR ensure.sh
+# usage: FLOWCELL_HOME=DIR ensure.sh [OPTION…]     options are cargo build's: which packages (default: --package flowcell)
 # needs: Rust (cargo), Python 3 (with venv), Node (with npm); fetches what else it needs with their own clients.
 set -eu
 : "${FLOWCELL_HOME:?ensure.sh: set FLOWCELL_HOME to the folder for the bundles}"
@@ -15,7 +15,8 @@ for program in cargo python3 node npm; do
 done
 
 echo "== flowcell (the first build compiles wasmtime: some minutes)" >&2
-cargo build --package flowcell
+[ $# -gt 0 ] || set -- --package flowcell
+cargo build "$@"
 flowcell=${CARGO_TARGET_DIR:-target}/debug/flowcell
 
 # What the bundles are made of: their sources, the contract, and the host that builds them.
