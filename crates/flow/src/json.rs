@@ -128,48 +128,73 @@ pub fn python_str(value: &Json) -> String {
     }
 }
 
+/// How Python writes plain values, in one of its two ways.
+struct Notation {
+    none: &'static str,
+    truth: [&'static str; 2],
+    float: fn(&mut String, f64),
+    text: fn(&mut String, &str),
+}
+
+/// `repr`.
+const REPR: Notation = Notation {
+    none: "None",
+    truth: ["False", "True"],
+    float: |out, value| out.push_str(&float_repr(value)),
+    text: write_str_repr,
+};
+
+/// `json.dumps`.
+const JSON: Notation = Notation {
+    none: "null",
+    truth: ["false", "true"],
+    float: write_json_float,
+    text: write_json_str,
+};
+
+impl Notation {
+    fn write(&self, out: &mut String, value: &Json) {
+        if let Some(float) = as_non_finite(value) {
+            (self.float)(out, float);
+            return;
+        }
+        match value {
+            Json::Null => out.push_str(self.none),
+            Json::Bool(value) => out.push_str(self.truth[usize::from(*value)]),
+            Json::Number(number) if is_float(number) => (self.float)(out, to_f64(number)),
+            Json::Number(number) => out.push_str(&normal_int(number.as_str())),
+            Json::String(text) => (self.text)(out, text),
+            Json::Array(items) => {
+                out.push('[');
+                for (index, item) in items.iter().enumerate() {
+                    if index > 0 {
+                        out.push_str(", ");
+                    }
+                    self.write(out, item);
+                }
+                out.push(']');
+            }
+            Json::Object(entries) => {
+                out.push('{');
+                for (index, (key, item)) in entries.iter().enumerate() {
+                    if index > 0 {
+                        out.push_str(", ");
+                    }
+                    (self.text)(out, key);
+                    out.push_str(": ");
+                    self.write(out, item);
+                }
+                out.push('}');
+            }
+        }
+    }
+}
+
 /// Python's `repr(value)`: `None`, `True`, `1.0`, `'text'`, `[1, 'a']`, `{'k': None}`.
 pub fn python_repr(value: &Json) -> String {
     let mut out = String::new();
-    write_repr(&mut out, value);
+    REPR.write(&mut out, value);
     out
-}
-
-fn write_repr(out: &mut String, value: &Json) {
-    if let Some(float) = as_non_finite(value) {
-        out.push_str(&float_repr(float));
-        return;
-    }
-    match value {
-        Json::Null => out.push_str("None"),
-        Json::Bool(true) => out.push_str("True"),
-        Json::Bool(false) => out.push_str("False"),
-        Json::Number(number) if is_float(number) => out.push_str(&float_repr(to_f64(number))),
-        Json::Number(number) => out.push_str(&normal_int(number.as_str())),
-        Json::String(text) => write_str_repr(out, text),
-        Json::Array(items) => {
-            out.push('[');
-            for (index, item) in items.iter().enumerate() {
-                if index > 0 {
-                    out.push_str(", ");
-                }
-                write_repr(out, item);
-            }
-            out.push(']');
-        }
-        Json::Object(entries) => {
-            out.push('{');
-            for (index, (key, item)) in entries.iter().enumerate() {
-                if index > 0 {
-                    out.push_str(", ");
-                }
-                write_str_repr(out, key);
-                out.push_str(": ");
-                write_repr(out, item);
-            }
-            out.push('}');
-        }
-    }
 }
 
 fn write_str_repr(out: &mut String, text: &str) {
@@ -212,7 +237,7 @@ fn is_unprintable(character: char) -> bool {
 /// Python's `json.dumps(value)`: spaces behind commas and colons, and nothing but ASCII.
 pub fn python_json(value: &Json) -> String {
     let mut out = String::new();
-    write_json(&mut out, value);
+    JSON.write(&mut out, value);
     out
 }
 
@@ -223,42 +248,6 @@ fn write_json_float(out: &mut String, float: f64) {
         out.push_str(if float > 0.0 { "Infinity" } else { "-Infinity" });
     } else {
         out.push_str(&float_repr(float));
-    }
-}
-
-fn write_json(out: &mut String, value: &Json) {
-    if let Some(float) = as_non_finite(value) {
-        write_json_float(out, float);
-        return;
-    }
-    match value {
-        Json::Null => out.push_str("null"),
-        Json::Bool(value) => out.push_str(if *value { "true" } else { "false" }),
-        Json::Number(number) if is_float(number) => write_json_float(out, to_f64(number)),
-        Json::Number(number) => out.push_str(&normal_int(number.as_str())),
-        Json::String(text) => write_json_str(out, text),
-        Json::Array(items) => {
-            out.push('[');
-            for (index, item) in items.iter().enumerate() {
-                if index > 0 {
-                    out.push_str(", ");
-                }
-                write_json(out, item);
-            }
-            out.push(']');
-        }
-        Json::Object(entries) => {
-            out.push('{');
-            for (index, (key, item)) in entries.iter().enumerate() {
-                if index > 0 {
-                    out.push_str(", ");
-                }
-                write_json_str(out, key);
-                out.push_str(": ");
-                write_json(out, item);
-            }
-            out.push('}');
-        }
     }
 }
 
