@@ -50,7 +50,7 @@ impl Lanes {
         let Some(pool) = &self.pool else {
             // Only Python nodes ask, and a session with Python nodes has a pool.
             return Err(PoolError::Busy {
-                instances: 0,
+                full: flowcell_sandbox::Full::Pool { instances: 0 },
                 waited: Duration::ZERO,
             });
         };

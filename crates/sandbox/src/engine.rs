@@ -30,7 +30,8 @@ const ASYNC_STACK: usize = WASM_STACK + (1 << 20);
 /// Sizes of the engine, fixed for the life of the process.
 #[derive(Debug, Clone)]
 pub struct SandboxConfig {
-    /// Instances that may be alive at once, over all sessions.
+    /// Instances that may be alive at once, over all sessions. Beyond it an instance fails to start; sessions that share
+    /// a [`Slice`](crate::Slice) with this as its limit wait for room, or make it, instead.
     pub instances: u32,
     /// Most linear memory that any instance may be allowed, in bytes.
     pub max_memory: usize,

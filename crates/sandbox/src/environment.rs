@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::limits::Limits;
 use crate::quota::Quota;
+use crate::slice::Slice;
 
 /// What a guest may do in a directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,11 +36,13 @@ pub struct Environment {
     pub variables: Vec<(String, String)>,
     /// Limits of every instance and call.
     pub limits: Limits,
+    /// The share of the host that all instances take their memory, CPU time and number from.
+    pub slice: Arc<Slice>,
     pub(crate) quota: Arc<Quota>,
 }
 
 impl Environment {
-    /// An environment over these directories.
+    /// An environment over these directories, in a slice of its own without limits.
     pub fn new(mounts: Vec<Mount>, variables: Vec<(String, String)>, limits: Limits) -> Self {
         let writable = mounts
             .iter()
@@ -51,7 +54,13 @@ impl Environment {
             mounts,
             variables,
             limits,
+            slice: Slice::unlimited(),
             quota,
         }
+    }
+
+    /// The same in a slice that it shares with others.
+    pub fn with_slice(self, slice: Arc<Slice>) -> Self {
+        Self { slice, ..self }
     }
 }

@@ -22,6 +22,35 @@ pub enum SandboxError {
     /// An instance could not be made.
     #[error("cannot start an instance")]
     Start(#[source] wasmtime::Error),
+    /// The session's slice has no room for the instance.
+    #[error("cannot start an instance: {0}")]
+    NoRoom(Full),
+    /// The instance needed more memory than it could have, right at its start.
+    #[error("cannot start an instance: {0}")]
+    Memory(Fault),
+}
+
+/// What has no room for another instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Full {
+    /// The pool: it lends as many instances as it may have.
+    #[error("all {instances} instances are busy")]
+    Pool {
+        /// How many that is.
+        instances: usize,
+    },
+    /// A slice has as many instances as it may have, and none is idle.
+    #[error("all {limit} instances that are shared with others are busy")]
+    Instances {
+        /// How many that is.
+        limit: usize,
+    },
+    /// A slice has not enough memory left, and no idle instance could give its own.
+    #[error("too little is left of the {} MiB of memory that are shared with others", .limit >> 20)]
+    Memory {
+        /// What it has in all, in bytes.
+        limit: u64,
+    },
 }
 
 /// A file is no component that flowcell can run.
@@ -85,6 +114,12 @@ pub enum Fault {
         /// The limit in bytes.
         limit: usize,
     },
+    /// The guest asked for memory that its slice, or one above it, no longer has.
+    #[error("it needs more memory than is left of the {} MiB that are shared with others", .limit >> 20)]
+    ComputeMemory {
+        /// The memory of the slice that is used up, in bytes.
+        limit: u64,
+    },
     /// The guest's stack is full.
     #[error("it recursed deeper than the stack allows")]
     StackOverflow,
@@ -131,6 +166,7 @@ impl Fault {
             Self::Timeout { .. } => "ExecutionTimeout",
             Self::CpuTime { .. } => "CpuTimeLimitExceeded",
             Self::Memory { .. } => "MemoryLimitExceeded",
+            Self::ComputeMemory { .. } => "ComputeMemoryExceeded",
             Self::StackOverflow => "StackLimitExceeded",
             Self::OutputTooLarge { .. } => "OutputLimitExceeded",
             Self::NotJson => "InvalidToolOutput",

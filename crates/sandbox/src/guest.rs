@@ -1,5 +1,7 @@
 //! The host's side of one instance: its WASI context, its limits, what it printed and measured.
 
+use std::sync::Arc;
+
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::filesystem::WasiFilesystemCtxView;
 use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
@@ -10,7 +12,8 @@ use crate::error::SandboxError;
 use crate::filesystem::{QuotaFilesystem, WritableDescriptors};
 use crate::json::is_python_json;
 use crate::limits::MemoryLimiter;
-use crate::output::{Capture, Logs};
+use crate::output::{Capture, Listener, Logs, Stream};
+use crate::slice::Seat;
 
 /// Metrics of one call beyond this number, and names or values beyond [`METRIC_BYTES`], are refused.
 const METRICS: usize = 1_000;
@@ -32,9 +35,9 @@ pub(crate) struct Guest {
 }
 
 impl Guest {
-    pub(crate) fn new(environment: &Environment) -> Result<Self, SandboxError> {
-        let stdout = Capture::new(environment.limits.log);
-        let stderr = Capture::new(environment.limits.log);
+    pub(crate) fn new(environment: &Environment, seat: Arc<Seat>) -> Result<Self, SandboxError> {
+        let capture = |stream| Capture::new(stream, environment.limits.log);
+        let (stdout, stderr) = (capture(Stream::Stdout), capture(Stream::Stderr));
         let mut wasi = WasiCtxBuilder::new();
         wasi.stdout(stdout.clone())
             .stderr(stderr.clone())
@@ -70,10 +73,16 @@ impl Guest {
             writable: WritableDescriptors::new(environment.quota.clone(), mounts),
             stdout,
             stderr,
-            log: Capture::new(environment.limits.log),
-            memory: MemoryLimiter::new(environment.limits.memory, TABLE_ELEMENTS),
+            log: capture(Stream::Log),
+            memory: MemoryLimiter::new(environment.limits.memory, TABLE_ELEMENTS, seat),
             metrics: Vec::new(),
         })
+    }
+
+    pub(crate) fn listen(&self, listener: Option<&Listener>) {
+        for capture in [&self.stdout, &self.stderr, &self.log] {
+            capture.listen(listener.cloned());
+        }
     }
 
     pub(crate) fn take_logs(&self) -> Logs {

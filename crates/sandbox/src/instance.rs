@@ -1,5 +1,6 @@
 //! One live instance, and calls into it.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -17,8 +18,9 @@ use crate::guest::Guest;
 use crate::json::{is_json, is_python_json};
 use crate::limits::Limits;
 use crate::metered::{CpuTimeExceeded, Metered};
-use crate::output::Logs;
+use crate::output::{Listener, Logs};
 use crate::program::{Linked, Program};
+use crate::slice::Seat;
 
 /// Headroom over the output limit for what travels with a value (names, tracebacks, other host calls).
 const TRANSFER_SLACK: usize = 1 << 20;
@@ -33,17 +35,20 @@ const MAX_NAME: usize = 256;
 macro_rules! bounded {
     ($self:ident, $store:ident, $exports:ident => $call:expr) => {{
         let started = Instant::now();
-        let mut cpu = Duration::ZERO;
+        let mut usage = Usage::default();
+        let slice = $self.seat.slice();
+        slice.count_call();
         // Should the future be dropped halfway, the instance stays marked.
         $self.broken = true;
         let ended = {
             let $store = &mut $self.store;
             let $exports = &$self.exports;
             let call = async { $call.await };
-            let metered = Metered::new(Box::pin(call), &mut cpu, $self.limits.cpu_time);
+            let metered = Metered::new(Box::pin(call), &mut usage, $self.limits.cpu_time, slice);
             tokio::time::timeout($self.limits.wall_time, metered).await
         };
-        $self.conclude(started, cpu, ended)
+        usage.wall = started.elapsed();
+        $self.conclude(usage, ended)
     }};
 }
 
@@ -70,6 +75,8 @@ pub struct Usage {
     pub wall: Duration,
     /// CPU time.
     pub cpu: Duration,
+    /// How long it was held up because the CPU share of its slice, or of one above it, was used up.
+    pub throttled: Duration,
 }
 
 /// A live instance of a [`Program`] in a session's [`Environment`].
@@ -82,6 +89,8 @@ pub struct Instance {
     exports: Exports,
     limits: Limits,
     broken: bool,
+    // Last, so that it is given back when the engine has the rest back.
+    seat: Arc<Seat>,
 }
 
 enum Exports {
@@ -100,11 +109,26 @@ impl std::fmt::Debug for Instance {
 }
 
 impl Instance {
-    /// Makes a fresh instance.
+    /// Makes a fresh instance, which no pool knows.
     ///
     /// # Errors
-    /// When a directory cannot be mounted, the engine has no instance left, or start-up code traps.
+    /// When the environment's slice has no room, a directory cannot be mounted, the engine has no instance left, or
+    /// start-up code traps.
     pub async fn start(
+        sandbox: &Sandbox,
+        program: &Program,
+        environment: &Environment,
+    ) -> Result<Self, SandboxError> {
+        let seat = environment
+            .slice
+            .admit(program.memory())
+            .map_err(|refused| SandboxError::NoRoom(refused.full))?;
+        Self::start_in(seat, sandbox, program, environment).await
+    }
+
+    /// Makes a fresh instance where there is room for it.
+    pub(crate) async fn start_in(
+        seat: Seat,
         sandbox: &Sandbox,
         program: &Program,
         environment: &Environment,
@@ -112,7 +136,9 @@ impl Instance {
         static NEXT: AtomicU64 = AtomicU64::new(1);
 
         let limits = environment.limits.clone();
-        let mut store = Store::new(sandbox.engine(), Guest::new(environment)?);
+        let seat = Arc::new(seat);
+        let guest = Guest::new(environment, Arc::clone(&seat))?;
+        let mut store = Store::new(sandbox.engine(), guest);
         store.limiter(|guest| &mut guest.memory);
         store.set_epoch_deadline(1);
         store.epoch_deadline_async_yield_and_update(1);
@@ -126,18 +152,26 @@ impl Instance {
                     .map(Exports::PythonRunner),
             }
         };
-        let exports = tokio::time::timeout(limits.wall_time, exports)
-            .await
-            .map_err(|_| {
-                SandboxError::Start(wasmtime::format_err!("start-up did not finish in time"))
-            })?
-            .map_err(SandboxError::Start)?;
+        let mut usage = Usage::default();
+        let exports = Metered::new(Box::pin(exports), &mut usage, limits.cpu_time, seat.slice());
+        let exports = match tokio::time::timeout(limits.wall_time, exports).await {
+            Ok(Ok(exports)) => exports,
+            Ok(Err(CpuTimeExceeded)) => {
+                Err(wasmtime::format_err!("start-up used too much CPU time"))
+            }
+            Err(_) => Err(wasmtime::format_err!("start-up did not finish in time")),
+        };
+        let refused = store.data_mut().memory.take_refused();
+        let exports = exports.map_err(|error| {
+            refused.map_or_else(|| SandboxError::Start(error), SandboxError::Memory)
+        })?;
         Ok(Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             store,
             exports,
             limits,
             broken: false,
+            seat,
         })
     }
 
@@ -149,6 +183,12 @@ impl Instance {
     /// Whether the instance must not be used again.
     pub fn is_broken(&self) -> bool {
         self.broken
+    }
+
+    /// Lets `listener` hear what the guest prints from now on, beside what [`Call::logs`] holds; `None` ends that. What
+    /// it hears of a call is all that the call's logs hold, and no more.
+    pub fn listen(&mut self, listener: Option<Listener>) {
+        self.store.data().listen(listener.as_ref());
     }
 
     /// The tools of a component.
@@ -223,23 +263,20 @@ impl Instance {
     }
 
     /// Turns the end of a call into its result, and the instance back into a usable one if it is.
-    fn conclude<T: Answer>(&mut self, started: Instant, cpu: Duration, ended: Ended<T>) -> Call<T> {
+    fn conclude<T: Answer>(&mut self, usage: Usage, ended: Ended<T>) -> Call<T> {
         let limits = &self.limits;
         let guest = self.store.data_mut();
         let refused = guest.memory.take_refused();
         let disk_full = guest.take_disk_refused();
-        let memory = || Fault::Memory {
-            limit: limits.memory,
-        };
-        let result = match ended {
-            Err(_) => Err(Fault::Timeout {
+        let result = match (ended, refused) {
+            (Err(_), _) => Err(Fault::Timeout {
                 limit: limits.wall_time,
             }),
-            Ok(Err(CpuTimeExceeded)) => Err(Fault::CpuTime {
+            (Ok(Err(CpuTimeExceeded)), _) => Err(Fault::CpuTime {
                 limit: limits.cpu_time,
             }),
-            Ok(Ok(Ok(answer))) if refused && answer.is_memory_error() => Err(memory()),
-            Ok(Ok(Ok(mut answer))) => {
+            (Ok(Ok(Ok(answer))), Some(refused)) if answer.is_memory_error() => Err(refused),
+            (Ok(Ok(Ok(mut answer))), _) => {
                 answer.shorten();
                 if disk_full {
                     answer.explain(&format!(
@@ -250,23 +287,21 @@ impl Instance {
                 }
                 Ok(answer)
             }
-            Ok(Ok(Err(_))) if refused => Err(memory()),
-            Ok(Ok(Err(error))) => Err(fault(&error, limits.output)),
+            (Ok(Ok(Err(_))), Some(refused)) => Err(refused),
+            (Ok(Ok(Err(error))), None) => Err(fault(&error, limits.output)),
         };
         self.broken = result.is_err();
-        let wall = started.elapsed();
         tracing::debug!(
             instance = self.id,
             fault = result.as_ref().err().map(tracing::field::display),
-            ?wall,
-            ?cpu,
+            ?usage,
             "call ended"
         );
         Call {
             result,
             logs: guest.take_logs(),
             metrics: guest.take_metrics(),
-            usage: Usage { wall, cpu },
+            usage,
         }
     }
 

@@ -6,7 +6,8 @@
 //!
 //! The life of a call: a [`Program`] is compiled once per component; a [`Pool`] of one session lends an [`Instance`];
 //! the instance runs one call under [`Limits`] and answers with a [`Call`], which carries what the guest printed and
-//! used whether or not it succeeded. A [`Fault`] (trap, timeout, a limit) ends the instance, never the host.
+//! used whether or not it succeeded. A [`Fault`] (trap, timeout, a limit) ends the instance, never the host. What all
+//! instances of several sessions may use together is a [`Slice`].
 
 mod contract;
 mod engine;
@@ -22,15 +23,17 @@ mod output;
 mod pool;
 mod program;
 mod quota;
+mod slice;
 
 pub use contract::{
     Argument, ErrorKind, LoadError, ObjectInfo, Outcome, Parameter, Request, ToolError, ToolInfo,
 };
 pub use engine::{Sandbox, SandboxConfig, WASMTIME_VERSION};
 pub use environment::{Access, Environment, Mount};
-pub use error::{Fault, ProgramError, SandboxError};
+pub use error::{Fault, Full, ProgramError, SandboxError};
 pub use instance::{Call, Instance, Usage};
 pub use limits::Limits;
-pub use output::Logs;
+pub use output::{Listener, Logs, Stream};
 pub use pool::{Isolation, Lease, Pool, PoolError};
 pub use program::{MAX_COMPONENT, Program, ProgramKind};
+pub use slice::{Slice, SliceLimits, SliceUsage};

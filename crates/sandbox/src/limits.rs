@@ -1,8 +1,12 @@
 //! What one call, and one instance, may use.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use wasmtime::ResourceLimiter;
+
+use crate::error::Fault;
+use crate::slice::Seat;
 
 /// Limits of a session's instances. Every one is enforced; [`Default`] gives the values for `flow test`.
 #[derive(Debug, Clone)]
@@ -47,21 +51,23 @@ impl Default for Limits {
 pub(crate) struct MemoryLimiter {
     limit: usize,
     table_elements: usize,
-    refused: bool,
+    seat: Arc<Seat>,
+    refused: Option<Fault>,
 }
 
 impl MemoryLimiter {
-    pub(crate) fn new(limit: usize, table_elements: usize) -> Self {
+    pub(crate) fn new(limit: usize, table_elements: usize, seat: Arc<Seat>) -> Self {
         Self {
             limit,
             table_elements,
-            refused: false,
+            seat,
+            refused: None,
         }
     }
 
-    /// Whether growth was refused since the last time this was asked.
-    pub(crate) fn take_refused(&mut self) -> bool {
-        std::mem::take(&mut self.refused)
+    /// Why growth was refused since the last time this was asked, if it was.
+    pub(crate) fn take_refused(&mut self) -> Option<Fault> {
+        self.refused.take()
     }
 }
 
@@ -72,9 +78,18 @@ impl ResourceLimiter for MemoryLimiter {
         desired: usize,
         maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        let fits = desired <= self.limit && maximum.is_none_or(|most| desired <= most);
-        self.refused |= !fits;
-        Ok(fits)
+        let fits = if desired > self.limit || maximum.is_some_and(|most| desired > most) {
+            Err(Fault::Memory { limit: self.limit })
+        } else {
+            let grown = self.seat.grow_to(desired as u64);
+            grown.map_err(|limit| Fault::ComputeMemory { limit })
+        };
+        Ok(fits.map_err(|fault| self.refused = Some(fault)).is_ok())
+    }
+
+    fn memories(&self) -> usize {
+        // The seat counts one memory: what that memory grows to is what the instance has in all.
+        1
     }
 
     fn table_growing(

@@ -15,6 +15,8 @@ use crate::guest::Guest;
 const CONTRACT: &str = "flowcell:tool@0.1.0";
 /// Largest component that is compiled, in bytes.
 pub const MAX_COMPONENT: usize = 128 << 20;
+/// Bytes of a page of linear memory.
+const PAGE: u64 = 64 << 10;
 /// What a component may import, up to the version.
 const IMPORTS: [&str; 8] = [
     "flowcell:tool/host",
@@ -40,6 +42,7 @@ pub enum ProgramKind {
 /// A compiled component, ready to be instantiated in any number of sessions.
 pub struct Program {
     pub(crate) linked: Linked,
+    memory: u64,
 }
 
 #[derive(Clone)]
@@ -64,6 +67,11 @@ impl Program {
             Linked::Tool(_) => ProgramKind::Tool,
             Linked::PythonRunner(_) => ProgramKind::PythonRunner,
         }
+    }
+
+    /// Linear memory that an instance has from its start, in bytes.
+    pub(crate) fn memory(&self) -> u64 {
+        self.memory
     }
 }
 
@@ -134,7 +142,14 @@ impl Sandbox {
                 reason: "it exports neither flowcell:tool/tool nor flowcell:tool/runner".to_owned(),
             });
         };
-        Ok(Program { linked })
+        // A component that imports modules, for which this is unknown, was refused above.
+        let pages = component
+            .resources_required()
+            .and_then(|resources| resources.max_initial_memory_size);
+        Ok(Program {
+            linked,
+            memory: pages.unwrap_or(0).saturating_mul(PAGE),
+        })
     }
 }
 
