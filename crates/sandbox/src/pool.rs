@@ -55,16 +55,13 @@ pub struct Pool {
     permits: Arc<Semaphore>,
     /// Counts what the pool uses; the limits are its parent's, the session's slice.
     slice: Arc<Slice>,
-    idle: Mutex<BTreeMap<LastUse, Instance>>,
+    // Boxed, since an instance changes hands several times for each call.
+    idle: Mutex<BTreeMap<LastUse, Box<Instance>>>,
 }
 
 /// Where a call finds its instance.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "it is taken apart at once; a box would be an allocation for each warm call"
-)]
 enum Place {
-    Idle(Instance),
+    Idle(Box<Instance>),
     New(Seat),
 }
 
@@ -213,9 +210,9 @@ impl Pool {
     ) -> Result<Lease, PoolError> {
         let instance = match place {
             Place::Idle(instance) => instance,
-            Place::New(seat) => {
-                Instance::start_in(seat, &self.sandbox, &self.program, &self.environment).await?
-            }
+            Place::New(seat) => Box::new(
+                Instance::start_in(seat, &self.sandbox, &self.program, &self.environment).await?,
+            ),
         };
         Ok(Lease {
             instance: Some(instance),
@@ -225,7 +222,7 @@ impl Pool {
     }
 
     /// Keeps an instance for the next call, and tells those who may need its room.
-    fn keep(self: &Arc<Self>, instance: Instance) {
+    fn keep(self: &Arc<Self>, instance: Box<Instance>) {
         let slice = &self.environment.slice;
         {
             let mut idle = self.lock();
@@ -237,14 +234,14 @@ impl Pool {
     }
 
     /// Takes out a certain idle instance, if it is still there.
-    pub(crate) fn take(&self, last_use: LastUse) -> Option<Instance> {
+    pub(crate) fn take(&self, last_use: LastUse) -> Option<Box<Instance>> {
         let mut idle = self.lock();
         let instance = idle.remove(&last_use)?;
         self.environment.slice.unregister_idle(last_use);
         Some(instance)
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<LastUse, Instance>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<LastUse, Box<Instance>>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -259,7 +256,7 @@ impl Drop for Pool {
 #[derive(Debug)]
 pub struct Lease {
     // Empty only while being dropped.
-    instance: Option<Instance>,
+    instance: Option<Box<Instance>>,
     pool: Arc<Pool>,
     _permit: OwnedSemaphorePermit,
 }
