@@ -7,7 +7,7 @@ use std::io::{self, Read as _};
 use std::path::{Component, Path};
 
 use cap_std::ambient_authority;
-use cap_std::fs::{Dir, File};
+use cap_std::fs::{Dir, File, OpenOptions, OpenOptionsExt as _};
 
 /// The folder of a working copy.
 #[derive(Debug)]
@@ -39,6 +39,11 @@ impl FlowFiles {
         self.open(path).map(|_| ())
     }
 
+    /// Whether something has this name, be it a file or a folder.
+    pub(crate) fn has(&self, path: &str) -> bool {
+        self.0.exists(path)
+    }
+
     /// What a file holds.
     pub(crate) fn read(&self, path: &str, limit: u64) -> Result<Vec<u8>, FileError> {
         let mut bytes = Vec::new();
@@ -57,11 +62,17 @@ impl FlowFiles {
         if leaves(Path::new(path)) {
             return Err(FileError::Outside);
         }
-        let file = self.0.open(path).map_err(|error| match error.kind() {
-            io::ErrorKind::PermissionDenied => FileError::Outside,
-            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => FileError::Missing,
-            _ => FileError::Io(error),
-        })?;
+        let mut options = OpenOptions::new();
+        // Opening a fifo would wait for whoever writes to it.
+        options.read(true).custom_flags(libc::O_NONBLOCK);
+        let file = self
+            .0
+            .open_with(path, &options)
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::PermissionDenied => FileError::Outside,
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => FileError::Missing,
+                _ => FileError::Io(error),
+            })?;
         if file.metadata().map_err(FileError::Io)?.is_file() {
             Ok(file)
         } else {

@@ -47,7 +47,7 @@ impl Tools {
         self.note_import(source, &loaded.logs);
         match loaded.result {
             Ok(Ok(info)) => Ok(info),
-            Ok(Err(error)) => Err(load_error(error, &workspace.source().join(source))),
+            Ok(Err(error)) => Err(load_error(error, &workspace.shown(source))),
             Err(fault) => Err(RunError::fault(&node.name, fault)),
         }
     }
