@@ -7,7 +7,8 @@ use std::time::Duration;
 use clap::Args;
 use flowcell_bundle::Reference;
 use flowcell_executor::{
-    FlowResult, ImageSink, RunError, Session, SessionOptions, Workspace, WorkspaceLimits, flow_file,
+    FlowResult, ImageSink, RunError, RunOptions, Session, SessionOptions, Workspace,
+    WorkspaceLimits, flow_file,
 };
 use flowcell_flow::JsonMap;
 use flowcell_sandbox::Isolation;
@@ -122,9 +123,13 @@ async fn test(settings: &Settings, args: &TestArgs) -> Result<FlowResult, RunErr
     for note in session.notes() {
         terminal::note(note);
     }
+    let options = RunOptions::default();
     Ok(match &args.node {
-        Some(node) => session.run_node(node, &given).await,
-        None => session.run(&given).await,
+        Some(node) => {
+            let given = session.flow().node_test_inputs(node, &given)?;
+            session.run_node(node, &given, &options).await
+        }
+        None => session.run(&given, &options).await,
     })
 }
 

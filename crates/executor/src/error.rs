@@ -1,6 +1,7 @@
 //! Why a flow or a node failed, in promptflow's classes and words.
 
 use std::error::Error;
+use std::sync::Arc;
 
 use flowcell_bundle::BundleError;
 use flowcell_flow::FlowError;
@@ -16,7 +17,7 @@ pub enum Code {
 }
 
 /// A failure, as it is reported.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[error("{message}")]
 pub struct RunError {
     /// The error's class: promptflow's, or that of the tool's own exception, or a [`Fault`]'s.
@@ -33,7 +34,7 @@ pub struct RunError {
     pub traceback: Option<String>,
     /// The failure below, where the message does not tell it already.
     #[source]
-    pub source: Option<Box<dyn Error + Send + Sync>>,
+    pub source: Option<Arc<dyn Error + Send + Sync>>,
 }
 
 impl RunError {
@@ -72,7 +73,7 @@ impl RunError {
     }
 
     fn caused_by(mut self, source: impl Error + Send + Sync + 'static) -> Self {
-        self.source = Some(Box::new(source));
+        self.source = Some(Arc::new(source));
         self
     }
 
@@ -176,7 +177,11 @@ impl From<BundleError> for RunError {
 
 impl From<SandboxError> for RunError {
     fn from(error: SandboxError) -> Self {
-        let mut message = error.to_string();
+        // The path on the host means nothing to whoever reads this, and may be none of their business.
+        let mut message = match &error {
+            SandboxError::Mount { guest, .. } => format!("cannot mount {guest}"),
+            other => other.to_string(),
+        };
         let mut source = error.source();
         while let Some(cause) = source {
             message.push_str(&format!(": {cause}"));

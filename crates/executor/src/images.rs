@@ -100,7 +100,7 @@ impl Line {
             if loads(input.value_type, value, format) {
                 let request = request(LOAD_INPUT, Some(name), value, input.value_type, format);
                 let loaded = self.loaded(&request).await?;
-                self.media.insert(name.clone(), loaded);
+                self.media.insert(name.clone(), loaded.into());
             }
         }
         Ok(())
@@ -119,9 +119,9 @@ impl Line {
     async fn loaded(&self, request: &Request) -> Result<Value, RunError> {
         let held = self.lanes.any().await;
         let mut held = held.map_err(|error| RunError::pool("inputs", error))?;
-        let called = held.instance.call(request).await;
+        let called = held.instance().call(request).await;
         match called.result {
-            Ok(Ok(outcome)) => Ok(Value::from_outcome(outcome, held.index)),
+            Ok(Ok(outcome)) => Ok(held.value(outcome)),
             Ok(Err(error)) => Err(RunError::own(error)),
             Err(fault) => Err(self.faulted("inputs", fault)),
         }

@@ -27,6 +27,16 @@ pub(crate) enum Argument {
     Objects(Vec<Object>),
 }
 
+impl From<Value> for Argument {
+    fn from(value: Value) -> Self {
+        match value {
+            Value::Json(text) => Self::Json(text),
+            Value::Object(object) => Self::Object(object),
+            Value::Bypassed => Self::null(),
+        }
+    }
+}
+
 /// Named arguments.
 pub(crate) type Arguments = Vec<(String, Argument)>;
 
@@ -40,7 +50,7 @@ impl Argument {
     }
 
     /// The value in a list of one, as an aggregation node gets it in a flow test.
-    fn listed(self) -> Self {
+    pub(crate) fn listed(self) -> Self {
         match self {
             Self::Json(text) => Self::Json(format!("[{text}]").into()),
             Self::Object(object) => Self::Objects(vec![object]),
@@ -74,12 +84,7 @@ pub(crate) fn home(arguments: &Arguments) -> Option<usize> {
 
 impl Line {
     /// The arguments of a node whose dependencies are settled.
-    pub(crate) async fn arguments(
-        &self,
-        node: &str,
-        resolved: &Resolved,
-    ) -> Result<Arguments, RunError> {
-        let aggregated = self.is_aggregation(node);
+    pub(crate) async fn arguments(&self, resolved: &Resolved) -> Result<Arguments, RunError> {
         let format = self.session.flow.message_format;
         let mut arguments = Vec::with_capacity(resolved.inputs.len());
         for (name, input) in &resolved.inputs {
@@ -98,36 +103,25 @@ impl Line {
                     return Err(RunError::no_connection(&name));
                 }
                 NodeInput::Reference(Assignment::Literal(value)) => Argument::json(value),
-                NodeInput::Reference(Assignment::FlowInput(input)) => {
-                    let argument = self.flow_value(node, input).await?;
-                    if aggregated {
-                        argument.listed()
-                    } else {
-                        argument
+                NodeInput::Reference(Assignment::FlowInput(input)) => self.flow_value(input)?,
+                NodeInput::Reference(
+                    reference @ Assignment::NodeOutput {
+                        node: from,
+                        section,
+                        property,
+                    },
+                ) => {
+                    if let Some(gathered) = self.gathered(reference) {
+                        arguments.push((name.clone(), gathered.clone()));
+                        continue;
                     }
-                }
-                NodeInput::Reference(Assignment::NodeOutput {
-                    node: from,
-                    section,
-                    property,
-                }) => {
                     if section != "output" {
                         return Err(FlowError::unsupported_reference(from, section).into());
                     }
-                    let value = self.output(from)?;
-                    if matches!(value, Value::Bypassed) && !aggregated {
-                        if resolved.has_default(name) {
-                            continue;
-                        }
-                        arguments.push((name.clone(), Argument::null()));
-                        continue;
-                    }
-                    let argument = self.property(from, value, property).await?;
-                    let across_lines = aggregated && !self.is_aggregation(from);
-                    if across_lines {
-                        argument.listed()
-                    } else {
-                        argument
+                    match self.output(from)? {
+                        Value::Bypassed if resolved.has_default(name) => continue,
+                        Value::Bypassed => Argument::null(),
+                        value => self.property(from, value, property).await?,
                     }
                 }
             };
@@ -145,9 +139,9 @@ impl Line {
     }
 
     /// A flow input's value as an argument: its images loaded, if it has any.
-    pub(crate) async fn flow_value(&self, node: &str, name: &str) -> Result<Argument, RunError> {
+    pub(crate) fn flow_value(&self, name: &str) -> Result<Argument, RunError> {
         match self.media.get(name) {
-            Some(value) => self.property(node, value.clone(), "").await,
+            Some(argument) => Ok(argument.clone()),
             None => Ok(Argument::json(self.flow_input(name)?)),
         }
     }
@@ -162,24 +156,18 @@ impl Line {
         let path = PropertyPath::parse(property);
         let invalid = || RunError::from(FlowError::invalid_reference_property(node, property));
         match value {
-            Value::Bypassed if path.is_empty() => Ok(Argument::null()),
+            value if path.is_empty() => Ok(value.into()),
             Value::Bypassed => Err(invalid()),
-            Value::Json(text) if path.is_empty() => Ok(Argument::Json(text)),
             Value::Json(text) => {
                 let value: Json = parse(node, &text)?;
                 let found = path.get(&value).ok_or_else(invalid)?;
                 Ok(Argument::json(&found))
             }
-            Value::Object(object) if path.is_empty() => Ok(Argument::Object(object)),
             Value::Object(object) => {
                 let mut held = self.hold(node, object.lane).await?;
-                let found = self.ask(node, held.instance.property(object.id, property).await)?;
-                match found {
-                    Ok(outcome) => match Value::from_outcome(outcome, object.lane) {
-                        Value::Json(text) => Ok(Argument::Json(text)),
-                        Value::Object(object) => Ok(Argument::Object(object)),
-                        Value::Bypassed => Ok(Argument::null()),
-                    },
+                let found = held.instance().property(object.id, property).await;
+                match self.ask(node, found)? {
+                    Ok(outcome) => Ok(held.value(outcome).into()),
                     // The lookup's own failures; anything else is an exception of the object's code.
                     Err(error)
                         if matches!(
@@ -200,12 +188,8 @@ impl Line {
         let argument = match &activate.when {
             Assignment::Literal(value) => return Ok(python_eq(value, &activate.is)),
             Assignment::FlowInput(input) => {
-                let value = self.flow_input(input)?;
-                if self.is_aggregation(node) {
-                    // promptflow compares the list of all lines' values.
-                    return Ok(python_eq(&Json::Array(vec![value.clone()]), &activate.is));
-                }
-                return Ok(python_eq(value, &activate.is));
+                // In an aggregation this is the list of all lines' values, as in promptflow.
+                return Ok(python_eq(self.flow_input(input)?, &activate.is));
             }
             Assignment::NodeOutput {
                 node: from,
@@ -223,7 +207,7 @@ impl Line {
             Argument::Object(object) => {
                 let mut held = self.hold(node, object.lane).await?;
                 let equal = held
-                    .instance
+                    .instance()
                     .equals(object.id, python_json(&activate.is))
                     .await;
                 self.ask(node, equal)?
@@ -236,7 +220,7 @@ impl Line {
     /// The lane that an object is in.
     pub(crate) async fn hold(&self, node: &str, lane: usize) -> Result<Held, RunError> {
         let held = self.lanes.lane(lane).await;
-        held.filter(|held| !held.instance.is_broken()).ok_or_else(|| {
+        held.filter(|held| !held.is_broken()).ok_or_else(|| {
             RunError::system("ObjectLost", format!("A value that node '{node}' needs was lost: the instance that held it has failed"))
                 .in_node(node)
         })
@@ -277,7 +261,7 @@ impl Line {
             return Ok(Moved::Here(object.id));
         }
         let mut held = self.hold(node, object.lane).await?;
-        let packed = self.ask(node, held.instance.pack(object.id).await)?;
+        let packed = self.ask(node, held.instance().pack(object.id).await)?;
         packed.map(Moved::Packed).map_err(|error| {
             RunError::user(
                 "ValueNotMovable",

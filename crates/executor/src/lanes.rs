@@ -7,20 +7,59 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use flowcell_sandbox::{Lease, Pool, PoolError};
+use flowcell_sandbox::{Instance, Lease, ObjectInfo, Outcome, Pool, PoolError};
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
+
+use crate::value::{Object, Value};
+
+/// One Python instance of a line.
+struct Lane {
+    instance: Lease,
+    /// Whether it keeps objects for the host.
+    keeps: bool,
+}
 
 /// A lane in use; nobody else can call its instance meanwhile.
 pub(crate) struct Held {
-    pub(crate) index: usize,
-    pub(crate) instance: OwnedMutexGuard<Lease>,
+    index: usize,
+    lane: OwnedMutexGuard<Lane>,
+}
+
+impl Held {
+    pub(crate) fn instance(&mut self) -> &mut Instance {
+        &mut self.lane.instance
+    }
+
+    /// What the instance answered, as a value of the line.
+    pub(crate) fn value(&mut self, outcome: Outcome) -> Value {
+        match outcome {
+            Outcome::Json(json) => Value::Json(json.into()),
+            Outcome::Object(ObjectInfo { id, repr, .. }) => {
+                self.keeps_objects();
+                Value::Object(Object {
+                    lane: self.index,
+                    id,
+                    repr: repr.into(),
+                })
+            }
+        }
+    }
+
+    /// The instance has objects that it must be told to drop.
+    pub(crate) fn keeps_objects(&mut self) {
+        self.lane.keeps = true;
+    }
+
+    pub(crate) fn is_broken(&self) -> bool {
+        self.lane.instance.is_broken()
+    }
 }
 
 /// The lanes of one line.
 pub(crate) struct Lanes {
     pool: Option<Arc<Pool>>,
     wait: Duration,
-    lanes: Mutex<Vec<Arc<AsyncMutex<Lease>>>>,
+    lanes: Mutex<Vec<Arc<AsyncMutex<Lane>>>>,
     // Held while a lane is being made, so that a line waits for its first instance only: a line that has one and waited
     // for another could wait for a line that does the same.
     growing: AsyncMutex<()>,
@@ -41,10 +80,10 @@ impl Lanes {
         let growing = self.growing.lock().await;
         let lanes = self.all();
         for (index, lane) in lanes.iter().enumerate() {
-            if let Ok(instance) = Arc::clone(lane).try_lock_owned()
-                && !instance.is_broken()
+            if let Ok(lane) = Arc::clone(lane).try_lock_owned()
+                && !lane.instance.is_broken()
             {
-                return Ok(Held { index, instance });
+                return Ok(Held { index, lane });
             }
         }
         let Some(pool) = &self.pool else {
@@ -59,19 +98,22 @@ impl Lanes {
         } else {
             pool.try_checkout().await?
         };
-        if let Some(lease) = lease {
-            let lane = Arc::new(AsyncMutex::new(lease));
-            let instance = Arc::clone(&lane).lock_owned().await;
+        if let Some(instance) = lease {
+            let new = Arc::new(AsyncMutex::new(Lane {
+                instance,
+                keeps: false,
+            }));
+            let lane = Arc::clone(&new).lock_owned().await;
             let mut lanes = self.lock();
-            lanes.push(lane);
+            lanes.push(new);
             let index = lanes.len() - 1;
-            return Ok(Held { index, instance });
+            return Ok(Held { index, lane });
         }
         drop(growing);
         let free = lanes.into_iter().enumerate().map(|(index, lane)| {
             Box::pin(async move {
-                let instance = lane.lock_owned().await;
-                Held { index, instance }
+                let lane = lane.lock_owned().await;
+                Held { index, lane }
             })
         });
         let (held, _, _) = futures_util::future::select_all(free).await;
@@ -81,27 +123,27 @@ impl Lanes {
     /// A certain lane, when it is free.
     pub(crate) async fn lane(&self, index: usize) -> Option<Held> {
         let lane = self.lock().get(index).cloned()?;
-        let instance = lane.lock_owned().await;
-        Some(Held { index, instance })
+        let lane = lane.lock_owned().await;
+        Some(Held { index, lane })
     }
 
     /// Drops the objects in all lanes, and gives the instances back.
     pub(crate) async fn close(&self) {
         let lanes = std::mem::take(&mut *self.lock());
         for lane in lanes {
-            let mut instance = lane.lock().await;
-            if !instance.is_broken() {
+            let mut lane = lane.lock().await;
+            if lane.keeps && !lane.instance.is_broken() {
                 // An instance that cannot even forget is broken now, and is not used again.
-                let _ = instance.forget().await;
+                let _ = lane.instance.forget().await;
             }
         }
     }
 
-    fn all(&self) -> Vec<Arc<AsyncMutex<Lease>>> {
+    fn all(&self) -> Vec<Arc<AsyncMutex<Lane>>> {
         self.lock().clone()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Arc<AsyncMutex<Lease>>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Arc<AsyncMutex<Lane>>>> {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -6,6 +6,7 @@
 //! evaluates a flow's code, templates or objects itself.
 
 mod aggregation;
+mod calls;
 mod check;
 mod error;
 mod files;
@@ -16,6 +17,8 @@ mod lanes;
 mod line;
 mod outputs;
 mod result;
+mod run_options;
+mod runs;
 mod session;
 mod tools;
 mod value;
@@ -25,6 +28,7 @@ pub use check::{Problem, check};
 pub use error::{Code, RunError};
 pub use host::{Host, HostOptions};
 pub use images::ImageSink;
-pub use result::{FlowResult, NodeResult, NodeStatus, Status};
+pub use result::{Captured, FlowResult, LineResult, NodeResult, NodeStatus, Status};
+pub use run_options::{Observer, RunEvent, RunOptions};
 pub use session::{Session, SessionOptions};
 pub use workspace::{Workspace, WorkspaceLimits, flow_file};

@@ -1,178 +1,138 @@
-//! One line through the graph.
+//! One line through the graph: which node runs when.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use flowcell_flow::{Decision, JsonMap, Node, decide};
-use flowcell_sandbox as sandbox;
-use flowcell_sandbox::{Call, Fault, Logs, Request, ToolError};
+use flowcell_flow::{Assignment, Decision, Json, JsonMap, Node, decide, python_repr};
+use flowcell_sandbox::Logs;
 use indexmap::IndexMap;
 use tokio::task::JoinSet;
 
 use crate::error::RunError;
-use crate::inputs::{Argument, Arguments, Brought, Moved, home};
-use crate::lanes::{Held, Lanes};
-use crate::result::{FlowResult, NodeResult, NodeStatus, is_strict_json};
+use crate::inputs::Argument;
+use crate::lanes::Lanes;
+use crate::result::{Captured, NodeResult, NodeStatus};
+use crate::run_options::{RunEvent, RunOptions};
 use crate::session::Inner;
-use crate::tools::{Resolved, Tool};
 use crate::value::Value;
 
-/// What the tasks of one line share.
+/// What the tasks of one line share. An aggregation is a line too, whose inputs are lists.
 pub(crate) struct Line {
     pub(crate) session: Arc<Inner>,
-    pub(crate) inputs: JsonMap,
+    pub(crate) options: RunOptions,
+    /// Its number, for messages; none where there is no such thing.
+    number: Option<u64>,
+    pub(crate) inputs: Arc<JsonMap>,
     /// Those of the inputs that have images, loaded.
-    pub(crate) media: HashMap<String, Value>,
-    pub(crate) lanes: Lanes,
+    pub(crate) media: HashMap<String, Argument>,
+    /// In an aggregation what references to the lines' nodes stand for, by the reference. promptflow puts these into
+    /// the aggregation nodes in place of the references, so that no aggregation node depends on a line's node.
+    pub(crate) gathered: IndexMap<String, Argument>,
+    pub(crate) lanes: Arc<Lanes>,
     deadline: tokio::time::Instant,
     values: Mutex<HashMap<String, Value>>,
 }
 
 /// How a node's task ended.
 pub(crate) struct NodeEnd {
-    pub(crate) index: usize,
+    index: usize,
+    started: SystemTime,
+    duration: Duration,
     pub(crate) outcome: Result<Option<Value>, RunError>,
     pub(crate) logs: Logs,
     pub(crate) metrics: Vec<(String, String)>,
-    pub(crate) duration: Duration,
-}
-
-/// Runs the whole flow: a line, and aggregation over it.
-pub(crate) async fn run_flow(session: &Arc<Inner>, given: &JsonMap) -> FlowResult {
-    let inputs = session
-        .flow
-        .flow_test_inputs(given)
-        .and_then(|inputs| session.flow.coerce_inputs(&inputs, Some(0)));
-    let inputs = match inputs {
-        Ok(inputs) => inputs,
-        Err(error) => return FlowResult::failed(error.into()),
-    };
-    let line = match Line::with_images_loaded(session, inputs).await {
-        Ok(line) => Arc::new(line),
-        Err(error) => return FlowResult::failed(error),
-    };
-    let mut result = FlowResult {
-        outputs: Ok(String::new()),
-        metrics: IndexMap::new(),
-        nodes: Vec::new(),
-        warnings: session.graph.warnings.clone(),
-    };
-    let work = async {
-        line.run_nodes(&mut result.nodes).await?;
-        let outputs = line.outputs(&mut result.warnings).await?;
-        line.aggregate(&mut result).await;
-        Ok(outputs)
-    };
-    let ended = tokio::time::timeout_at(line.deadline, work).await;
-    line.lanes.close().await;
-    result.outputs = ended.unwrap_or_else(|_| Err(timeout(session.line_time)));
-    result
-}
-
-/// Runs one node.
-pub(crate) async fn run_single(session: &Arc<Inner>, node: &str, given: &JsonMap) -> FlowResult {
-    let prepared = session
-        .flow
-        .node_test_inputs(node, given)
-        .and_then(|given| {
-            let inputs = session.flow.coerce_node_inputs(node, &given.flow_inputs)?;
-            Ok((given, inputs))
-        });
-    let (given, inputs) = match prepared {
-        Ok(prepared) => prepared,
-        Err(error) => return FlowResult::failed(error.into()),
-    };
-    let line = match Line::with_images_loaded(session, inputs).await {
-        Ok(line) => Arc::new(line),
-        Err(error) => return FlowResult::failed(error),
-    };
-    for (name, value) in &given.node_outputs {
-        match line.load_output(value).await {
-            Ok(value) => line.settle(name, value),
-            Err(error) => {
-                line.lanes.close().await;
-                return FlowResult::failed(error);
-            }
-        }
-    }
-    let Some(index) = session
-        .flow
-        .nodes
-        .iter()
-        .position(|other| other.name == node)
-    else {
-        return FlowResult::failed(RunError::user(
-            "UserErrorException",
-            format!("Cannot find {node} in the flow."),
-        ));
-    };
-    let mut result = FlowResult {
-        outputs: Ok(String::new()),
-        metrics: IndexMap::new(),
-        nodes: Vec::new(),
-        warnings: given
-            .unknown
-            .iter()
-            .map(|name| format!("'{name}' is given, but node '{node}' does not read it"))
-            .collect(),
-    };
-    let work = async {
-        let end = Arc::clone(&line).node(index, false).await;
-        let value = line.ended(end, &mut result)?;
-        line.dumped(node, value.unwrap_or(Value::Bypassed)).await
-    };
-    let ended = tokio::time::timeout_at(line.deadline, work).await;
-    line.lanes.close().await;
-    result.outputs = ended.unwrap_or_else(|_| Err(timeout(session.line_time)));
-    result
-}
-
-/// promptflow's error for a line that takes too long.
-fn timeout(limit: Duration) -> RunError {
-    RunError::user(
-        "LineExecutionTimeoutError",
-        format!(
-            "Line 0 execution timeout for exceeding {} seconds",
-            limit.as_secs_f64()
-        ),
-    )
+    /// Captured inputs, if they are asked for.
+    pub(crate) inputs: Option<String>,
+    output: Option<String>,
 }
 
 impl Line {
-    fn new(session: &Arc<Inner>, inputs: JsonMap) -> Self {
+    /// A line whose inputs are converted already; its time runs from now.
+    pub(crate) fn new(
+        session: &Arc<Inner>,
+        inputs: JsonMap,
+        number: Option<u64>,
+        options: &RunOptions,
+    ) -> Self {
         Self {
             session: Arc::clone(session),
-            inputs,
+            options: options.clone(),
+            number,
+            inputs: Arc::new(inputs),
             media: HashMap::new(),
-            lanes: Lanes::new(session.python.clone(), session.wait),
+            gathered: IndexMap::new(),
+            lanes: Arc::new(Lanes::new(session.python.clone(), session.wait)),
             deadline: tokio::time::Instant::now() + session.line_time,
             values: Mutex::default(),
         }
     }
 
-    async fn with_images_loaded(session: &Arc<Inner>, inputs: JsonMap) -> Result<Self, RunError> {
-        let mut line = Self::new(session, inputs);
-        let loaded = line.load_inputs().await;
-        if loaded.is_err() {
-            line.lanes.close().await;
+    /// The aggregation over this line alone, in its lanes and its time.
+    pub(crate) fn alone(&self, gathered: IndexMap<String, Argument>) -> Self {
+        let listed = |(name, argument): (String, Argument)| (name, argument.listed());
+        let inputs = self.inputs.iter();
+        Self {
+            session: Arc::clone(&self.session),
+            options: self.options.clone(),
+            number: None,
+            inputs: Arc::new(
+                inputs
+                    .map(|(name, value)| (name.clone(), Json::Array(vec![value.clone()])))
+                    .collect(),
+            ),
+            media: self.media.clone().into_iter().map(listed).collect(),
+            gathered: gathered.into_iter().map(listed).collect(),
+            lanes: Arc::clone(&self.lanes),
+            deadline: self.deadline,
+            values: Mutex::new(self.values().clone()),
         }
-        loaded.map(|()| line)
     }
 
-    pub(crate) fn is_aggregation(&self, node: &str) -> bool {
-        self.session
-            .flow
-            .node(node)
-            .is_some_and(|node| node.aggregation)
+    /// Does the line's work in the line's time, and gives its instances back.
+    pub(crate) async fn finish<T>(
+        &self,
+        work: impl Future<Output = Result<T, RunError>>,
+    ) -> Result<T, RunError> {
+        let ended = tokio::time::timeout_at(self.deadline, work).await;
+        self.lanes.close().await;
+        ended.unwrap_or_else(|_| Err(self.timeout(self.session.line_time)))
+    }
+
+    /// promptflow's error for a line that takes too long.
+    pub(crate) fn timeout(&self, limit: Duration) -> RunError {
+        let number = self
+            .number
+            .map_or_else(|| "None".to_owned(), |number| number.to_string());
+        RunError::user(
+            "LineExecutionTimeoutError",
+            format!(
+                "Line {number} execution timeout for exceeding {} seconds",
+                limit.as_secs_f64()
+            ),
+        )
+    }
+
+    /// What a reference stands for in an aggregation, if this is one and it refers to the lines.
+    pub(crate) fn gathered(&self, reference: &Assignment) -> Option<&Argument> {
+        if self.gathered.is_empty() {
+            return None;
+        }
+        self.gathered.get(&reference.to_string())
     }
 
     /// The output of a node that has run or was bypassed.
     pub(crate) fn output(&self, node: &str) -> Result<Value, RunError> {
-        self.values().get(node).cloned().ok_or_else(|| {
+        let values = self.values();
+        values.get(node).cloned().ok_or_else(|| {
+            let there = values.keys().map(|name| Json::from(name.as_str()));
             RunError::system(
-                "SystemErrorException",
-                format!("the output of node '{node}' is not there yet"),
+                "InputNotFoundFromAncestorNodeOutput",
+                format!(
+                    "Flow execution failed. The input '{node}' is not found from ancestor node outputs {}. Please check the node name and try again.",
+                    python_repr(&Json::Array(there.collect()))
+                ),
             )
         })
     }
@@ -190,67 +150,86 @@ impl Line {
     }
 
     /// Runs the nodes of the line, each as soon as what it refers to is settled; the first failure ends the others.
-    async fn run_nodes(self: &Arc<Self>, results: &mut Vec<NodeResult>) -> Result<(), RunError> {
+    pub(crate) async fn run_nodes(
+        self: &Arc<Self>,
+        results: &mut Vec<NodeResult>,
+    ) -> Result<(), RunError> {
         let graph = &self.session.graph;
-        let nodes = &self.session.flow.nodes;
         let mut waiting: Vec<usize> = graph.line.clone();
-        let mut settled = HashSet::new();
+        let mut settled = vec![false; graph.dependencies.len()];
         let mut running = BTreeMap::new();
         let mut tasks = JoinSet::new();
-        loop {
-            waiting.retain(|index| {
-                let ready = graph.dependencies[*index]
-                    .iter()
-                    .all(|on| settled.contains(on));
-                if ready {
-                    tasks.spawn(Arc::clone(self).node(*index, true));
-                    running.insert(*index, Instant::now());
+        while !waiting.is_empty() || !running.is_empty() {
+            let is_ready =
+                |index: &mut usize| graph.dependencies[*index].iter().all(|on| settled[*on]);
+            let ready: Vec<usize> = waiting.extract_if(.., is_ready).collect();
+            let now = (SystemTime::now(), Instant::now());
+            running.extend(ready.iter().map(|index| (*index, now)));
+            let next = async {
+                if let ([index], 1) = (ready.as_slice(), running.len()) {
+                    // Nothing to do beside it, so it needs no task of its own.
+                    return Some(Ok(self.node(*index, true).await));
                 }
-                !ready
-            });
-            let outcome = match tokio::time::timeout_at(self.deadline, tasks.join_next()).await {
-                Ok(None) => return Ok(()),
+                for index in ready {
+                    let line = Arc::clone(self);
+                    tasks.spawn(async move { line.node(index, true).await });
+                }
+                tasks.join_next().await
+            };
+            let ended = tokio::time::timeout_at(self.deadline, next).await;
+            let outcome = match ended {
                 Ok(Some(Ok(end))) => {
                     running.remove(&end.index);
-                    settled.insert(end.index);
-                    let (result, outcome) = self.record(end);
-                    results.push(result);
-                    outcome.map(drop)
+                    settled[end.index] = true;
+                    self.record(end, results).map(drop)
                 }
                 Ok(Some(Err(error))) => Err(RunError::system(
                     "SystemErrorException",
                     format!("a node's task ended unexpectedly: {error}"),
                 )),
+                // A graph without rings always has a node that is ready or runs.
+                Ok(None) => return Ok(()),
                 Err(_) => {
-                    let mut error = timeout(self.session.line_time);
-                    error.node = running
-                        .keys()
-                        .next()
-                        .map(|index| nodes[*index].name.clone());
+                    let mut error = self.timeout(self.session.line_time);
+                    let first = running.keys().next();
+                    error.node = first.map(|index| self.session.flow.nodes[*index].name.clone());
                     Err(error)
                 }
             };
             if let Err(error) = outcome {
-                // Stops their guests.
+                // Stops their guests. What is over by then has ended as it has.
                 tasks.abort_all();
-                results.extend(
-                    running
-                        .into_iter()
-                        .map(|(index, started): (usize, Instant)| NodeResult {
-                            name: nodes[index].name.clone(),
-                            status: NodeStatus::Canceled,
-                            duration: started.elapsed(),
-                            logs: Logs::default(),
-                            error: None,
-                        }),
-                );
+                while let Some(ended) = tasks.join_next().await {
+                    if let Ok(end) = ended {
+                        running.remove(&end.index);
+                        let _ = self.record(end, results);
+                    }
+                }
+                for (index, (started, since)) in running {
+                    let result = NodeResult {
+                        name: self.session.flow.nodes[index].name.clone(),
+                        status: NodeStatus::Canceled,
+                        started,
+                        duration: since.elapsed(),
+                        logs: Logs::default(),
+                        error: None,
+                        captured: None,
+                    };
+                    self.options.tell(RunEvent::NodeEnded(&result));
+                    results.push(result);
+                }
                 return Err(error);
             }
         }
+        Ok(())
     }
 
-    /// Settles a node that has ended, and says what became of it.
-    pub(crate) fn record(&self, end: NodeEnd) -> (NodeResult, Result<Option<Value>, RunError>) {
+    /// Settles a node that has ended, and adds what became of it to the results.
+    pub(crate) fn record(
+        &self,
+        end: NodeEnd,
+        results: &mut Vec<NodeResult>,
+    ) -> Result<Option<Value>, RunError> {
         let name = &self.session.flow.nodes[end.index].name;
         let status = match &end.outcome {
             Ok(Some(value)) => {
@@ -264,40 +243,48 @@ impl Line {
             Err(_) => NodeStatus::Failed,
         };
         tracing::debug!(node = name, status = status.as_str(), duration = ?end.duration, "node ended");
+        let output = end.output;
         let result = NodeResult {
             name: name.clone(),
             status,
+            started: end.started,
             duration: end.duration,
             logs: end.logs,
-            error: None,
+            error: end.outcome.as_ref().err().cloned(),
+            captured: end.inputs.map(|inputs| Captured { inputs, output }),
         };
-        (result, end.outcome)
+        self.options.tell(RunEvent::NodeEnded(&result));
+        results.push(result);
+        end.outcome
     }
 
-    /// Records a node outside of a line. Its metrics go nowhere: in promptflow only the aggregation of a run has any.
-    fn ended(&self, end: NodeEnd, result: &mut FlowResult) -> Result<Option<Value>, RunError> {
-        let (node, outcome) = self.record(end);
-        result.nodes.push(node);
-        outcome
-    }
-
-    /// One node's task: decides whether it runs, and runs it. A node test does not ask for the condition.
-    pub(crate) async fn node(self: Arc<Self>, index: usize, conditional: bool) -> NodeEnd {
-        let started = Instant::now();
+    /// One node's turn: decides whether it runs, and runs it. A node test does not ask for the condition.
+    pub(crate) async fn node(&self, index: usize, conditional: bool) -> NodeEnd {
+        let since = Instant::now();
         let node = &self.session.flow.nodes[index];
         let mut end = NodeEnd {
             index,
+            started: SystemTime::now(),
+            duration: Duration::ZERO,
             outcome: Ok(None),
             logs: Logs::default(),
             metrics: Vec::new(),
-            duration: Duration::ZERO,
+            inputs: None,
+            output: None,
         };
         end.outcome = match self.decide(node, conditional).await {
-            Ok(Decision::Run) => self.execute(node, index, &mut end).await.map(Some),
+            Ok(Decision::Run) => {
+                self.options
+                    .tell(RunEvent::NodeStarted { node: &node.name });
+                self.execute(node, index, &mut end).await.map(Some)
+            }
             Ok(Decision::Bypass(_)) => Ok(None),
             Err(error) => Err(error.in_node(&node.name)),
         };
-        end.duration = started.elapsed();
+        end.duration = since.elapsed();
+        if let (true, Ok(Some(value))) = (self.options.capture, &end.outcome) {
+            end.output = Some(self.captured_value(&node.name, value).await);
+        }
         end
     }
 
@@ -316,231 +303,21 @@ impl Line {
             }
             _ => false,
         };
-        decide(node, |name| self.is_bypassed(name), |_| Ok(met))
+        let node = self.with_gathered(node);
+        decide(&node, |name| self.is_bypassed(name), |_| Ok(met))
     }
 
-    async fn execute(
-        &self,
-        node: &Node,
-        index: usize,
-        end: &mut NodeEnd,
-    ) -> Result<Value, RunError> {
-        let resolved = self.session.resolved.get(index).ok_or_else(|| {
-            RunError::system(
-                "SystemErrorException",
-                format!("node '{}' was not resolved", node.name),
-            )
-        })?;
-        let arguments = self
-            .arguments(&node.name, resolved)
-            .await
-            .map_err(|error| {
-                if error.node.is_some() {
-                    error
-                } else {
-                    error.in_node(&node.name)
-                }
-            })?;
-        match &resolved.tool {
-            Tool::Python { source } => {
-                self.python(&node.name, source, resolved, arguments, end)
-                    .await
-            }
-            Tool::Component { pool, tool } => {
-                let inputs = self.json_inputs(&node.name, arguments).await?;
-                self.component(&node.name, pool, tool, inputs, end).await
-            }
-            Tool::Prompt { template, .. } if home(&arguments).is_some() => {
-                self.python_prompt(&node.name, template, arguments, end)
-                    .await
-            }
-            Tool::Prompt { pool, template } => {
-                let mut inputs = self.json_inputs(&node.name, arguments).await?;
-                let template = serde_json::Value::from(template.as_str()).to_string();
-                inputs.push(("template".to_owned(), template.into()));
-                self.component(&node.name, pool, crate::tools::RENDER, inputs, end)
-                    .await
+    /// The node as an aggregation has it: what is gathered is a literal there.
+    fn with_gathered<'a>(&self, node: &'a Node) -> Cow<'a, Node> {
+        if self.gathered.is_empty() {
+            return Cow::Borrowed(node);
+        }
+        let mut node = node.clone();
+        for input in node.inputs.values_mut() {
+            if self.gathered(input).is_some() {
+                *input = Assignment::Literal(Json::Null);
             }
         }
+        Cow::Owned(node)
     }
-
-    /// Calls a Python tool in the lane that holds its objects, or in any.
-    async fn python(
-        &self,
-        node: &str,
-        source: &str,
-        resolved: &Resolved,
-        arguments: Arguments,
-        end: &mut NodeEnd,
-    ) -> Result<Value, RunError> {
-        let (mut held, arguments) = self.in_lane(node, arguments).await?;
-        let (init, inputs) = arguments
-            .into_iter()
-            .partition(|(name, _)| resolved.init.contains(name));
-        let request = Request {
-            node: node.to_owned(),
-            source: source.to_owned(),
-            init,
-            inputs,
-        };
-        let called = held.instance.call(&request).await;
-        let outcome = self.called(node, called, end)?;
-        Ok(Value::from_outcome(outcome, held.index))
-    }
-
-    /// Renders a prompt over Python objects.
-    async fn python_prompt(
-        &self,
-        node: &str,
-        template: &str,
-        arguments: Arguments,
-        end: &mut NodeEnd,
-    ) -> Result<Value, RunError> {
-        let (mut held, arguments) = self.in_lane(node, arguments).await?;
-        let called = held.instance.render(template, &arguments).await;
-        let outcome = self.called(node, called, end)?;
-        Ok(Value::from_outcome(outcome, held.index))
-    }
-
-    /// A lane for a call, and the call's arguments in it.
-    async fn in_lane(
-        &self,
-        node: &str,
-        arguments: Arguments,
-    ) -> Result<(Held, Vec<(String, sandbox::Argument)>), RunError> {
-        let Some(home) = home(&arguments) else {
-            let held = self
-                .lanes
-                .any()
-                .await
-                .map_err(|error| RunError::pool(node, error))?;
-            let arguments = arguments
-                .into_iter()
-                .filter_map(|(name, argument)| match argument {
-                    Argument::Json(text) => Some((name, sandbox::Argument::Json(text.to_string()))),
-                    Argument::Object(_) | Argument::Objects(_) => None,
-                });
-            return Ok((held, arguments.collect()));
-        };
-        // Packed before the home lane is taken: two nodes that each hold a lane and want the other's would wait forever.
-        let brought = self.bring(node, arguments, home).await?;
-        let mut held = self.hold(node, home).await?;
-        let mut inputs = Vec::with_capacity(brought.len());
-        for (name, argument) in brought {
-            let argument = match argument {
-                Brought::Json(text) => sandbox::Argument::Json(text.to_string()),
-                Brought::Object(moved) => {
-                    sandbox::Argument::Object(self.unpacked(node, &mut held, moved).await?)
-                }
-                Brought::Objects(list) => {
-                    let mut objects = Vec::with_capacity(list.len());
-                    for moved in list {
-                        objects.push(self.unpacked(node, &mut held, moved).await?);
-                    }
-                    sandbox::Argument::Objects(objects)
-                }
-            };
-            inputs.push((name, argument));
-        }
-        Ok((held, inputs))
-    }
-
-    async fn unpacked(&self, node: &str, held: &mut Held, moved: Moved) -> Result<u64, RunError> {
-        match moved {
-            Moved::Here(id) => Ok(id),
-            Moved::Packed(bytes) => {
-                let unpacked = held.instance.unpack(&bytes).await;
-                self.ask(node, unpacked)?
-                    .map_err(|error| RunError::tool(node, error))
-            }
-        }
-    }
-
-    /// Arguments for a component: objects are written as JSON, which fails for those that have no JSON form.
-    async fn json_inputs(
-        &self,
-        node: &str,
-        arguments: Arguments,
-    ) -> Result<Vec<(String, Arc<str>)>, RunError> {
-        let mut inputs = Vec::with_capacity(arguments.len());
-        for (name, argument) in arguments {
-            let text = match argument {
-                Argument::Json(text) => text,
-                Argument::Object(object) => {
-                    self.json_form(node, Value::Object(object)).await?.into()
-                }
-                Argument::Objects(objects) => {
-                    let mut items = Vec::with_capacity(objects.len());
-                    for object in objects {
-                        items.push(self.json_form(node, Value::Object(object)).await?);
-                    }
-                    format!("[{}]", items.join(", ")).into()
-                }
-            };
-            if !is_strict_json(&text) {
-                return Err(RunError::user(
-                    "ValueError",
-                    format!("Execution failure in '{node}': input '{name}' holds NaN or Infinity, which JSON does not have and a component cannot take"),
-                )
-                .in_node(node));
-            }
-            inputs.push((name, text));
-        }
-        Ok(inputs)
-    }
-
-    /// Calls a component's tool in a free instance.
-    async fn component(
-        &self,
-        node: &str,
-        pool: &Arc<sandbox::Pool>,
-        tool: &str,
-        inputs: Vec<(String, Arc<str>)>,
-        end: &mut NodeEnd,
-    ) -> Result<Value, RunError> {
-        let mut instance = pool
-            .checkout(self.session.wait)
-            .await
-            .map_err(|error| RunError::pool(node, error))?;
-        let called = instance.invoke(tool, json_object(&inputs)).await;
-        let json = self.called(node, called, end)?;
-        Ok(Value::Json(json.into()))
-    }
-
-    /// A tool's answer; what it printed and recorded goes to the node whether or not it succeeded.
-    fn called<T>(
-        &self,
-        node: &str,
-        call: Call<Result<T, ToolError>>,
-        end: &mut NodeEnd,
-    ) -> Result<T, RunError> {
-        end.logs = call.logs;
-        end.metrics = call.metrics;
-        match call.result {
-            Ok(answer) => answer.map_err(|error| RunError::tool(node, error)),
-            Err(fault) => Err(self.faulted(node, fault)),
-        }
-    }
-
-    pub(crate) fn faulted(&self, node: &str, fault: Fault) -> RunError {
-        match fault {
-            Fault::Timeout { limit } => timeout(limit).in_node(node),
-            fault => RunError::fault(node, fault),
-        }
-    }
-}
-
-/// The text of a JSON object whose values are JSON text already.
-fn json_object(entries: &[(String, Arc<str>)]) -> String {
-    let mut text = String::from("{");
-    for (index, (name, value)) in entries.iter().enumerate() {
-        if index > 0 {
-            text.push(',');
-        }
-        text.push_str(&serde_json::Value::from(name.as_str()).to_string());
-        text.push(':');
-        text.push_str(value);
-    }
-    text.push('}');
-    text
 }

@@ -1,12 +1,13 @@
 //! The flow's outputs.
 
-use flowcell_flow::{Assignment, python_json};
+use flowcell_flow::{Assignment, Json, python_json};
 
 use crate::error::RunError;
 use crate::images::{self, ImageSink, Whose};
-use crate::inputs::Argument;
+use crate::inputs::{Argument, Arguments};
 use crate::line::Line;
-use crate::value::Value;
+use crate::tools::Resolved;
+use crate::value::{Object, Value};
 
 impl Line {
     /// The flow's outputs as the text of a JSON object. Outputs of bypassed nodes are null, with a warning.
@@ -19,7 +20,7 @@ impl Line {
             let text = match &output.reference {
                 Assignment::Literal(value) => python_json(value),
                 Assignment::FlowInput(input) => {
-                    let value = self.flow_value(name, input).await?;
+                    let value = self.flow_value(input)?;
                     self.output_text(name, name, value).await?
                 }
                 Assignment::NodeOutput { node, property, .. } => {
@@ -60,7 +61,7 @@ impl Line {
             }
         };
         let mut held = self.hold(node, object.lane).await?;
-        let dumped = held.instance.dump(object.id).await;
+        let dumped = held.instance().dump(object.id).await;
         let dumped = self.ask(node, dumped)?;
         let text = dumped.map_err(|error| {
             if error.own {
@@ -85,7 +86,7 @@ impl Line {
             Value::Json(text) => Ok(text.to_string()),
             Value::Object(object) => {
                 let mut held = self.hold(node, object.lane).await?;
-                let dumped = held.instance.dump(object.id).await;
+                let dumped = held.instance().dump(object.id).await;
                 let text = self
                     .ask(node, dumped)?
                     .map_err(|error| RunError::tool(node, error))?;
@@ -105,11 +106,83 @@ impl Line {
             return self.json_form(node, value).await;
         };
         let mut held = self.hold(node, object.lane).await?;
-        let dumped = held.instance.dump(object.id).await;
+        let dumped = held.instance().dump(object.id).await;
         match self.ask(node, dumped)? {
             Ok(text) => self.with_images(text, Whose::Node),
             Err(error) if error.own => Err(RunError::own(error).in_node(node)),
             Err(_) => Ok(serde_json::Value::from(&*object.repr).to_string()),
         }
+    }
+
+    /// A value that has left its node, as text: what [`dumped`](Self::dumped) gives.
+    pub(crate) async fn text_of(
+        &self,
+        whose: &str,
+        argument: Argument,
+    ) -> Result<String, RunError> {
+        match argument {
+            Argument::Json(text) => Ok(text.to_string()),
+            Argument::Object(object) => self.dumped(whose, Value::Object(object)).await,
+            Argument::Objects(_) => Err(RunError::system(
+                "SystemErrorException",
+                "a list of objects is no value of a line",
+            )),
+        }
+    }
+
+    /// The inputs of a call as a JSON object, for who captures them.
+    pub(crate) async fn captured_inputs(
+        &self,
+        node: &str,
+        resolved: &Resolved,
+        arguments: &Arguments,
+    ) -> String {
+        let mut entries = Vec::with_capacity(arguments.len());
+        for (name, argument) in arguments {
+            if resolved.init.contains(name) {
+                continue;
+            }
+            let text = match argument {
+                Argument::Json(text) => text.to_string(),
+                Argument::Object(object) => self.captured_object(node, object).await,
+                Argument::Objects(objects) => {
+                    let mut items = Vec::with_capacity(objects.len());
+                    for object in objects {
+                        items.push(self.captured_object(node, object).await);
+                    }
+                    format!("[{}]", items.join(", "))
+                }
+            };
+            entries.push(format!("{}: {text}", Json::from(name.as_str())));
+        }
+        format!("{{{}}}", entries.join(", "))
+    }
+
+    /// A node's output, for who captures it.
+    pub(crate) async fn captured_value(&self, node: &str, value: &Value) -> String {
+        match value {
+            Value::Bypassed => "null".to_owned(),
+            Value::Json(text) => text.to_string(),
+            Value::Object(object) => self.captured_object(node, object).await,
+        }
+    }
+
+    /// An object's JSON form, or its `repr`, without a change to what the flow does: nothing here is an error, and a
+    /// stream is not read.
+    async fn captured_object(&self, node: &str, object: &Object) -> String {
+        let text = async {
+            let mut held = self.hold(node, object.lane).await.ok()?;
+            for method in ["__next__", "__anext__"] {
+                let found = held.instance().property(object.id, method).await;
+                if let Ok(outcome) = found.result.ok()? {
+                    held.value(outcome);
+                    return None;
+                }
+            }
+            let dumped = held.instance().dump(object.id).await.result.ok()?.ok()?;
+            self.with_images(dumped, Whose::Node).ok()
+        };
+        let text = text.await;
+        text.unwrap_or_else(|| Json::from(&*object.repr).to_string())
     }
 }

@@ -1,7 +1,9 @@
 //! What came of a flow.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
+use flowcell_flow::JsonMap;
 use flowcell_sandbox::Logs;
 use indexmap::IndexMap;
 use serde_json::value::RawValue;
@@ -43,25 +45,41 @@ impl NodeStatus {
 }
 
 /// What became of one node.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct NodeResult {
     /// The node's name.
     pub name: String,
     /// What became of it.
     pub status: NodeStatus,
-    /// Wall-clock time from its start to its end; zero when it did not run.
+    /// When its turn came.
+    pub started: SystemTime,
+    /// Wall-clock time from then to its end.
     pub duration: Duration,
     /// What it printed.
     pub logs: Logs,
-    /// Why it failed, where the flow went on all the same (an aggregation node).
+    /// Why it failed.
     pub error: Option<RunError>,
+    /// Its inputs and output, when [`RunOptions::capture`](crate::RunOptions::capture) asks for them and it was called.
+    pub captured: Option<Captured>,
 }
 
-/// What came of a flow's line, or of a single node.
+/// The values of a node's call, as promptflow records them in a run's `node_run_infos`.
+///
+/// Text as Python's `json.dumps` writes it, so it may hold NaN and Infinity. A value without a JSON form is its `repr`,
+/// shortened; so is a stream, which would be spent by being written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Captured {
+    /// A JSON object: what the tool was called with. Inputs of a tool's constructor are not in it.
+    pub inputs: String,
+    /// What it returned; `None` when it failed or was stopped.
+    pub output: Option<String>,
+}
+
+/// What came of a flow test, of a single node, or of an aggregation.
 #[derive(Debug)]
 pub struct FlowResult {
-    /// The outputs: an object for a flow, the node's value for a node. Text as Python's `json.dumps` writes it, so it
-    /// may hold NaN and Infinity.
+    /// The outputs: an object for a flow, the node's value for a node, and for an aggregation an object with the value
+    /// of each node that completed. Text as Python's `json.dumps` writes it, so it may hold NaN and Infinity.
     pub outputs: Result<String, RunError>,
     /// Metrics that aggregation nodes recorded, as JSON text.
     pub metrics: IndexMap<String, String>,
@@ -76,9 +94,17 @@ impl FlowResult {
     pub fn failed(error: RunError) -> Self {
         Self {
             outputs: Err(error),
+            ..Self::new(Vec::new())
+        }
+    }
+
+    /// A result that has nothing yet.
+    pub(crate) fn new(warnings: Vec<String>) -> Self {
+        Self {
+            outputs: Ok(String::new()),
             metrics: IndexMap::new(),
             nodes: Vec::new(),
-            warnings: Vec::new(),
+            warnings,
         }
     }
 
@@ -88,6 +114,36 @@ impl FlowResult {
             Status::Completed
         } else {
             Status::Failed
+        }
+    }
+}
+
+/// What came of a line: promptflow's `LineResult`.
+#[derive(Debug)]
+pub struct LineResult {
+    /// The flow's outputs as the text of a JSON object, as in [`FlowResult::outputs`].
+    pub outputs: Result<String, RunError>,
+    /// What the aggregation nodes read of this line, as JSON text: by each reference that they have to a node of the
+    /// line (`${node.output.property}`) what it leads to. Empty when the line failed.
+    ///
+    /// A value that is not JSON is given as a flow's output would be, or as its `repr` where that is not possible.
+    pub aggregation_inputs: IndexMap<String, String>,
+    /// The nodes that were reached, in the order in which they ended.
+    pub nodes: Vec<NodeResult>,
+    /// The inputs with defaults, converted to the flow's types; empty when that failed.
+    pub inputs: Arc<JsonMap>,
+    /// Warnings, as promptflow gives them.
+    pub warnings: Vec<String>,
+}
+
+impl LineResult {
+    pub(crate) fn failed(error: RunError) -> Self {
+        Self {
+            outputs: Err(error),
+            aggregation_inputs: IndexMap::new(),
+            nodes: Vec::new(),
+            inputs: Arc::default(),
+            warnings: Vec::new(),
         }
     }
 }

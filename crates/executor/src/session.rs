@@ -4,17 +4,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flowcell_bundle::{Manifest, Reference};
-use flowcell_flow::{Flow, Graph, InputDef, JsonMap, ValueType, VariantChoice};
+use flowcell_flow::{Flow, Graph, InputDef, JsonMap, NodeTestInputs, ValueType, VariantChoice};
 use flowcell_sandbox::{Access, Environment, Isolation, Limits, Mount, Pool};
 use indexmap::IndexMap;
 
 use crate::error::RunError;
 use crate::host::Host;
 use crate::images::ImageSink;
-use crate::line;
-use crate::result::FlowResult;
+use crate::result::{FlowResult, LineResult};
+use crate::run_options::RunOptions;
 use crate::tools::{Resolved, Tools};
 use crate::workspace::Workspace;
+use crate::{aggregation, runs};
 
 /// promptflow's knob for a line's time, in seconds.
 const LINE_TIMEOUT: &str = "PF_LINE_TIMEOUT_SEC";
@@ -86,6 +87,9 @@ impl Session {
     /// Applies variants, resolves the tools of all nodes and checks the graph, in this order: promptflow's, which shows
     /// in the error of a flow with several problems.
     ///
+    /// It reads files, and compiles components that are new, on the thread that it runs on: call it on one that may
+    /// block.
+    ///
     /// # Errors
     /// The first problem, in promptflow's class and words.
     pub async fn open(
@@ -142,14 +146,57 @@ impl Session {
         &self.notes
     }
 
-    /// Runs the flow once, aggregation included, as `pf flow test` does.
-    pub async fn run(&self, given: &JsonMap) -> FlowResult {
-        line::run_flow(&self.inner, given).await
+    /// The flow, with its variant.
+    pub fn flow(&self) -> &Flow {
+        &self.inner.flow
     }
 
-    /// Runs a single node, with the outputs of the nodes it refers to among the given values.
-    pub async fn run_node(&self, node: &str, given: &JsonMap) -> FlowResult {
-        line::run_single(&self.inner, node, given).await
+    /// Runs the flow once, aggregation included, as `pf flow test` does.
+    pub async fn run(&self, given: &JsonMap, options: &RunOptions) -> FlowResult {
+        runs::run_flow(&self.inner, given, options).await
+    }
+
+    /// Runs one line of a batch, without the aggregation: promptflow's `FlowExecutor.exec_line`.
+    ///
+    /// `number` is the line's, from 0, for messages; `None` where there are no lines (a deployed flow).
+    pub async fn run_line(
+        &self,
+        given: &JsonMap,
+        number: Option<u64>,
+        options: &RunOptions,
+    ) -> LineResult {
+        runs::run_line(&self.inner, given, number, options).await
+    }
+
+    /// Runs the aggregation nodes over the lines that completed: promptflow's `FlowExecutor.exec_aggregation`.
+    ///
+    /// `inputs` has for each flow input the list of the lines' values, `aggregation_inputs` the same for each key of
+    /// [`LineResult::aggregation_inputs`]; all lists are of one length, and a line has the same place in each. Inputs of
+    /// the flow that are not given have their default in every line.
+    ///
+    /// A node that fails is in the result's `nodes` with its error, and those that read it are not; the outputs are
+    /// those of the others. A flow without aggregation nodes has the outputs `{}`.
+    ///
+    /// The outputs are an error when the lists are no lists or not of one length (`InvalidAggregationInput`), when one
+    /// that a node reads is missing (`NoNodeExecutedError`), and when the time of a line is up.
+    pub async fn aggregate(
+        &self,
+        inputs: &JsonMap,
+        aggregation_inputs: &JsonMap,
+        options: &RunOptions,
+    ) -> FlowResult {
+        aggregation::run_aggregation(&self.inner, inputs, aggregation_inputs, options).await
+    }
+
+    /// Runs a single node. `given` has the flow inputs and the outputs of other nodes that it refers to;
+    /// [`Flow::node_test_inputs`] makes that of what the command line takes.
+    pub async fn run_node(
+        &self,
+        node: &str,
+        given: &NodeTestInputs,
+        options: &RunOptions,
+    ) -> FlowResult {
+        runs::run_single(&self.inner, node, given, options).await
     }
 }
 

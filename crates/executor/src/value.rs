@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use flowcell_flow::{Json, python_json};
-use flowcell_sandbox::{ObjectInfo, Outcome};
 
 /// A node's output.
 #[derive(Debug, Clone)]
@@ -28,16 +27,5 @@ pub(crate) struct Object {
 impl Value {
     pub(crate) fn from_json(json: &Json) -> Self {
         Self::Json(python_json(json).into())
-    }
-
-    pub(crate) fn from_outcome(outcome: Outcome, lane: usize) -> Self {
-        match outcome {
-            Outcome::Json(json) => Self::Json(json.into()),
-            Outcome::Object(ObjectInfo { id, repr, .. }) => Self::Object(Object {
-                lane,
-                id,
-                repr: repr.into(),
-            }),
-        }
     }
 }

@@ -8,7 +8,8 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use flowcell_executor::{
-    FlowResult, Host, HostOptions, RunError, Session, SessionOptions, Workspace, WorkspaceLimits,
+    FlowResult, Host, HostOptions, RunError, RunOptions, Session, SessionOptions, Workspace,
+    WorkspaceLimits,
 };
 use flowcell_flow::JsonMap;
 use flowcell_sandbox::SandboxConfig;
@@ -94,7 +95,7 @@ async fn open(
 
 async fn run(session: &Session, how: &str) -> FlowResult {
     let inputs: JsonMap = serde_json::from_value(json!({ "how": how })).unwrap();
-    session.run(&inputs).await
+    session.run(&inputs, &RunOptions::default()).await
 }
 
 async fn assert_peace(session: &Session, after: &str) {

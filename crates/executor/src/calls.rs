@@ -1,0 +1,244 @@
+//! Calling a node's tool.
+
+use std::sync::Arc;
+
+use flowcell_flow::Node;
+use flowcell_sandbox as sandbox;
+use flowcell_sandbox::{Call, Fault, Request, ToolError};
+
+use crate::error::RunError;
+use crate::inputs::{Argument, Arguments, Brought, Moved, home};
+use crate::lanes::Held;
+use crate::line::{Line, NodeEnd};
+use crate::result::is_strict_json;
+use crate::tools::{Resolved, Tool};
+use crate::value::Value;
+
+impl Line {
+    /// Calls a node's tool with what its inputs refer to.
+    pub(crate) async fn execute(
+        &self,
+        node: &Node,
+        index: usize,
+        end: &mut NodeEnd,
+    ) -> Result<Value, RunError> {
+        let resolved = self.session.resolved.get(index).ok_or_else(|| {
+            RunError::system(
+                "SystemErrorException",
+                format!("node '{}' was not resolved", node.name),
+            )
+        })?;
+        let arguments = self.arguments(resolved).await.map_err(|error| {
+            if error.node.is_some() {
+                error
+            } else {
+                error.in_node(&node.name)
+            }
+        })?;
+        if self.options.capture {
+            end.inputs = Some(self.captured_inputs(&node.name, resolved, &arguments).await);
+        }
+        match &resolved.tool {
+            Tool::Python { source } => {
+                self.python(&node.name, source, resolved, arguments, end)
+                    .await
+            }
+            Tool::Component { pool, tool } => {
+                let inputs = self.json_inputs(&node.name, arguments).await?;
+                self.component(&node.name, pool, tool, inputs, end).await
+            }
+            Tool::Prompt { template, .. } if home(&arguments).is_some() => {
+                self.python_prompt(&node.name, template, arguments, end)
+                    .await
+            }
+            Tool::Prompt { pool, template } => {
+                let mut inputs = self.json_inputs(&node.name, arguments).await?;
+                let template = serde_json::Value::from(template.as_str()).to_string();
+                inputs.push(("template".to_owned(), template.into()));
+                self.component(&node.name, pool, crate::tools::RENDER, inputs, end)
+                    .await
+            }
+        }
+    }
+
+    /// Calls a Python tool in the lane that holds its objects, or in any.
+    async fn python(
+        &self,
+        node: &str,
+        source: &str,
+        resolved: &Resolved,
+        arguments: Arguments,
+        end: &mut NodeEnd,
+    ) -> Result<Value, RunError> {
+        let (mut held, arguments) = self.in_lane(node, arguments).await?;
+        let (init, inputs) = arguments
+            .into_iter()
+            .partition(|(name, _)| resolved.init.contains(name));
+        let request = Request {
+            node: node.to_owned(),
+            source: source.to_owned(),
+            init,
+            inputs,
+        };
+        let called = held.instance().call(&request).await;
+        let outcome = self.called(node, called, end)?;
+        Ok(held.value(outcome))
+    }
+
+    /// Renders a prompt over Python objects.
+    async fn python_prompt(
+        &self,
+        node: &str,
+        template: &str,
+        arguments: Arguments,
+        end: &mut NodeEnd,
+    ) -> Result<Value, RunError> {
+        let (mut held, arguments) = self.in_lane(node, arguments).await?;
+        let called = held.instance().render(template, &arguments).await;
+        let outcome = self.called(node, called, end)?;
+        Ok(held.value(outcome))
+    }
+
+    /// A lane for a call, and the call's arguments in it.
+    async fn in_lane(
+        &self,
+        node: &str,
+        arguments: Arguments,
+    ) -> Result<(Held, Vec<(String, sandbox::Argument)>), RunError> {
+        let Some(home) = home(&arguments) else {
+            let held = self
+                .lanes
+                .any()
+                .await
+                .map_err(|error| RunError::pool(node, error))?;
+            let arguments = arguments
+                .into_iter()
+                .filter_map(|(name, argument)| match argument {
+                    Argument::Json(text) => Some((name, sandbox::Argument::Json(text.to_string()))),
+                    Argument::Object(_) | Argument::Objects(_) => None,
+                });
+            return Ok((held, arguments.collect()));
+        };
+        // Packed before the home lane is taken: two nodes that each hold a lane and want the other's would wait forever.
+        let brought = self.bring(node, arguments, home).await?;
+        let mut held = self.hold(node, home).await?;
+        let mut inputs = Vec::with_capacity(brought.len());
+        for (name, argument) in brought {
+            let argument = match argument {
+                Brought::Json(text) => sandbox::Argument::Json(text.to_string()),
+                Brought::Object(moved) => {
+                    sandbox::Argument::Object(self.unpacked(node, &mut held, moved).await?)
+                }
+                Brought::Objects(list) => {
+                    let mut objects = Vec::with_capacity(list.len());
+                    for moved in list {
+                        objects.push(self.unpacked(node, &mut held, moved).await?);
+                    }
+                    sandbox::Argument::Objects(objects)
+                }
+            };
+            inputs.push((name, argument));
+        }
+        Ok((held, inputs))
+    }
+
+    async fn unpacked(&self, node: &str, held: &mut Held, moved: Moved) -> Result<u64, RunError> {
+        match moved {
+            Moved::Here(id) => Ok(id),
+            Moved::Packed(bytes) => {
+                let unpacked = held.instance().unpack(&bytes).await;
+                held.keeps_objects();
+                self.ask(node, unpacked)?
+                    .map_err(|error| RunError::tool(node, error))
+            }
+        }
+    }
+
+    /// Arguments for a component: objects are written as JSON, which fails for those that have no JSON form.
+    async fn json_inputs(
+        &self,
+        node: &str,
+        arguments: Arguments,
+    ) -> Result<Vec<(String, Arc<str>)>, RunError> {
+        let mut inputs = Vec::with_capacity(arguments.len());
+        for (name, argument) in arguments {
+            let text = match argument {
+                Argument::Json(text) => text,
+                Argument::Object(object) => {
+                    self.json_form(node, Value::Object(object)).await?.into()
+                }
+                Argument::Objects(objects) => {
+                    let mut items = Vec::with_capacity(objects.len());
+                    for object in objects {
+                        items.push(self.json_form(node, Value::Object(object)).await?);
+                    }
+                    format!("[{}]", items.join(", ")).into()
+                }
+            };
+            if !is_strict_json(&text) {
+                return Err(RunError::user(
+                    "ValueError",
+                    format!("Execution failure in '{node}': input '{name}' holds NaN or Infinity, which JSON does not have and a component cannot take"),
+                )
+                .in_node(node));
+            }
+            inputs.push((name, text));
+        }
+        Ok(inputs)
+    }
+
+    /// Calls a component's tool in a free instance.
+    async fn component(
+        &self,
+        node: &str,
+        pool: &Arc<sandbox::Pool>,
+        tool: &str,
+        inputs: Vec<(String, Arc<str>)>,
+        end: &mut NodeEnd,
+    ) -> Result<Value, RunError> {
+        let mut instance = pool
+            .checkout(self.session.wait)
+            .await
+            .map_err(|error| RunError::pool(node, error))?;
+        let called = instance.invoke(tool, json_object(&inputs)).await;
+        let json = self.called(node, called, end)?;
+        Ok(Value::Json(json.into()))
+    }
+
+    /// A tool's answer; what it printed and recorded goes to the node whether or not it succeeded.
+    fn called<T>(
+        &self,
+        node: &str,
+        call: Call<Result<T, ToolError>>,
+        end: &mut NodeEnd,
+    ) -> Result<T, RunError> {
+        end.logs = call.logs;
+        end.metrics = call.metrics;
+        match call.result {
+            Ok(answer) => answer.map_err(|error| RunError::tool(node, error)),
+            Err(fault) => Err(self.faulted(node, fault)),
+        }
+    }
+
+    pub(crate) fn faulted(&self, node: &str, fault: Fault) -> RunError {
+        match fault {
+            Fault::Timeout { limit } => self.timeout(limit).in_node(node),
+            fault => RunError::fault(node, fault),
+        }
+    }
+}
+
+/// The text of a JSON object whose values are JSON text already.
+fn json_object(entries: &[(String, Arc<str>)]) -> String {
+    let mut text = String::from("{");
+    for (index, (name, value)) in entries.iter().enumerate() {
+        if index > 0 {
+            text.push(',');
+        }
+        text.push_str(&serde_json::Value::from(name.as_str()).to_string());
+        text.push(':');
+        text.push_str(value);
+    }
+    text.push('}');
+    text
+}

@@ -1,0 +1,54 @@
+//! How a run is watched.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::result::NodeResult;
+
+/// Told what happens, while it happens. It is called between the steps of the run, so it should not take long: hand
+/// events on through a channel.
+pub type Observer = Arc<dyn Fn(RunEvent<'_>) + Send + Sync>;
+
+/// Something that happened in a run.
+///
+/// A node that starts has ended before the run is over. A node that is bypassed, or is stopped before it began, ends
+/// without having started. A node starts after all the nodes that it reads from have ended.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub enum RunEvent<'a> {
+    /// A node is to be called.
+    NodeStarted {
+        /// Its name.
+        node: &'a str,
+    },
+    /// A node has ended, in one way or another.
+    NodeEnded(&'a NodeResult),
+}
+
+/// What a run should tell, beyond its result. The default is nothing.
+#[derive(Clone, Default)]
+pub struct RunOptions {
+    /// Who hears of the run's events.
+    pub observer: Option<Observer>,
+    /// Whether each node's result has its inputs and output. Without it, values go from node to node without being
+    /// looked at; with it, each Python object that a node reads or returns is written as JSON once more.
+    pub capture: bool,
+}
+
+impl RunOptions {
+    pub(crate) fn tell(&self, event: RunEvent<'_>) {
+        if let Some(observer) = &self.observer {
+            observer(event);
+        }
+    }
+}
+
+impl fmt::Debug for RunOptions {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("RunOptions")
+            .field("observed", &self.observer.is_some())
+            .field("capture", &self.capture)
+            .finish()
+    }
+}
