@@ -1,11 +1,11 @@
 //! What `flow validate` finds: everything at once, where running a flow would stop at the first problem.
 
-use flowcell_flow::{Finding, Location, Node, NodeKind, Severity};
+use flowcell_flow::{Finding, Location, Severity};
 
+use crate::describe::describe;
 use crate::error::RunError;
 use crate::host::Host;
-use crate::session::{Prepared, SessionOptions, prepare};
-use crate::tools::{Resolved, Tool};
+use crate::session::SessionOptions;
 use crate::workspace::Workspace;
 
 /// Something about a flow that its author should know.
@@ -69,10 +69,8 @@ pub async fn check(
         .into_iter()
         .map(Problem::from)
         .collect();
-    let Prepared {
-        flow, mut tools, ..
-    } = match prepare(host, workspace, options) {
-        Ok(prepared) => prepared,
+    match describe(host, workspace, options).await {
+        Ok(nodes) => findings.extend(nodes.into_iter().flat_map(|node| node.problems)),
         Err(error)
             if error.class == "InvalidFlowError" || error.class == "ConnectionNotFoundError" =>
         {
@@ -80,24 +78,6 @@ pub async fn check(
             return Ok(findings);
         }
         Err(error) => return Err(error),
-    };
-    for node in &flow.nodes {
-        let runs_here = !matches!(
-            node.kind,
-            None | Some(NodeKind::Llm | NodeKind::CustomLlm | NodeKind::Csharp | NodeKind::Action)
-        );
-        if node.source.is_none() || !runs_here {
-            continue;
-        }
-        match tools.resolve(host, workspace, node).await {
-            Ok(resolved) => findings.extend(signature(node, &resolved)),
-            // Connections are made apart from the flow.
-            Err(error) if error.class == "ConnectionNotFoundError" => {}
-            Err(error) => findings.push(Problem {
-                location: Some(node.location()),
-                ..Problem::from(&error)
-            }),
-        }
     }
     findings.sort_by_key(|finding| {
         finding
@@ -106,64 +86,4 @@ pub async fn check(
     });
     findings.dedup_by(|a, b| a.message == b.message && a.location == b.location);
     Ok(findings)
-}
-
-/// Inputs that the tool does not know, and parameters that no input fills.
-fn signature(node: &Node, resolved: &Resolved) -> Vec<Problem> {
-    if let Tool::Prompt { .. } = resolved.tool {
-        return Vec::new();
-    }
-    let mut findings = Vec::new();
-    let mut wrong = |message: String, help: String| {
-        findings.push(Problem {
-            severity: Severity::Error,
-            class: "ToolSignatureMismatch".to_owned(),
-            message,
-            location: Some(node.location()),
-            help: Some(help),
-        });
-    };
-    let names: Vec<&str> = resolved
-        .parameters
-        .iter()
-        .map(|parameter| parameter.name.as_str())
-        .collect();
-    if !resolved.open_inputs {
-        for name in resolved
-            .inputs
-            .keys()
-            .filter(|name| !names.contains(&name.as_str()))
-        {
-            let known = if names.is_empty() {
-                "none".to_owned()
-            } else {
-                names.join(", ")
-            };
-            wrong(
-                format!(
-                    "Node '{}' gives its tool an input '{name}', which the tool does not have.",
-                    node.name
-                ),
-                format!("remove the input, or add a parameter; the tool's parameters: {known}"),
-            );
-        }
-    }
-    for parameter in &resolved.parameters {
-        if parameter.required && !resolved.inputs.contains_key(&parameter.name) {
-            let dropped = node.inputs.contains_key(&parameter.name);
-            let why = if dropped {
-                " (null and \"\" count as not given)"
-            } else {
-                ""
-            };
-            wrong(
-                format!(
-                    "Node '{}' gives its tool no input '{}', which the tool needs{why}.",
-                    node.name, parameter.name
-                ),
-                "add the input to the node, or a default to the parameter".to_owned(),
-            );
-        }
-    }
-    findings
 }

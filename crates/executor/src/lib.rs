@@ -8,6 +8,7 @@
 mod aggregation;
 mod calls;
 mod check;
+mod describe;
 mod error;
 mod files;
 mod host;
@@ -20,15 +21,19 @@ mod result;
 mod run_options;
 mod runs;
 mod session;
+mod tool_meta;
 mod tools;
 mod value;
 mod workspace;
 
 pub use check::{Problem, check};
+pub use describe::{NodeTool, describe};
 pub use error::{Code, RunError};
 pub use host::{Host, HostOptions};
 pub use images::ImageSink;
 pub use result::{Captured, FlowResult, LineResult, NodeResult, NodeStatus, Status};
 pub use run_options::{Observer, RunEvent, RunOptions};
 pub use session::{Session, SessionOptions};
+pub use tool_meta::{FileTool, tool_meta, tool_meta_json};
+pub use tools::Signature;
 pub use workspace::{Workspace, WorkspaceLimits, flow_file};

@@ -1,6 +1,7 @@
 //! From nodes to tools: what each node calls, and with which of its literals converted.
 //!
-//! **A new node type goes here**: a variant of [`Tool`], how it is found ([`Tools::resolve`]), and how it is called
+//! **A new node type goes here**: a variant of [`Tool`], how it is found ([`Tools::find`]) and given its literals
+//! ([`Tools::bind`]), and how it is called
 //! (`Line::execute`).
 
 mod component;
@@ -12,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flowcell_bundle::{Manifest, ToolInput};
-use flowcell_flow::{Flow, MessageFormat, Node, NodeInput, NodeKind, SourceKind};
+use flowcell_flow::{Flow, MessageFormat, Node, NodeInput, NodeKind, SourceKind, coerce_literals};
 use flowcell_sandbox::{Environment, Isolation, Lease, Pool, Program};
 use indexmap::IndexMap;
 
@@ -20,7 +21,7 @@ use crate::error::RunError;
 use crate::host::Host;
 use crate::workspace::Workspace;
 
-pub(crate) use self::prompt::RENDER;
+pub(crate) use self::prompt::{RENDER, read_template, stem};
 
 /// What a node calls.
 #[derive(Debug)]
@@ -36,22 +37,44 @@ pub(crate) enum Tool {
     Prompt { pool: Arc<Pool>, template: String },
 }
 
+/// What a tool takes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Signature {
+    /// The tool's name for itself: a Python function's (`f`, `Class.method`, or what `@tool(name=…)` says), or the name
+    /// within a component. A prompt has that of its file, without the extension.
+    pub name: String,
+    /// What it does, in its own words; empty when it says nothing.
+    pub description: String,
+    /// Its inputs: those of the constructor, then those of the call. A prompt's are its variables, all required.
+    pub inputs: Vec<ToolInput>,
+    /// Whether it takes inputs beyond these.
+    pub open_inputs: bool,
+}
+
+/// A node's tool, without a look at what the node gives it.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) tool: Tool,
+    pub(crate) signature: Signature,
+    /// Names of inputs that go to the tool's constructor.
+    pub(crate) init: Vec<String>,
+}
+
 /// A node, ready to be called.
 #[derive(Debug)]
 pub(crate) struct Resolved {
     pub(crate) tool: Tool,
-    pub(crate) inputs: IndexMap<String, NodeInput>,
-    pub(crate) parameters: Vec<ToolInput>,
-    /// Whether the tool takes inputs beyond its parameters.
-    pub(crate) open_inputs: bool,
-    /// Names of inputs that go to the tool's constructor.
+    pub(crate) signature: Signature,
     pub(crate) init: Vec<String>,
+    /// The node's inputs, with literals converted.
+    pub(crate) inputs: IndexMap<String, NodeInput>,
 }
 
 impl Resolved {
     /// Whether the tool has a value of its own for an input that is absent.
     pub(crate) fn has_default(&self, input: &str) -> bool {
-        self.parameters
+        self.signature
+            .inputs
             .iter()
             .any(|parameter| parameter.name == input && !parameter.required)
     }
@@ -124,6 +147,17 @@ impl Tools {
         workspace: &Workspace,
         node: &Node,
     ) -> Result<Resolved, RunError> {
+        let found = self.find(host, workspace, node).await?;
+        self.bind(host, node, found).await
+    }
+
+    /// Finds a node's tool and what it takes.
+    pub(crate) async fn find(
+        &mut self,
+        host: &Host,
+        workspace: &Workspace,
+        node: &Node,
+    ) -> Result<Found, RunError> {
         let source = node.source.as_ref();
         let code = |name: &str| {
             source
@@ -136,10 +170,12 @@ impl Tools {
                     )
                 })
         };
-        let resolved = match (node.kind, source.map(|source| &source.kind)) {
+        let found = match (node.kind, source.map(|source| &source.kind)) {
             (Some(NodeKind::Python), Some(SourceKind::Package)) => self.package(host, node),
             (Some(NodeKind::Python), _) => {
-                self.python(host, workspace, node, code(&node.name)?).await
+                let source = code(&node.name)?;
+                let loaded = self.load(host, workspace, &node.name, &source).await;
+                loaded.map(|info| python::found(source, info))
             }
             (Some(NodeKind::Prompt), _) => {
                 self.prompt(host, workspace, node, &code(&node.name)?).await
@@ -159,7 +195,27 @@ impl Tools {
                 ))
             }
         };
-        resolved.map_err(|error| error.in_node(&node.name))
+        found.map_err(|error| error.in_node(&node.name))
+    }
+
+    /// Converts a node's literals to what its tool takes.
+    pub(crate) async fn bind(
+        &mut self,
+        host: &Host,
+        node: &Node,
+        found: Found,
+    ) -> Result<Resolved, RunError> {
+        let inputs = match found.tool {
+            Tool::Prompt { .. } => prompt::inputs(node, &found.signature),
+            Tool::Python { .. } => self.python_inputs(host, node, &found.signature).await,
+            Tool::Component { .. } => converted(node, &found.signature),
+        };
+        Ok(Resolved {
+            inputs: inputs.map_err(|error| error.in_node(&node.name))?,
+            tool: found.tool,
+            signature: found.signature,
+            init: found.init,
+        })
     }
 
     /// Loads a node's tool without a look at the node's inputs: promptflow does that with all nodes first.
@@ -173,9 +229,10 @@ impl Tools {
         let path = source.and_then(|source| source.path.as_deref());
         let tool = source.and_then(|source| source.tool.as_deref());
         let searched = match (node.kind, source.map(|source| &source.kind), path) {
-            (Some(NodeKind::Python), Some(SourceKind::Code), Some(path)) => {
-                self.load(host, workspace, node, path).await.map(|_| ())
-            }
+            (Some(NodeKind::Python), Some(SourceKind::Code), Some(path)) => self
+                .load(host, workspace, &node.name, path)
+                .await
+                .map(|_| ()),
             (Some(NodeKind::Python), Some(SourceKind::Package), _)
             | (Some(NodeKind::CustomLlm), _, _)
                 if self.manifest.tool(tool.unwrap_or_default()).is_none() =>
@@ -198,12 +255,18 @@ impl Tools {
     }
 }
 
-fn refuse_connections(inputs: &IndexMap<String, NodeInput>) -> Result<(), RunError> {
+/// A node's inputs, with literals converted to the types of the tool's.
+fn converted(node: &Node, signature: &Signature) -> Result<IndexMap<String, NodeInput>, RunError> {
+    let types = |name: &str| {
+        let input = signature.inputs.iter().find(|input| input.name == name);
+        input.map(|input| input.types.as_slice())
+    };
+    let inputs = coerce_literals(node, types)?;
     for input in inputs.values() {
         if let NodeInput::Connection { name, .. } = input {
             let name = flowcell_flow::python_str(name);
             return Err(RunError::no_connection(&name));
         }
     }
-    Ok(())
+    Ok(inputs)
 }

@@ -1,13 +1,11 @@
 //! Nodes whose tool is a component: one of the bundle's, or a file of the flow.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
-use flowcell_bundle::ToolInput;
-use flowcell_flow::{Json, Node, coerce_literals, python_repr};
+use flowcell_flow::{Json, Node, python_repr};
 use flowcell_sandbox::{Pool, ProgramKind};
 
-use super::{Resolved, Tool, Tools, refuse_connections};
+use super::{Found, Signature, Tool, Tools};
 use crate::error::RunError;
 use crate::files::FileError;
 use crate::host::Host;
@@ -16,20 +14,31 @@ use crate::workspace::Workspace;
 /// A component's tool, ready to be called.
 pub(super) struct ComponentTool {
     pub(super) pool: Arc<Pool>,
-    pub(super) name: String,
-    inputs: Vec<ToolInput>,
-    open_inputs: bool,
+    pub(super) signature: Signature,
+}
+
+impl From<ComponentTool> for Found {
+    fn from(tool: ComponentTool) -> Self {
+        Self {
+            tool: Tool::Component {
+                pool: tool.pool,
+                tool: tool.signature.name.clone(),
+            },
+            signature: tool.signature,
+            init: Vec::new(),
+        }
+    }
 }
 
 impl Tools {
-    pub(super) fn package(&mut self, host: &Host, node: &Node) -> Result<Resolved, RunError> {
+    pub(super) fn package(&mut self, host: &Host, node: &Node) -> Result<Found, RunError> {
         let id = node
             .source
             .as_ref()
             .and_then(|source| source.tool.clone())
             .unwrap_or_default();
         match self.bundled(host, &id)? {
-            Some(tool) => component(node, tool),
+            Some(tool) => Ok(tool.into()),
             None => Err(self.no_such_tool(node)),
         }
     }
@@ -55,9 +64,12 @@ impl Tools {
         };
         Ok(Some(ComponentTool {
             pool,
-            name: tool.name,
-            inputs: tool.inputs,
-            open_inputs: tool.open_inputs,
+            signature: Signature {
+                name: tool.name,
+                description: tool.description,
+                inputs: tool.inputs,
+                open_inputs: tool.open_inputs,
+            },
         }))
     }
 
@@ -93,7 +105,7 @@ impl Tools {
         workspace: &Workspace,
         node: &Node,
         path: &str,
-    ) -> Result<Resolved, RunError> {
+    ) -> Result<Found, RunError> {
         let invalid = |what: String| {
             RunError::user(
                 "InvalidSource",
@@ -165,32 +177,7 @@ impl Tools {
                 )));
             }
         };
-        let tool = ComponentTool {
-            pool,
-            name: tool.name.clone(),
-            inputs: tool.inputs.iter().cloned().map(ToolInput::from).collect(),
-            open_inputs: tool.open_inputs,
-        };
-        component(node, tool)
+        let signature = tool.clone().into();
+        Ok(ComponentTool { pool, signature }.into())
     }
-}
-
-fn component(node: &Node, tool: ComponentTool) -> Result<Resolved, RunError> {
-    let types: HashMap<&str, &[String]> = tool
-        .inputs
-        .iter()
-        .map(|input| (input.name.as_str(), input.types.as_slice()))
-        .collect();
-    let inputs = coerce_literals(node, |name| types.get(name).copied())?;
-    refuse_connections(&inputs)?;
-    Ok(Resolved {
-        tool: Tool::Component {
-            pool: tool.pool,
-            tool: tool.name,
-        },
-        inputs,
-        parameters: tool.inputs,
-        open_inputs: tool.open_inputs,
-        init: Vec::new(),
-    })
 }

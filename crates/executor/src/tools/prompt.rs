@@ -1,9 +1,15 @@
 //! Prompt nodes: Jinja templates, which a tool of the bundle inspects and renders.
 
+use std::path::Path;
+use std::sync::Arc;
+
+use flowcell_bundle::ToolInput;
 use flowcell_flow::{Assignment, Node, NodeInput};
+use flowcell_sandbox::Pool;
+use indexmap::IndexMap;
 use serde::Deserialize;
 
-use super::{Resolved, Tool, Tools};
+use super::{Found, Signature, Tool, Tools};
 use crate::error::RunError;
 use crate::files::FileError;
 use crate::host::Host;
@@ -20,14 +26,30 @@ const MAX_TEMPLATE: u64 = 4 << 20;
 #[derive(Debug, Deserialize)]
 struct Inspected {
     variables: Vec<String>,
+    /// Those in `![image]({{name}})`.
+    images: Vec<String>,
     error: Option<TemplateError>,
 }
 
+/// Why a template does not parse.
 #[derive(Debug, Deserialize)]
-struct TemplateError {
+pub(crate) struct TemplateError {
     r#type: String,
     line: Option<u64>,
     message: String,
+}
+
+impl std::fmt::Display for TemplateError {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            r#type, message, ..
+        } = self;
+        let line = self.line.unwrap_or(1);
+        write!(
+            formatter,
+            "Jinja parsing failed at line {line}: ({type}) {message}"
+        )
+    }
 }
 
 impl Tools {
@@ -37,26 +59,40 @@ impl Tools {
         workspace: &Workspace,
         node: &Node,
         path: &str,
-    ) -> Result<Resolved, RunError> {
-        let unresolved = |class: &str, message: String| {
-            RunError::user(
-                "ResolveToolError",
-                format!("Tool load failed in '{}': ({class}) {message}", node.name),
-            )
-        };
+    ) -> Result<Found, RunError> {
         let template = read_template(workspace, path).map_err(|what| {
             let place = format!(
                 "Node source path '{path}' is invalid on node '{}'",
                 node.name
             );
-            unresolved(
-                "InvalidSource",
-                match what {
-                    None => format!("{place}."),
-                    Some(what) => format!("{place}: the file {what}."),
-                },
+            let message = match what {
+                None => format!("{place}."),
+                Some(what) => format!("{place}: the file {what}."),
+            };
+            unresolved(node, "InvalidSource", &message)
+        })?;
+        let (pool, signature) = self.inspect(host, &node.name, path, &template).await?;
+        let signature = signature.map_err(|error| {
+            RunError::system(
+                "ResolveToolError",
+                format!("Tool load failed in '{}': {error}", node.name),
             )
         })?;
+        Ok(Found {
+            tool: Tool::Prompt { pool, template },
+            signature,
+            init: Vec::new(),
+        })
+    }
+
+    /// The variables of a template, or why it is none; and the pool of what can tell.
+    pub(crate) async fn inspect(
+        &mut self,
+        host: &Host,
+        whose: &str,
+        path: &str,
+        template: &str,
+    ) -> Result<(Arc<Pool>, Result<Signature, TemplateError>), RunError> {
         let Some(inspect) = self.bundled(host, INSPECT)? else {
             return Err(RunError::user(
                 "BundleError",
@@ -70,11 +106,11 @@ impl Tools {
             .pool
             .checkout(self.wait)
             .await
-            .map_err(|error| RunError::pool(&node.name, error))?;
+            .map_err(|error| RunError::pool(whose, error))?;
         let inputs = serde_json::json!({ "template": template }).to_string();
-        let answer = instance.invoke(&inspect.name, inputs).await.result;
-        let answer = answer.map_err(|fault| RunError::fault(&node.name, fault))?;
-        let answer = answer.map_err(|error| RunError::tool(&node.name, error))?;
+        let answer = instance.invoke(INSPECT, inputs).await.result;
+        let answer = answer.map_err(|fault| RunError::fault(whose, fault))?;
+        let answer = answer.map_err(|error| RunError::tool(whose, error))?;
         drop(instance);
         let inspected: Inspected = serde_json::from_str(&answer).map_err(|error| {
             RunError::system(
@@ -82,56 +118,93 @@ impl Tools {
                 format!("{INSPECT} answered {answer}: {error}"),
             )
         })?;
-        if let Some(error) = inspected.error {
-            let line = error.line.unwrap_or(1);
-            return Err(RunError::system(
-                "ResolveToolError",
-                format!(
-                    "Tool load failed in '{}': Jinja parsing failed at line {line}: ({}) {}",
-                    node.name, error.r#type, error.message
-                ),
-            ));
-        }
-        if inspected
-            .variables
-            .iter()
-            .any(|variable| variable == "template")
-        {
-            return Err(unresolved(
-                "NodeInputValidationError",
-                format!(
-                    "Invalid inputs {{'template'}} in prompt template of node {}. These inputs are duplicated with the reserved parameters of prompt tool.",
-                    node.name
-                ),
-            ));
-        }
-        // Unlike those of Python nodes, a prompt's literals are taken as they are, null and "" included.
-        let inputs = node
-            .inputs
-            .iter()
-            .map(|(name, assignment)| {
-                let input = match assignment {
-                    Assignment::Literal(value) => NodeInput::Value(value.clone()),
-                    reference => NodeInput::Reference(reference.clone()),
-                };
-                (name.clone(), input)
-            })
-            .collect();
-        Ok(Resolved {
-            tool: Tool::Prompt {
-                pool: inspect.pool,
+        let signature = match inspected.error {
+            Some(error) => Err(error),
+            None => Ok(signature(
+                path,
                 template,
-            },
-            inputs,
-            parameters: Vec::new(),
-            open_inputs: true,
-            init: Vec::new(),
-        })
+                &inspected.variables,
+                &inspected.images,
+            )),
+        };
+        Ok((inspect.pool, signature))
     }
 }
 
+/// promptflow's description of a template: its variables, and the comment that it begins with.
+fn signature(path: &str, template: &str, variables: &[String], images: &[String]) -> Signature {
+    let input = |name: &String, value_type: &str| ToolInput {
+        name: name.clone(),
+        types: vec![value_type.to_owned()],
+        default: None,
+        required: true,
+    };
+    let mut inputs: Vec<ToolInput> = variables
+        .iter()
+        .map(|name| {
+            let is_image = images.contains(name);
+            input(name, if is_image { "image" } else { "string" })
+        })
+        .collect();
+    let others = images.iter().filter(|name| !variables.contains(name));
+    inputs.extend(others.map(|name| input(name, "image")));
+    let comment = template
+        .strip_prefix("{#")
+        .and_then(|rest| rest.split_once("#}"))
+        .map_or("", |(comment, _)| comment);
+    let is_line = !comment.contains('\n');
+    Signature {
+        name: stem(path),
+        description: if is_line { comment.trim() } else { "" }.to_owned(),
+        inputs,
+        open_inputs: true,
+    }
+}
+
+/// A file's name without the extension: promptflow's name for a tool that it describes by file.
+pub(crate) fn stem(path: &str) -> String {
+    let stem = Path::new(path).file_stem().unwrap_or_default();
+    stem.to_string_lossy().into_owned()
+}
+
+fn unresolved(node: &Node, class: &str, message: &str) -> RunError {
+    RunError::user(
+        "ResolveToolError",
+        format!("Tool load failed in '{}': ({class}) {message}", node.name),
+    )
+}
+
+/// A prompt node's inputs. Unlike those of other nodes, literals are taken as they are, null and "" included.
+pub(super) fn inputs(
+    node: &Node,
+    signature: &Signature,
+) -> Result<IndexMap<String, NodeInput>, RunError> {
+    if signature
+        .inputs
+        .iter()
+        .any(|input| input.name == "template")
+    {
+        return Err(unresolved(
+            node,
+            "NodeInputValidationError",
+            &format!(
+                "Invalid inputs {{'template'}} in prompt template of node {}. These inputs are duplicated with the reserved parameters of prompt tool.",
+                node.name
+            ),
+        ));
+    }
+    let inputs = node.inputs.iter().map(|(name, assignment)| {
+        let input = match assignment {
+            Assignment::Literal(value) => NodeInput::Value(value.clone()),
+            reference => NodeInput::Reference(reference.clone()),
+        };
+        (name.clone(), input)
+    });
+    Ok(inputs.collect())
+}
+
 /// A template's text; otherwise what is wrong with the file, if there is one.
-fn read_template(workspace: &Workspace, path: &str) -> Result<String, Option<String>> {
+pub(crate) fn read_template(workspace: &Workspace, path: &str) -> Result<String, Option<String>> {
     let bytes = workspace.files().read(path, MAX_TEMPLATE);
     let bytes = bytes.map_err(|error| match error {
         FileError::Missing => None,

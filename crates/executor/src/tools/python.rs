@@ -1,13 +1,14 @@
 //! Python nodes: functions in the flow's files.
 
-use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use flowcell_flow::{Node, coerce_literals};
-use flowcell_sandbox::{ErrorKind, Lease, LoadError, Parameter, Pool, ToolError, ToolInfo};
+use flowcell_bundle::ToolInput;
+use flowcell_flow::{Node, NodeInput};
+use flowcell_sandbox::{ErrorKind, Lease, LoadError, Pool, ToolError, ToolInfo};
+use indexmap::IndexMap;
 
-use super::{Resolved, Tool, Tools, refuse_connections};
+use super::{Found, Signature, Tool, Tools, converted};
 use crate::error::{Code, RunError};
 use crate::files::FileError;
 use crate::host::Host;
@@ -15,19 +16,18 @@ use crate::workspace::Workspace;
 
 impl Tools {
     /// The description of a Python tool, whose file is imported at the first call.
-    pub(super) async fn load(
+    pub(crate) async fn load(
         &mut self,
         host: &Host,
         workspace: &Workspace,
-        node: &Node,
+        node: &str,
         source: &str,
     ) -> Result<ToolInfo, RunError> {
         let missing = || {
             RunError::user(
                 "InvalidSource",
                 format!(
-                    "Load tool failed for node '{}'. Tool file '{source}' can not be found.",
-                    node.name
+                    "Load tool failed for node '{node}'. Tool file '{source}' can not be found."
                 ),
             )
         };
@@ -43,51 +43,27 @@ impl Tools {
             }
         }
         let loader = self.python_loader(host).await?;
-        let loaded = loader.load(&node.name, source).await;
+        let loaded = loader.load(node, source).await;
         self.note_import(source, &loaded.logs);
         match loaded.result {
             Ok(Ok(info)) => Ok(info),
             Ok(Err(error)) => Err(load_error(error, &workspace.shown(source))),
-            Err(fault) => Err(RunError::fault(&node.name, fault)),
+            Err(fault) => Err(RunError::fault(node, fault)),
         }
     }
 
-    pub(super) async fn python(
+    /// A node's inputs, with literals converted and those that are images checked.
+    pub(super) async fn python_inputs(
         &mut self,
         host: &Host,
-        workspace: &Workspace,
         node: &Node,
-        source: String,
-    ) -> Result<Resolved, RunError> {
-        let info = self.load(host, workspace, node, &source).await?;
-        let types: HashMap<&str, &[String]> = info
-            .inputs
-            .iter()
-            .map(|input| (input.name.as_str(), input.types.as_slice()))
-            .collect();
-        let mut inputs = coerce_literals(node, |name| types.get(name).copied())?;
-        refuse_connections(&inputs)?;
-        self.literal_images(host, &node.name, &mut inputs, |name| {
-            types.contains_key(name)
-        })
-        .await?;
-        let init = info
-            .inputs
-            .iter()
-            .filter(|input| input.init)
-            .map(|input| input.name.clone())
-            .collect();
-        Ok(Resolved {
-            tool: Tool::Python { source },
-            inputs,
-            init,
-            open_inputs: info.open_inputs,
-            parameters: info
-                .inputs
-                .into_iter()
-                .map(|input: Parameter| input.into())
-                .collect(),
-        })
+        signature: &Signature,
+    ) -> Result<IndexMap<String, NodeInput>, RunError> {
+        let mut inputs = converted(node, signature)?;
+        let is_parameter = |name: &str| signature.inputs.iter().any(|input| input.name == name);
+        self.literal_images(host, &node.name, &mut inputs, is_parameter)
+            .await?;
+        Ok(inputs)
     }
 
     pub(crate) async fn python_loader(&mut self, host: &Host) -> Result<&mut Lease, RunError> {
@@ -129,6 +105,27 @@ impl Tools {
                     text.trim_end()
                 ));
             }
+        }
+    }
+}
+
+/// A file's tool as the runner describes it.
+pub(super) fn found(source: String, info: ToolInfo) -> Found {
+    let init = info.inputs.iter().filter(|input| input.init);
+    Found {
+        tool: Tool::Python { source },
+        init: init.map(|input| input.name.clone()).collect(),
+        signature: info.into(),
+    }
+}
+
+impl From<ToolInfo> for Signature {
+    fn from(info: ToolInfo) -> Self {
+        Self {
+            name: info.name,
+            description: info.description,
+            inputs: info.inputs.into_iter().map(ToolInput::from).collect(),
+            open_inputs: info.open_inputs,
         }
     }
 }
