@@ -153,6 +153,10 @@ impl Line {
         value: Value,
         property: &str,
     ) -> Result<Argument, RunError> {
+        // Most references have none, and reading one takes a while.
+        if property.is_empty() {
+            return Ok(value.into());
+        }
         let path = PropertyPath::parse(property);
         let invalid = || RunError::from(FlowError::invalid_reference_property(node, property));
         match value {

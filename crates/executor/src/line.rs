@@ -167,8 +167,9 @@ impl Line {
             running.extend(ready.iter().map(|index| (*index, now)));
             let next = async {
                 if let ([index], 1) = (ready.as_slice(), running.len()) {
-                    // Nothing to do beside it, so it needs no task of its own.
-                    return Some(Ok(self.node(*index, true).await));
+                    // Nothing to do beside it, so it needs no task of its own. A box, because the future is large and
+                    // would be moved time and again.
+                    return Some(Ok(Box::pin(self.node(*index, true)).await));
                 }
                 for index in ready {
                     let line = Arc::clone(self);

@@ -4,32 +4,16 @@
 
 #![expect(clippy::unwrap_used, reason = "a test stops where it fails")]
 
-use std::sync::{Arc, LazyLock};
+mod common;
+
 use std::time::Duration;
 
-use flowcell_executor::{
-    FlowResult, Host, HostOptions, RunError, RunOptions, Session, SessionOptions, Workspace,
-    WorkspaceLimits,
-};
+use common::{PATIENCE, open};
+use flowcell_executor::{FlowResult, RunOptions, Session};
 use flowcell_flow::JsonMap;
-use flowcell_sandbox::SandboxConfig;
 use flowcell_tests::FlowFolder;
 use serde_json::json;
 
-static HOST: LazyLock<Host> = LazyLock::new(|| {
-    Host::new(HostOptions {
-        store: flowcell_tests::home().to_owned(),
-        sandbox: SandboxConfig {
-            instances: 128,
-            ..SandboxConfig::default()
-        },
-        progress: Arc::new(|_: &str| {}),
-    })
-    .unwrap()
-});
-
-/// Ends only what would never end.
-const PATIENCE: Duration = Duration::from_secs(120);
 /// For what never ends, so that the test does.
 const IMPATIENCE: Duration = Duration::from_secs(2);
 
@@ -77,20 +61,6 @@ fn attacker(attack: &str) -> FlowFolder {
         "import os, sys\nfrom promptflow import tool\ndef f(): return f()\n@tool\ndef attack(how: str):\n    if how == 'peace': return 'fine'\n    {attack}\n"
     );
     FlowFolder::python(&code, &[("how", "string")])
-}
-
-async fn open(
-    flow: &FlowFolder,
-    change: impl FnOnce(&mut SessionOptions),
-) -> Result<Session, RunError> {
-    let workspace = Workspace::copy_of(&flow.path(), &WorkspaceLimits::default())?;
-    let mut options = SessionOptions::new("promptflow:0.1.0".parse().unwrap());
-    options.limits.wall_time = PATIENCE;
-    options.limits.memory = 192 << 20;
-    options.limits.output = 16 << 20;
-    options.limits.disk_bytes = 16 << 20;
-    change(&mut options);
-    Session::open(&HOST, workspace, options).await
 }
 
 async fn run(session: &Session, how: &str) -> FlowResult {
