@@ -5,11 +5,11 @@ use std::process::ExitCode;
 
 use clap::Args;
 use flowcell_bundle::{Manifest, Recipe, Reference};
-use flowcell_executor::RunError;
+use flowcell_executor::{RunError, error_json};
 use serde_json::json;
 
 use crate::settings::Settings;
-use crate::{Output, OutputArgs, envelope, terminal};
+use crate::{Output, OutputArgs, terminal};
 
 /// Where the base bundle's sources are, in a checkout of flowcell.
 const BASE_SOURCES: &str = "bundles/promptflow";
@@ -145,7 +145,7 @@ fn describe(manifest: &Manifest) {
 
 fn failed(command: &str, error: &RunError, output: Output) -> ExitCode {
     if output == Output::Json {
-        terminal::raw(&json!({ "error": envelope::error(error) }).to_string());
+        terminal::raw(&json!({ "error": error_json(error) }).to_string());
         return ExitCode::FAILURE;
     }
     terminal::fail_with(command, error)

@@ -7,14 +7,14 @@ use std::time::Duration;
 use clap::Args;
 use flowcell_bundle::Reference;
 use flowcell_executor::{
-    FlowResult, ImageSink, RunError, RunOptions, Session, SessionOptions, Workspace,
-    WorkspaceLimits, flow_file,
+    Dialect, FlowResult, ImageSink, RunError, RunOptions, Session, SessionOptions, Workspace,
+    WorkspaceLimits, envelope, flow_file,
 };
 use flowcell_flow::JsonMap;
 use flowcell_sandbox::Isolation;
 
 use crate::settings::Settings;
-use crate::{Output, envelope, inputs, terminal};
+use crate::{Output, inputs, terminal};
 
 const COMMAND: &str = "flowcell.flow.test";
 
@@ -82,7 +82,7 @@ pub(crate) async fn run(settings: &Settings, args: TestArgs) -> ExitCode {
         terminal::note(warning);
     }
     if args.output.output == Output::Json {
-        terminal::raw(&envelope::envelope(&result));
+        terminal::raw(&envelope(&result, Dialect::Python));
         return if result.outputs.is_ok() {
             ExitCode::SUCCESS
         } else {

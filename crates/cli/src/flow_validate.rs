@@ -5,13 +5,13 @@ use std::process::ExitCode;
 
 use clap::Args;
 use flowcell_executor::{
-    Problem, RunError, SessionOptions, Workspace, WorkspaceLimits, check, flow_file,
+    Problem, RunError, SessionOptions, Workspace, WorkspaceLimits, check, error_json, flow_file,
 };
 use flowcell_flow::Severity;
 use serde_json::json;
 
 use crate::settings::Settings;
-use crate::{Output, OutputArgs, envelope, terminal};
+use crate::{Output, OutputArgs, terminal};
 
 const COMMAND: &str = "flowcell.flow.validate";
 
@@ -29,7 +29,10 @@ pub(crate) async fn run(settings: &Settings, args: ValidateArgs) -> ExitCode {
         Ok(findings) => findings,
         Err(error) => {
             if args.output.output == Output::Json {
-                terminal::raw(&json!({ "result": "Failed", "error": envelope::error(&error), "findings": [] }).to_string());
+                terminal::raw(
+                    &json!({ "result": "Failed", "error": error_json(&error), "findings": [] })
+                        .to_string(),
+                );
                 return ExitCode::FAILURE;
             }
             return terminal::fail_with(COMMAND, &error);

@@ -1,7 +1,6 @@
 //! The `flowcell` command.
 
 mod bundle;
-mod envelope;
 mod flow_init;
 mod flow_test;
 mod flow_validate;

@@ -80,6 +80,7 @@ impl Line {
             init,
             inputs,
         };
+        held.instance().listen(self.options.listener(node));
         let called = held.instance().call(&request).await;
         let outcome = self.called(node, called, end)?;
         Ok(held.value(outcome))
@@ -94,6 +95,7 @@ impl Line {
         end: &mut NodeEnd,
     ) -> Result<Value, RunError> {
         let (mut held, arguments) = self.in_lane(node, arguments).await?;
+        held.instance().listen(self.options.listener(node));
         let called = held.instance().render(template, &arguments).await;
         let outcome = self.called(node, called, end)?;
         Ok(held.value(outcome))
@@ -200,6 +202,7 @@ impl Line {
             .checkout(self.session.wait)
             .await
             .map_err(|error| RunError::pool(node, error))?;
+        instance.listen(self.options.listener(node));
         let called = instance.invoke(tool, json_object(&inputs)).await;
         let json = self.called(node, called, end)?;
         Ok(Value::Json(json.into()))

@@ -9,6 +9,7 @@ mod aggregation;
 mod calls;
 mod check;
 mod describe;
+mod envelope;
 mod error;
 mod files;
 mod host;
@@ -28,6 +29,7 @@ mod workspace;
 
 pub use check::{Problem, check};
 pub use describe::{NodeTool, describe};
+pub use envelope::{Dialect, envelope, error_json};
 pub use error::{Code, RunError};
 pub use host::{Host, HostOptions};
 pub use images::ImageSink;

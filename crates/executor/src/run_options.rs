@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use flowcell_sandbox::{Listener, Stream};
+
 use crate::result::NodeResult;
 
 /// Told what happens, while it happens. It is called between the steps of the run, so it should not take long: hand
@@ -20,6 +22,16 @@ pub enum RunEvent<'a> {
     NodeStarted {
         /// Its name.
         node: &'a str,
+    },
+    /// A node's tool has printed or logged something; the same text is in the node's result later. This is told on the
+    /// thread on which the tool runs.
+    Printed {
+        /// The node's name.
+        node: &'a str,
+        /// Where it was printed to.
+        stream: Stream,
+        /// The text: some of a line, or several.
+        text: &'a str,
     },
     /// A node has ended, in one way or another.
     NodeEnded(&'a NodeResult),
@@ -40,6 +52,19 @@ impl RunOptions {
         if let Some(observer) = &self.observer {
             observer(event);
         }
+    }
+
+    /// Who hears what a node's tool prints.
+    pub(crate) fn listener(&self, node: &str) -> Option<Listener> {
+        let observer = self.observer.clone()?;
+        let node = node.to_owned();
+        Some(Arc::new(move |stream, text| {
+            observer(RunEvent::Printed {
+                node: &node,
+                stream,
+                text,
+            });
+        }))
     }
 }
 

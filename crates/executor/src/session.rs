@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use flowcell_bundle::{Manifest, Reference};
 use flowcell_flow::{Flow, Graph, InputDef, JsonMap, NodeTestInputs, ValueType, VariantChoice};
-use flowcell_sandbox::{Access, Environment, Isolation, Limits, Mount, Pool};
+use flowcell_sandbox::{Access, Environment, Isolation, Limits, Mount, Pool, Slice};
 use indexmap::IndexMap;
 
 use crate::error::RunError;
@@ -41,6 +41,8 @@ pub struct SessionOptions {
     pub wait: Duration,
     /// Where images of outputs go.
     pub images: ImageSink,
+    /// The share of the host that the session's instances use, perhaps with others.
+    pub slice: Arc<Slice>,
 }
 
 impl SessionOptions {
@@ -57,6 +59,7 @@ impl SessionOptions {
             instances: 16,
             wait: Duration::from_secs(30),
             images: ImageSink::default(),
+            slice: Slice::unlimited(),
         }
     }
 }
@@ -243,7 +246,8 @@ pub(crate) fn prepare(
     }
     let line_time = limits.wall_time;
     let mounts = mounts(host, workspace, &manifest)?;
-    let environment = Arc::new(Environment::new(mounts, variables, limits));
+    let environment = Environment::new(mounts, variables, limits);
+    let environment = Arc::new(environment.with_slice(Arc::clone(&options.slice)));
     let tools = Tools::new(
         manifest,
         environment,

@@ -1,0 +1,299 @@
+//! Sessions at work: carries out what the state machine decides, and runs calls.
+
+mod clock;
+mod copy;
+mod effects;
+mod events;
+mod idle;
+mod live;
+mod work;
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use dashmap::DashMap;
+use flowcell_bundle::Reference;
+use flowcell_executor as executor;
+use flowcell_sandbox::Slice;
+use jiff::Timestamp;
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+
+use self::clock::{Clock, Timer};
+pub use self::copy::CopyError;
+pub use self::events::{EventId, InvalidEventId, SessionEvent, Watched, Watcher};
+use self::live::Live;
+pub use self::live::{ActiveCall, AdmissionError, Setup, Usage};
+pub use self::work::CallError;
+use crate::ledger::{ChangeError, Ledger};
+use crate::machine::{self, Context, Event, Refusal, Rules, Step};
+use crate::name::Name;
+use crate::registry::Durability;
+use crate::session::Session;
+
+/// Locks that serialise what is done to a session: sessions share them, by a hash of the key.
+const LOCKS: usize = 64;
+
+/// How a host runs its sessions.
+#[derive(Debug, Clone)]
+pub struct HostSettings {
+    /// The folder for working copies.
+    pub folder: PathBuf,
+    /// The bundle of flows that name none.
+    pub bundle: Reference,
+    /// The rules of the state machine.
+    pub rules: Rules,
+    /// A session without use for this time keeps no instances.
+    pub instances_idle: Duration,
+    /// Calls that a session may have under way.
+    pub calls_per_session: usize,
+    /// Longest time of a call.
+    pub call_time: Duration,
+    /// How long a call waits for an instance.
+    pub instance_wait: Duration,
+    /// Most memory of one instance, in bytes; a compute with less memory gives less.
+    pub instance_memory: usize,
+}
+
+/// A session or a compute: its workspace and its name there.
+pub type Key = (Name, Name);
+
+/// Runs the sessions of a ledger.
+#[derive(Debug, Clone)]
+pub struct SessionHost {
+    inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    executor: Arc<executor::Host>,
+    ledger: Arc<Ledger>,
+    settings: HostSettings,
+    /// The whole host, as far as sessions may use it.
+    slice: Arc<Slice>,
+    slices: DashMap<Key, Arc<Slice>>,
+    live: DashMap<Key, Arc<Live>>,
+    locks: Vec<tokio::sync::Mutex<()>>,
+    used: Mutex<HashSet<Key>>,
+    /// Where guests run: apart from whoever serves requests, so that a guest at work holds up no request.
+    guests: Handle,
+    clock: Clock,
+    /// Tells the event logs of this start of the host from those of others.
+    started: u64,
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("SessionHost")
+            .field("live", &self.live.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// An event that led to nothing, because it was refused or could not be stored.
+pub type HappenError = ChangeError<Refusal>;
+
+impl SessionHost {
+    /// A host, and with it all that a host which died before has left undone.
+    ///
+    /// `slice` is what all sessions together may use; guests run on `guests`.
+    pub fn start(
+        executor: Arc<executor::Host>,
+        ledger: Arc<Ledger>,
+        settings: HostSettings,
+        slice: Arc<Slice>,
+        guests: Handle,
+    ) -> Self {
+        let (clock, set) = Clock::new();
+        let inner = Arc::new(Inner {
+            executor,
+            ledger,
+            settings,
+            slice,
+            slices: DashMap::new(),
+            live: DashMap::new(),
+            locks: (0..LOCKS).map(|_| tokio::sync::Mutex::default()).collect(),
+            used: Mutex::default(),
+            guests,
+            clock,
+            started: u64::try_from(Timestamp::now().as_millisecond()).unwrap_or(0),
+        });
+        tokio::spawn(clock::run(Arc::downgrade(&inner), set));
+        inner.recover();
+        Self { inner }
+    }
+
+    /// The ledger.
+    pub fn ledger(&self) -> &Arc<Ledger> {
+        &self.inner.ledger
+    }
+
+    /// The executor.
+    pub fn executor(&self) -> &Arc<executor::Host> {
+        &self.inner.executor
+    }
+
+    /// The settings.
+    pub fn settings(&self) -> &HostSettings {
+        &self.inner.settings
+    }
+
+    /// What all sessions together use, and may use.
+    pub fn slice(&self) -> &Arc<Slice> {
+        &self.inner.slice
+    }
+
+    /// What a compute uses; `None` when none of its sessions has run since the host started.
+    pub fn slice_of(&self, compute: &Key) -> Option<Arc<Slice>> {
+        self.inner
+            .slices
+            .get(compute)
+            .map(|slice| Arc::clone(&slice))
+    }
+
+    /// What an event would lead to.
+    ///
+    /// # Errors
+    /// When it would be refused.
+    pub fn foresee(&self, workspace: &Name, event: &Event) -> Result<Step, Refusal> {
+        let inner = &self.inner;
+        machine::step(&inner.ledger.state(), inner.context(), workspace, event)
+    }
+
+    /// Takes in an event: what it changes is stored when this returns; what is to be done then goes on, and ends with
+    /// the handle. `more` gives further changes that are stored together with the event's.
+    ///
+    /// # Errors
+    /// When the event is refused, or the registry fails.
+    pub async fn happen(
+        &self,
+        workspace: &Name,
+        event: Event,
+        more: impl FnOnce(&Step) -> Vec<crate::state::Change> + Send + 'static,
+    ) -> Result<(Step, JoinHandle<()>), HappenError> {
+        let step = self
+            .inner
+            .happen(workspace, event, Durability::Synced, more)
+            .await?;
+        let done = tokio::spawn(
+            Arc::clone(&self.inner).carry_out(workspace.clone(), step.effects.clone()),
+        );
+        Ok((step, done))
+    }
+
+    /// Usage of a session's present life; zeros when nothing of it is in memory.
+    pub fn usage(&self, session: &Key) -> Usage {
+        let live = self.inner.live.get(session);
+        live.map_or_else(Usage::default, |live| live.usage())
+    }
+
+    /// When a session was last used.
+    pub fn last_use(&self, session: &Session) -> Timestamp {
+        let key = (session.workspace.clone(), session.id.clone());
+        let live = self.inner.live.get(&key);
+        live.map_or(session.last_use, |live| {
+            live.last_use().max(session.last_use)
+        })
+    }
+
+    /// The calls that are under way in a session.
+    pub fn calls(&self, session: &Key) -> Vec<ActiveCall> {
+        let live = self.inner.live.get(session);
+        let mut calls: Vec<ActiveCall> =
+            live.map_or_else(Vec::new, |live| live.calls().values().cloned().collect());
+        calls.sort_by(|a, b| a.started.cmp(&b.started).then_with(|| a.id.cmp(&b.id)));
+        calls
+    }
+
+    /// Cancels a call; whether there was one. Its guests stop at once.
+    pub fn cancel(&self, session: &Key, call: &str) -> bool {
+        let Some(live) = self.inner.live.get(session) else {
+            return false;
+        };
+        let calls = live.calls();
+        calls.get(call).map(|call| call.cancel.cancel()).is_some()
+    }
+
+    /// Ends all calls, and stores when sessions were last used. The sessions are there at the next start.
+    pub async fn shut_down(&self, wait: Duration) {
+        let lives: Vec<Arc<Live>> = self
+            .inner
+            .live
+            .iter()
+            .map(|live| Arc::clone(&live))
+            .collect();
+        let all = async {
+            for live in &lives {
+                live.tracker.close();
+                live.tracker.wait().await;
+            }
+        };
+        if tokio::time::timeout(wait, all).await.is_err() {
+            for live in &lives {
+                live.ending.cancel();
+                live.tracker.wait().await;
+            }
+        }
+        self.inner.store_uses().await;
+    }
+}
+
+impl Inner {
+    fn context(&self) -> Context<'_> {
+        let free = self
+            .slice
+            .limits()
+            .memory
+            .saturating_sub(self.slice.usage().memory);
+        Context {
+            now: Timestamp::now(),
+            rules: &self.settings.rules,
+            free_memory_mib: free >> 20,
+        }
+    }
+
+    async fn happen(
+        self: &Arc<Self>,
+        workspace: &Name,
+        event: Event,
+        durability: Durability,
+        more: impl FnOnce(&Step) -> Vec<crate::state::Change> + Send + 'static,
+    ) -> Result<Step, HappenError> {
+        let inner = Arc::clone(self);
+        let workspace = workspace.clone();
+        let step = blocking(move || {
+            let step = inner.ledger.change(durability, |state| {
+                let mut step = machine::step(state, inner.context(), &workspace, &event)?;
+                step.changes.extend(more(&step));
+                Ok((step.changes.clone(), step))
+            })?;
+            inner.note(&step);
+            Ok(step)
+        });
+        step.await
+    }
+
+    fn lock(&self, key: &Key) -> &tokio::sync::Mutex<()> {
+        use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
+        let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(key);
+        &self.locks[usize::try_from(hash % LOCKS as u64).unwrap_or(0)]
+    }
+
+    fn used(&self) -> std::sync::MutexGuard<'_, HashSet<Key>> {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Runs what blocks on a thread for it. A panic in it goes on here.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // A runtime that shuts down takes no more work; whoever waits is gone as well.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}

@@ -1,0 +1,295 @@
+//! What the state machine asks for: sessions are opened and closed.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use flowcell_bundle::Reference;
+use flowcell_sandbox::{Slice, SliceLimits};
+
+use super::copy::{CopyError, WorkingCopy};
+use super::live::Live;
+use super::{Inner, Key, SessionEvent, Timer, blocking};
+use crate::compute::{Compute, ComputeState, Resources};
+use crate::machine::{self, Effect, Event, Step};
+use crate::name::Name;
+use crate::registry::Durability;
+use crate::session::{Session, SessionState};
+use crate::state::Change;
+
+/// A session that cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum OpenError {
+    /// Its life is over already.
+    #[error("the session has another life by now")]
+    Over,
+    /// Its files.
+    #[error(transparent)]
+    Copy(#[from] CopyError),
+    /// Its base image.
+    #[error("{0}")]
+    Image(String),
+}
+
+impl Inner {
+    /// Carries out effects, one after the other.
+    pub(super) async fn carry_out(self: Arc<Self>, workspace: Name, effects: Vec<Effect>) {
+        for effect in effects {
+            let event = match effect {
+                Effect::Open {
+                    session,
+                    generation,
+                } => match self.open(&workspace, &session, generation).await {
+                    Ok(_) => Event::Opened {
+                        session,
+                        generation,
+                    },
+                    Err(OpenError::Over) => continue,
+                    Err(error) => {
+                        tracing::warn!(%workspace, %session, error = &error as &dyn std::error::Error, "a session could not start");
+                        let why = match &error {
+                            OpenError::Copy(copy) if copy.is_full() => {
+                                "the host's disk is full".to_owned()
+                            }
+                            error => error.to_string(),
+                        };
+                        self.remove_copy(&workspace, &session, generation).await;
+                        Event::OpenFailed {
+                            session,
+                            generation,
+                            why,
+                        }
+                    }
+                },
+                Effect::Close {
+                    session,
+                    generation,
+                } => {
+                    self.close(&workspace, &session, generation).await;
+                    Event::Closed {
+                        session,
+                        generation,
+                    }
+                }
+            };
+            let happened = self
+                .happen(&workspace, event, Durability::Written, |_| Vec::new())
+                .await;
+            if let Err(error) = happened {
+                // The registry still says what is to be done, so the next start of the host does it again.
+                tracing::error!(%workspace, error = &error as &dyn std::error::Error, "a session's new state could not be stored");
+            }
+        }
+    }
+
+    /// Makes a session's working copy, and makes sure of its environment.
+    pub(super) async fn open(
+        self: &Arc<Self>,
+        workspace: &Name,
+        id: &Name,
+        generation: u64,
+    ) -> Result<Arc<Live>, OpenError> {
+        let key = (workspace.clone(), id.clone());
+        let _lock = self.lock(&key).lock().await;
+        if let Some(live) = self.live.get(&key)
+            && live.generation == generation
+        {
+            return Ok(Arc::clone(&live));
+        }
+        let (session, compute, revision) = {
+            let state = self.ledger.state();
+            let workspace = state.workspaces.get(workspace).ok_or(OpenError::Over)?;
+            let session = workspace.sessions.get(id).ok_or(OpenError::Over)?;
+            let compute = workspace
+                .computes
+                .get(&session.compute)
+                .ok_or(OpenError::Over)?;
+            let flow = workspace.flows.get(&session.flow).ok_or(OpenError::Over)?;
+            let is_due = matches!(
+                session.state,
+                SessionState::Starting | SessionState::Running
+            );
+            if session.generation != generation || !is_due {
+                return Err(OpenError::Over);
+            }
+            (session.clone(), compute.clone(), flow.revision)
+        };
+        let copy = WorkingCopy::new(self.folder(workspace, id, generation));
+        let inner = Arc::clone(self);
+        let of_session = session.clone();
+        let (copy, image) = blocking(move || {
+            let image = inner.load_image(&of_session)?;
+            copy.update(
+                inner.ledger.registry(),
+                &of_session.workspace,
+                &of_session.flow,
+            )?;
+            Ok::<_, OpenError>((copy, image))
+        })
+        .await?;
+        let slice = self.slice_for(&compute);
+        let log = self.started.wrapping_add(generation);
+        let live = Arc::new(Live::new(&session, image, slice, copy, revision, log));
+        live.events.push(SessionEvent::State {
+            state: SessionState::Running.as_str().to_owned(),
+            reason: session.reason,
+        });
+        self.live.insert(key, Arc::clone(&live));
+        Ok(live)
+    }
+
+    /// Loads the base image, so that the first call does not wait for it.
+    fn load_image(&self, session: &Session) -> Result<Reference, OpenError> {
+        let image = &session.image.reference;
+        let load = || -> Result<Reference, String> {
+            let reference: Reference = image.parse().map_err(|_| "it is no name".to_owned())?;
+            let manifest = self
+                .executor
+                .store()
+                .manifest(&reference)
+                .map_err(|error| error.to_string())?;
+            if let Some(runner) = manifest.python_runner() {
+                let programs = self.executor.programs();
+                programs
+                    .component(runner, self.executor.progress())
+                    .map_err(|error| error.to_string())?;
+            }
+            Ok(reference)
+        };
+        load().map_err(|why| OpenError::Image(format!("base image {image} cannot be used: {why}")))
+    }
+
+    /// Ends a session's life: calls end, instances and files go.
+    async fn close(self: &Arc<Self>, workspace: &Name, id: &Name, generation: u64) {
+        let key = (workspace.clone(), id.clone());
+        let _lock = self.lock(&key).lock().await;
+        let of_this_life = |_: &Key, live: &Arc<Live>| live.generation == generation;
+        if let Some((_, live)) = self.live.remove_if(&key, of_this_life) {
+            live.ending.cancel();
+            live.tracker.close();
+            live.tracker.wait().await;
+            live.close_flow().await;
+            let (state, reason) = {
+                let state = self.ledger.state();
+                let session = state
+                    .workspaces
+                    .get(workspace)
+                    .and_then(|workspace| workspace.sessions.get(id));
+                session.map_or_else(Default::default, |session| {
+                    (session.state.as_str().to_owned(), session.reason.clone())
+                })
+            };
+            live.events.push(SessionEvent::State { state, reason });
+            live.events.end();
+        }
+        self.remove_copy(workspace, id, generation).await;
+    }
+
+    async fn remove_copy(&self, workspace: &Name, id: &Name, generation: u64) {
+        let copy = WorkingCopy::new(self.folder(workspace, id, generation));
+        if let Err(error) = blocking(move || copy.delete()).await {
+            tracing::warn!(%workspace, session = %id, %error, "a working copy could not be deleted");
+        }
+    }
+
+    pub(super) fn folder(&self, workspace: &Name, session: &Name, generation: u64) -> PathBuf {
+        // Flat, so that deleting one leaves no empty folders around it. Names hold no '+'.
+        let name = format!("{workspace}+{session}+{generation}");
+        self.settings.folder.join(name)
+    }
+
+    /// The slice of a compute.
+    fn slice_for(&self, compute: &Compute) -> Arc<Slice> {
+        let key = (compute.workspace.clone(), compute.name.clone());
+        let slice = self.slices.entry(key).or_insert_with(|| {
+            Slice::new(limits(&compute.resources), Some(Arc::clone(&self.slice)))
+        });
+        Arc::clone(&slice)
+    }
+
+    /// What follows from a step beside its effects: timers are set, slices that nobody needs go.
+    pub(super) fn note(&self, step: &Step) {
+        for change in &step.changes {
+            match change {
+                Change::PutSession(session) if session.state == SessionState::Running => {
+                    let key = (session.workspace.clone(), session.id.clone());
+                    self.clock.set(
+                        Timer::Session(key, session.generation),
+                        std::time::Duration::from_secs(session.idle_seconds),
+                    );
+                }
+                Change::PutCompute(compute) => {
+                    let key = (compute.workspace.clone(), compute.name.clone());
+                    match (compute.state, compute.idle_seconds) {
+                        (ComputeState::Running, Some(seconds)) => self
+                            .clock
+                            .set(Timer::Compute(key), std::time::Duration::from_secs(seconds)),
+                        (ComputeState::Stopped, _) => drop(self.slices.remove(&key)),
+                        _ => {}
+                    }
+                }
+                Change::DeleteCompute { workspace, compute } => {
+                    self.slices.remove(&(workspace.clone(), compute.clone()));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Goes on where a host that died has stopped.
+    pub(super) fn recover(self: &Arc<Self>) {
+        let (due, known) = {
+            let state = self.ledger.state();
+            let mut known = std::collections::HashSet::new();
+            for workspace in state.workspaces.values() {
+                for session in workspace.sessions.values() {
+                    if session.state.is_live() {
+                        known.insert(self.folder(
+                            &workspace.record.name,
+                            &session.id,
+                            session.generation,
+                        ));
+                    }
+                }
+                // Timers are set as if everything had just come to its state.
+                self.note(&Step {
+                    changes: workspace
+                        .sessions
+                        .values()
+                        .cloned()
+                        .map(Change::PutSession)
+                        .chain(workspace.computes.values().cloned().map(Change::PutCompute))
+                        .collect(),
+                    effects: Vec::new(),
+                });
+            }
+            (machine::recover(&state), known)
+        };
+        // Copies of lives that ended while nobody could delete them.
+        let folder = self.settings.folder.clone();
+        tokio::task::spawn_blocking(move || {
+            for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
+                if !known.contains(&entry.path())
+                    && let Err(error) = std::fs::remove_dir_all(entry.path())
+                {
+                    tracing::warn!(%error, "a working copy of an old session could not be deleted");
+                }
+            }
+        });
+        let inner = Arc::clone(self);
+        tokio::spawn(async move {
+            for (workspace, effect) in due {
+                Arc::clone(&inner).carry_out(workspace, vec![effect]).await;
+            }
+        });
+        self.clock
+            .set(Timer::Housekeeping, super::idle::HOUSEKEEPING);
+    }
+}
+
+fn limits(resources: &Resources) -> SliceLimits {
+    SliceLimits {
+        memory: resources.memory_mib << 20,
+        cpu: resources.cpu_millis as f64 / 1000.0,
+        instances: usize::try_from(resources.instances).unwrap_or(usize::MAX),
+    }
+}

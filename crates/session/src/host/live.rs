@@ -1,0 +1,276 @@
+//! A session that runs: its working copy, its open flow, its calls.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use flowcell_bundle::Reference;
+use flowcell_executor as executor;
+use flowcell_executor::RunError;
+use flowcell_sandbox::{Slice, SliceLimits};
+use jiff::Timestamp;
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::copy::WorkingCopy;
+use super::events::{EventLog, SessionEvent};
+use crate::name::Name;
+
+/// Ways in which a session's flow is kept open at once: variants and environment variables that calls bring along.
+const MAX_SETUPS: usize = 8;
+
+/// What a call changes of how the flow is set up.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Setup {
+    /// `${node.variant}`.
+    pub variant: Option<String>,
+    /// Environment variables over the flow's own.
+    pub environment_variables: Vec<(String, String)>,
+}
+
+/// A call under way.
+#[derive(Debug, Clone, Serialize)]
+pub struct ActiveCall {
+    /// Its identifier.
+    pub id: String,
+    /// When it began.
+    pub started: Timestamp,
+    #[serde(skip)]
+    pub(super) cancel: CancellationToken,
+}
+
+/// What a session has used in this life.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Usage {
+    /// Instances that a call is using.
+    pub busy: usize,
+    /// Instances that wait for a call.
+    pub idle: usize,
+    /// Memory of all of them, in bytes.
+    pub memory: u64,
+    /// CPU time of all calls.
+    pub cpu_time: Duration,
+    /// Calls that have ended.
+    pub calls: u64,
+}
+
+/// One life of a session.
+pub(super) struct Live {
+    pub(super) workspace: Name,
+    pub(super) id: Name,
+    pub(super) flow: Name,
+    pub(super) image: Reference,
+    pub(super) generation: u64,
+    pub(super) slice: Arc<Slice>,
+    /// What the session's compute may use.
+    pub(super) limits: SliceLimits,
+    pub(super) copy: WorkingCopy,
+    pub(super) events: Arc<EventLog>,
+    pub(super) tracker: TaskTracker,
+    /// Set when the session ends: every call ends with it.
+    pub(super) ending: CancellationToken,
+    /// Whether its last use is newer than the registry's.
+    pub(super) is_used: AtomicBool,
+    /// Whether a timer for its instances is set.
+    pub(super) is_watched: AtomicBool,
+    last_use: AtomicI64,
+    calls_ended: AtomicU64,
+    calls: Mutex<HashMap<String, ActiveCall>>,
+    open: tokio::sync::Mutex<Open>,
+}
+
+/// The flow, as it is open.
+#[derive(Default)]
+struct Open {
+    /// The flow's revision in the copy.
+    revision: u64,
+    sessions: HashMap<Setup, Arc<executor::Session>>,
+}
+
+impl std::fmt::Debug for Live {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Live")
+            .field("id", &self.id)
+            .field("generation", &self.generation)
+            .finish_non_exhaustive()
+    }
+}
+
+/// No room for another call, or not under this identifier.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AdmissionError {
+    /// All places are taken.
+    #[error("session {session} has {limit} calls under way, which is its limit")]
+    TooMany {
+        /// The session.
+        session: Name,
+        /// The limit.
+        limit: usize,
+    },
+    /// A call with this identifier is under way.
+    #[error("a call '{0}' is under way already")]
+    Duplicate(String),
+}
+
+impl Live {
+    pub(super) fn new(
+        session: &crate::session::Session,
+        image: Reference,
+        compute: Arc<Slice>,
+        copy: WorkingCopy,
+        revision: u64,
+        log: u64,
+    ) -> Self {
+        // Its own, without limits of its own: it counts what this session uses of the compute.
+        let limits = *compute.limits();
+        let slice = Slice::new(SliceLimits::UNLIMITED, Some(compute));
+        Self {
+            workspace: session.workspace.clone(),
+            id: session.id.clone(),
+            flow: session.flow.clone(),
+            image,
+            generation: session.generation,
+            slice,
+            limits,
+            copy,
+            events: Arc::new(EventLog::new(log)),
+            tracker: TaskTracker::new(),
+            ending: CancellationToken::new(),
+            is_used: AtomicBool::new(false),
+            is_watched: AtomicBool::new(false),
+            last_use: AtomicI64::new(session.last_use.as_millisecond()),
+            calls_ended: AtomicU64::new(0),
+            calls: Mutex::default(),
+            open: tokio::sync::Mutex::new(Open {
+                revision,
+                sessions: HashMap::new(),
+            }),
+        }
+    }
+
+    /// Notes that the session is used now; whether it was not known to be used since the registry was last told.
+    pub(super) fn touch(&self) -> bool {
+        self.last_use
+            .fetch_max(Timestamp::now().as_millisecond(), Ordering::Relaxed);
+        !self.is_used.swap(true, Ordering::Relaxed)
+    }
+
+    pub(super) fn last_use(&self) -> Timestamp {
+        Timestamp::from_millisecond(self.last_use.load(Ordering::Relaxed)).unwrap_or(Timestamp::MIN)
+    }
+
+    /// The calls under way.
+    pub(super) fn calls(&self) -> MutexGuard<'_, HashMap<String, ActiveCall>> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Admits a call; it is under way until the guard is dropped.
+    pub(super) fn admit(
+        self: &Arc<Self>,
+        id: String,
+        limit: usize,
+    ) -> Result<CallGuard, AdmissionError> {
+        let mut calls = self.calls();
+        if calls.contains_key(&id) {
+            return Err(AdmissionError::Duplicate(id));
+        }
+        if calls.len() >= limit {
+            return Err(AdmissionError::TooMany {
+                session: self.id.clone(),
+                limit,
+            });
+        }
+        let cancel = self.ending.child_token();
+        let call = ActiveCall {
+            id: id.clone(),
+            started: Timestamp::now(),
+            cancel: cancel.clone(),
+        };
+        calls.insert(id.clone(), call);
+        Ok(CallGuard {
+            live: Arc::clone(self),
+            id,
+            cancel,
+        })
+    }
+
+    /// The flow in this setup, up to date with its files: `update` writes them when `revision` is another one than
+    /// before, `open` opens the flow when it is not open in this setup.
+    pub(super) async fn session<E>(
+        &self,
+        setup: &Setup,
+        revision: u64,
+        update: impl Future<Output = Result<(), E>>,
+        open: impl Future<Output = Result<executor::Session, RunError>>,
+    ) -> Result<Result<Arc<executor::Session>, RunError>, E> {
+        let mut opened = self.open.lock().await;
+        if opened.revision != revision {
+            update.await?;
+            opened.sessions.clear();
+            opened.revision = revision;
+        }
+        if let Some(session) = opened.sessions.get(setup) {
+            return Ok(Ok(Arc::clone(session)));
+        }
+        let session = match open.await {
+            Ok(session) => Arc::new(session),
+            Err(error) => return Ok(Err(error)),
+        };
+        if opened.sessions.len() >= MAX_SETUPS {
+            opened.sessions.clear();
+        }
+        opened.sessions.insert(setup.clone(), Arc::clone(&session));
+        Ok(Ok(session))
+    }
+
+    /// Closes the flow, and with it all idle instances; calls under way keep theirs.
+    pub(super) async fn close_flow(&self) {
+        self.open.lock().await.sessions.clear();
+    }
+
+    pub(super) fn usage(&self) -> Usage {
+        let used = self.slice.usage();
+        Usage {
+            busy: used.busy(),
+            idle: used.idle,
+            memory: used.memory,
+            cpu_time: used.cpu_time,
+            calls: self.calls_ended.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// A call's place. Dropping it cancels whatever of the call is still at work.
+#[derive(Debug)]
+pub(super) struct CallGuard {
+    live: Arc<Live>,
+    id: String,
+    cancel: CancellationToken,
+}
+
+impl CallGuard {
+    pub(super) fn id(&self) -> &str {
+        &self.id
+    }
+
+    pub(super) fn token(&self) -> CancellationToken {
+        self.cancel.clone()
+    }
+
+    pub(super) fn event(&self, event: SessionEvent) {
+        self.live.events.push(event);
+    }
+}
+
+impl Drop for CallGuard {
+    fn drop(&mut self) {
+        self.cancel.cancel();
+        self.live.calls().remove(&self.id);
+        self.live.calls_ended.fetch_add(1, Ordering::Relaxed);
+        self.live.touch();
+    }
+}

@@ -1,0 +1,39 @@
+//! Compute sessions: who may have them, how they live, and what they run.
+//!
+//! [`machine`] is the pure part: a state and an event give changes and effects. A [`Registry`] keeps the changes, and the
+//! [`Ledger`] holds the state in memory in front of it: nothing is true before it is stored. A [`SessionHost`] carries out
+//! the effects and runs calls. Who may ask for what is decided by whoever asks this crate; it knows roles, but no
+//! requests.
+
+mod compute;
+mod digest;
+mod files;
+mod host;
+mod ledger;
+pub mod machine;
+mod name;
+mod quota;
+mod registry;
+mod session;
+mod state;
+mod tenancy;
+
+pub use compute::{Catalog, Compute, ComputeKind, ComputeState, InstanceType, Resources};
+pub use digest::sha256;
+pub use files::{
+    ArchiveError, EditError, FileLimits, Files, FlowPath, Format, InvalidPath, TooLarge, edit,
+    replace, unpack,
+};
+pub use host::{
+    ActiveCall, AdmissionError, CallError, CopyError, EventId, HappenError, HostSettings,
+    InvalidEventId, Key as SessionKey, SessionEvent, SessionHost, Setup, Usage, Watched, Watcher,
+};
+pub use ledger::{ChangeError, Ledger};
+pub use name::{InvalidName, Name, UserName};
+pub use quota::{Quota, QuotaExceeded, Quotas, Used, check as check_quota};
+pub use registry::{Durability, FileInfo, MemoryRegistry, Registry, RegistryError, SqliteRegistry};
+pub use session::{
+    Happening, Identity, Image, MAX_IDLE_SECONDS, MIN_IDLE_SECONDS, Session, SessionState,
+};
+pub use state::{Answered, Change, State, Workspace};
+pub use tenancy::{Flow, Key, Role, User, WorkspaceRecord};

@@ -1,0 +1,128 @@
+//! What is known of a session.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::compute::ComputeKind;
+use crate::name::{Name, UserName};
+
+/// Shortest idle time, in seconds.
+pub const MIN_IDLE_SECONDS: u64 = 60;
+/// Longest idle time: seven days.
+pub const MAX_IDLE_SECONDS: u64 = 7 * 24 * 3600;
+
+/// Where a session is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SessionState {
+    /// Its working copy and environment are being made ready.
+    Starting,
+    /// It takes calls.
+    Running,
+    /// Its calls are being ended, its instances and files deleted.
+    Stopping,
+    /// It holds nothing any more.
+    Stopped,
+    /// It could not be started.
+    Failed,
+}
+
+impl SessionState {
+    /// Its name in the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Stopping => "stopping",
+            Self::Stopped => "stopped",
+            Self::Failed => "failed",
+        }
+    }
+
+    /// Whether a session in this state has a place on a compute.
+    pub fn is_live(self) -> bool {
+        matches!(self, Self::Starting | Self::Running | Self::Stopping)
+    }
+}
+
+/// As whom a session reaches other services; the words are those of a run's YAML.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Identity {
+    /// As the user whose session it is.
+    #[default]
+    UserIdentity,
+    /// As an identity of the workspace.
+    Managed {
+        /// Which one; without it, the workspace's own.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        client_id: Option<String>,
+    },
+}
+
+/// A base image: a bundle's name and version, and the digest that it had when the session started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Image {
+    /// `name:tag`.
+    pub reference: String,
+    /// The digest of its manifest.
+    pub digest: String,
+}
+
+/// A session: one flow, on one compute at a time.
+///
+/// Its identity is kept from start to start, so its history tells of all its lives; `generation` counts them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Session {
+    /// The workspace.
+    pub workspace: Name,
+    /// The identifier.
+    pub id: Name,
+    /// The flow.
+    pub flow: Name,
+    /// Whose it is: the owner of its compute.
+    pub user: UserName,
+    /// Where it is in its life.
+    pub state: SessionState,
+    /// Why it is there.
+    pub reason: String,
+    /// Since when.
+    pub since: Timestamp,
+    /// When it was first started.
+    pub created: Timestamp,
+    /// Counts the changes; the entity tag.
+    pub revision: u64,
+    /// Counts its lives: a reset, a move and a start after a stop each begin a new one, with an empty memory and disk.
+    pub generation: u64,
+    /// The compute that it is on, or was on.
+    pub compute: Name,
+    /// That compute's kind.
+    pub compute_kind: ComputeKind,
+    /// That compute's type.
+    pub instance_type: Name,
+    /// How compute and type were chosen.
+    pub choice: String,
+    /// Seconds without use after which it is deleted.
+    pub idle_seconds: u64,
+    /// As whom it reaches other services.
+    pub identity: Identity,
+    /// Its base image.
+    pub image: Image,
+    /// When it was last used, as far as the registry knows; the running session knows better.
+    pub last_use: Timestamp,
+}
+
+/// Something that happened to a session, or to a compute.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Happening {
+    /// When.
+    pub at: Timestamp,
+    /// The state that it led to.
+    pub state: String,
+    /// What happened and why, for people.
+    pub what: String,
+    /// Who did it; nothing where the host did.
+    pub by: Option<UserName>,
+    /// Which of the session's lives it belongs to.
+    pub generation: u64,
+}

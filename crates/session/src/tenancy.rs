@@ -1,0 +1,103 @@
+//! Who is there: users, their keys, workspaces, and roles in them.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::name::{Name, UserName};
+
+/// What a user may do in a workspace. Each role may do what those before it may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// Looks at everything.
+    Reader,
+    /// Edits flows, and has computes, sessions and runs of its own.
+    DataScientist,
+    /// Everything, and role assignments.
+    Owner,
+}
+
+impl Role {
+    /// Its name in the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Reader => "reader",
+            Self::DataScientist => "data-scientist",
+            Self::Owner => "owner",
+        }
+    }
+}
+
+/// Somebody who may hold API keys.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    /// The name.
+    pub name: UserName,
+    /// Whether the user administers this host: makes users, keys and workspaces.
+    pub admin: bool,
+    /// When it was made.
+    pub created: Timestamp,
+}
+
+/// An API key. The secret itself is kept nowhere.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Key {
+    /// The public part of the key.
+    pub id: String,
+    /// Whose it is.
+    pub user: UserName,
+    /// SHA-256 of the secret, in hexadecimal digits. The secret has more than 256 random bits, so a plain hash cannot be inverted.
+    pub hash: String,
+    /// What it is for, in the words of whoever made it.
+    pub description: String,
+    /// When it was made.
+    pub created: Timestamp,
+    /// From when on it is refused.
+    pub expires: Option<Timestamp>,
+}
+
+/// A workspace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkspaceRecord {
+    /// The name.
+    pub name: Name,
+    /// When it was made.
+    pub created: Timestamp,
+}
+
+/// A flow of a workspace; its files are in the registry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Flow {
+    /// The workspace.
+    pub workspace: Name,
+    /// The name.
+    pub name: Name,
+    /// Who made it.
+    pub created_by: UserName,
+    /// When it was made.
+    pub created: Timestamp,
+    /// When a file was last changed.
+    pub modified: Timestamp,
+    /// Counts the changes; the entity tag.
+    pub revision: u64,
+    /// Number of files.
+    pub files: u64,
+    /// Bytes in all files.
+    pub bytes: u64,
+}
+
+impl Flow {
+    /// A flow without files, which no registry knows yet: its revision is 0.
+    pub fn new(workspace: Name, name: Name, user: UserName, now: Timestamp) -> Self {
+        Self {
+            workspace,
+            name,
+            created_by: user,
+            created: now,
+            modified: now,
+            revision: 0,
+            files: 0,
+            bytes: 0,
+        }
+    }
+}
