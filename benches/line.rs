@@ -35,7 +35,9 @@ async fn measure() -> Result<()> {
     })?;
     let flow = repository().join("benches/flow");
     let workspace = Workspace::copy_of(&flow, &WorkspaceLimits::default())?;
-    let options = SessionOptions::new("promptflow:0.1.0".parse()?);
+    let mut options = SessionOptions::new("promptflow:0.1.0".parse()?);
+    // As many as can be at work: more would only take the caches from each other.
+    options.instances = std::thread::available_parallelism()?.get();
     let session = Arc::new(Session::open(&host, workspace, options).await?);
     line(&session).await?;
 

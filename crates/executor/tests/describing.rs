@@ -1,10 +1,6 @@
 //! Tools as an editor of flows needs them: those that load by their signature, the others by what is wrong.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test stops where it fails"
-)]
+#![expect(clippy::unwrap_used, reason = "a test stops where it fails")]
 
 mod common;
 
