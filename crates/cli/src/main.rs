@@ -5,6 +5,7 @@ mod flow_init;
 mod flow_test;
 mod flow_validate;
 mod inputs;
+mod serve;
 mod settings;
 mod terminal;
 
@@ -12,6 +13,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use tracing::level_filters::LevelFilter;
 
 use crate::settings::Settings;
 
@@ -42,6 +44,8 @@ enum Command {
     /// Build and look at bundles: the base images of sessions.
     #[command(subcommand)]
     Bundle(BundleCommand),
+    /// Host compute sessions for many users, over HTTP.
+    Serve(serve::ServeArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -82,7 +86,6 @@ enum Output {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    terminal::start_logging();
     let settings = match Settings::new(cli.home) {
         Ok(settings) => settings,
         Err(message) => return terminal::fail(&message),
@@ -91,24 +94,38 @@ fn main() -> ExitCode {
         settings.print_versions();
         return ExitCode::SUCCESS;
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_io()
-        .enable_time()
-        .build();
-    let runtime = match runtime {
+    match cli.command {
+        Some(Command::Serve(args)) => serve::main(&settings, args),
+        command => command_main(&settings, command),
+    }
+}
+
+/// All commands but the server.
+fn command_main(settings: &Settings, command: Option<Command>) -> ExitCode {
+    terminal::start_logging(LevelFilter::WARN, None);
+    let runtime = match runtime(0) {
         Ok(runtime) => runtime,
         Err(error) => return terminal::fail(&format!("cannot start worker threads: {error}")),
     };
     runtime.block_on(async {
         // Dropping the command's future stops its guests and removes its working copy.
         tokio::select! {
-            code = run(&settings, cli.command) => code,
+            code = run(settings, command) => code,
             _ = tokio::signal::ctrl_c() => {
                 terminal::note("stopped");
                 ExitCode::from(130)
             }
         }
     })
+}
+
+/// A runtime with this many threads; 0 for one for each core.
+fn runtime(threads: usize) -> std::io::Result<tokio::runtime::Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if threads > 0 {
+        builder.worker_threads(threads);
+    }
+    builder.enable_io().enable_time().build()
 }
 
 async fn run(settings: &Settings, command: Option<Command>) -> ExitCode {
@@ -121,6 +138,8 @@ async fn run(settings: &Settings, command: Option<Command>) -> ExitCode {
         Some(Command::Bundle(BundleCommand::Build(args))) => bundle::build(settings, &args).await,
         Some(Command::Bundle(BundleCommand::List(args))) => bundle::list(settings, &args),
         Some(Command::Bundle(BundleCommand::Show(args))) => bundle::show(settings, &args),
+        // It has threads and logging of its own: `serve::main`.
+        Some(Command::Serve(_)) => ExitCode::FAILURE,
         // clap prints the help when there is nothing at all on the command line.
         None => terminal::fail("no command given; `flowcell --help` lists them"),
     }

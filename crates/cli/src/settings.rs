@@ -40,6 +40,11 @@ impl Settings {
         }
     }
 
+    /// The folder of the bundle store and all other data.
+    pub(crate) fn home(&self) -> &std::path::Path {
+        &self.home
+    }
+
     pub(crate) fn host(&self) -> Result<Host, RunError> {
         Host::new(HostOptions {
             store: self.home.clone(),

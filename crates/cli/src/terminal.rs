@@ -6,22 +6,44 @@ use std::process::ExitCode;
 
 use anstream::{eprintln, println};
 use flowcell_executor::RunError;
+use flowcell_server::Traces;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 const BOLD_RED: &str = "\x1b[1;31m";
 const CYAN: &str = "\x1b[36m";
 const DIM: &str = "\x1b[2m";
 const RESET: &str = "\x1b[0m";
 
-/// Lets `RUST_LOG` show what happens inside.
-pub(crate) fn start_logging() {
-    let filter = tracing_subscriber::EnvFilter::builder()
-        .with_default_directive(tracing::level_filters::LevelFilter::WARN.into())
+/// Shows what happens inside from this level on, unless `RUST_LOG` says otherwise; spans also go to `traces`.
+pub(crate) fn start_logging(level: LevelFilter, traces: Option<&Traces>) {
+    let filter = EnvFilter::builder()
+        .with_default_directive(level.into())
         .from_env_lossy();
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
-        .with_ansi(false)
+        .with_ansi(false);
+    tracing_subscriber::registry()
+        .with(filter)
+        .with(traces.map(Traces::layer))
+        .with(lines)
         .init();
+}
+
+/// An error with its causes.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            let _ = write!(text, ": {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
 }
 
 /// Text of a tool's, without the control characters that a terminal would obey.

@@ -1,0 +1,105 @@
+//! The HTTP API: what is asked and answered. Rules live in `flowcell-session`; here requests become events of its
+//! state machine, and its state becomes JSON.
+
+pub mod calls;
+pub mod computes;
+pub mod events;
+pub mod files;
+pub mod flows;
+pub mod host;
+pub mod page;
+pub mod sessions;
+pub mod users;
+pub mod workspaces;
+
+use std::sync::Arc;
+
+use axum::extract::DefaultBodyLimit;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::{Modify, OpenApi};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::app::App;
+
+/// The frame of the API's description; the routes add themselves.
+#[derive(Debug, OpenApi)]
+#[openapi(
+    info(
+        title = "flowcell",
+        description = "Compute sessions for prompt flows. Errors are problem details (RFC 9457).",
+        license(name = "MIT OR Apache-2.0")
+    ),
+    modifiers(&Security),
+    security(("bearer" = [])),
+    tags(
+        (name = "sessions", description = "Compute sessions: start, change, reset, stop, call"),
+        (name = "flows", description = "Flows and their files"),
+        (name = "computes", description = "Slices of the host that sessions run on"),
+        (name = "workspaces", description = "Workspaces and roles in them"),
+        (name = "users", description = "Users and their API keys"),
+        (name = "executor", description = "The interface of promptflow's executor service, for each session"),
+        (name = "serving", description = "The interface of `pf flow serve`, for each session"),
+        (name = "host", description = "Health, metrics and this description"),
+    )
+)]
+struct Description;
+
+struct Security;
+
+impl Modify for Security {
+    fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
+        let bearer = HttpBuilder::new()
+            .scheme(HttpAuthScheme::Bearer)
+            .description(Some(
+                "An API key (fc_…), or a token of the configured identity provider",
+            ))
+            .build();
+        openapi
+            .components
+            .get_or_insert_default()
+            .add_security_scheme("bearer", SecurityScheme::Http(bearer));
+    }
+}
+
+/// All routes, with their description.
+pub fn routes(upload_bytes: usize) -> OpenApiRouter<Arc<App>> {
+    let uploads = OpenApiRouter::new()
+        .routes(routes!(files::put_all))
+        .routes(routes!(files::put_one, files::get_one, files::delete_one))
+        .layer(DefaultBodyLimit::max(upload_bytes));
+    OpenApiRouter::with_openapi(Description::openapi())
+        .routes(routes!(host::health))
+        .routes(routes!(host::ready))
+        .routes(routes!(host::version))
+        .routes(routes!(host::metrics))
+        .routes(routes!(users::me))
+        .routes(routes!(users::list, users::create))
+        .routes(routes!(users::get, users::delete))
+        .routes(routes!(users::list_keys, users::create_key))
+        .routes(routes!(users::revoke_key))
+        .routes(routes!(workspaces::list, workspaces::create))
+        .routes(routes!(workspaces::get, workspaces::delete))
+        .routes(routes!(workspaces::roles))
+        .routes(routes!(workspaces::grant, workspaces::withdraw))
+        .routes(routes!(workspaces::quota))
+        .routes(routes!(flows::list, flows::create))
+        .routes(routes!(flows::get, flows::delete))
+        .routes(routes!(files::list))
+        .merge(uploads)
+        .routes(routes!(computes::types))
+        .routes(routes!(computes::list, computes::create))
+        .routes(routes!(computes::get, computes::update, computes::delete))
+        .routes(routes!(computes::start))
+        .routes(routes!(computes::stop))
+        .routes(routes!(sessions::list, sessions::start))
+        .routes(routes!(sessions::get, sessions::update))
+        .routes(routes!(sessions::reset))
+        .routes(routes!(sessions::stop))
+        .routes(routes!(sessions::history))
+        .routes(routes!(sessions::operation))
+        .routes(routes!(sessions::tools))
+        .routes(routes!(calls::list, calls::call))
+        .routes(routes!(calls::cancel))
+        .routes(routes!(events::events))
+}

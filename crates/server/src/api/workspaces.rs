@@ -1,0 +1,326 @@
+//! Workspaces, and roles in them.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use flowcell_session::{Change, Name, Quota, Role, Used, UserName, WorkspaceRecord};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::page::{Page, PageParams};
+use crate::app::App;
+use crate::auth::Caller;
+use crate::extract::{At, Body, Creation, Params};
+use crate::problem::{Kind, Problem};
+
+/// A workspace.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct WorkspaceView {
+    /// The name.
+    #[schema(value_type = String)]
+    pub name: Name,
+    /// When it was made.
+    #[schema(value_type = String, format = DateTime)]
+    pub created: Timestamp,
+}
+
+/// A new workspace.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateWorkspace {
+    /// The name.
+    #[schema(value_type = String)]
+    pub name: Name,
+    /// Its first owner; you, if absent.
+    #[schema(value_type = Option<String>)]
+    pub owner: Option<UserName>,
+}
+
+/// A user's role.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct RoleView {
+    /// The user.
+    #[schema(value_type = String)]
+    pub user: UserName,
+    /// The role.
+    #[schema(value_type = String, example = "data-scientist")]
+    pub role: Role,
+}
+
+/// A role to be granted.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GrantRole {
+    /// `owner`, `data-scientist` or `reader`.
+    #[schema(value_type = String, example = "data-scientist")]
+    pub role: Role,
+}
+
+/// Quotas, and what is used of them.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct QuotaView {
+    /// The workspace's.
+    pub workspace: Usage,
+    /// The caller's in it.
+    pub user: Usage,
+}
+
+/// A quota, and what is used of it.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Usage {
+    /// The most that there may be.
+    #[schema(value_type = Object)]
+    pub limit: Quota,
+    /// What there is.
+    #[schema(value_type = Object)]
+    pub used: Used,
+}
+
+/// Lists the workspaces in which you have a role; all of them, if you administer the host.
+#[utoipa::path(get, path = "/v1/workspaces", tag = "workspaces", params(PageParams),
+    responses((status = 200, body = Page<WorkspaceView>)))]
+pub async fn list(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Params(page): Params<PageParams>,
+) -> Result<Json<Page<WorkspaceView>>, Problem> {
+    let state = app.ledger().state();
+    page.of(&state.workspaces, |_, workspace| {
+        let is_mine = caller.admin || workspace.roles.contains_key(&caller.user);
+        is_mine.then(|| view(&workspace.record))
+    })
+    .map(Json)
+}
+
+/// Makes a workspace. Administrators only.
+#[utoipa::path(post, path = "/v1/workspaces", tag = "workspaces", request_body = CreateWorkspace,
+    responses((status = 201, body = WorkspaceView), (status = 409, body = Problem)))]
+pub async fn create(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    headers: HeaderMap,
+    body: Body<CreateWorkspace>,
+) -> Result<Response, Response> {
+    caller
+        .require_admin()
+        .map_err(IntoResponse::into_response)?;
+    let creation =
+        Creation::begin(&app, &caller, &headers, "POST /v1/workspaces", &body.bytes).await?;
+    let record = WorkspaceRecord {
+        name: body.value.name,
+        created: Timestamp::now(),
+    };
+    let owner = body.value.owner.unwrap_or(caller.user);
+    let view = view(&record);
+    let location = format!("/v1/workspaces/{}", record.name);
+    let answered = creation.answered(StatusCode::CREATED, &location, &view);
+    app.change(move |state| {
+        if state.workspaces.contains_key(&record.name) {
+            return Err(Problem::new(
+                Kind::Conflict,
+                format!("there is a workspace '{}' already", record.name),
+            ));
+        }
+        let role = Change::PutRole {
+            workspace: record.name.clone(),
+            user: owner,
+            role: Role::Owner,
+        };
+        let changes = [Change::PutWorkspace(record), role].into_iter();
+        Ok((changes.chain(answered).collect(), ()))
+    })
+    .await
+    .map_err(IntoResponse::into_response)?;
+    Ok((
+        StatusCode::CREATED,
+        [(header::LOCATION, location)],
+        Json(view),
+    )
+        .into_response())
+}
+
+/// Shows a workspace.
+#[utoipa::path(get, path = "/v1/workspaces/{workspace}", tag = "workspaces", params(("workspace" = String, Path)),
+    responses((status = 200, body = WorkspaceView), (status = 404, body = Problem)))]
+pub async fn get(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    At(workspace): At<Name>,
+) -> Result<Json<WorkspaceView>, Problem> {
+    caller.require(&app, &workspace, Role::Reader)?;
+    let state = app.ledger().state();
+    let found = state.workspaces.get(&workspace);
+    found
+        .map(|found| Json(view(&found.record)))
+        .ok_or_else(|| Problem::not_found("workspace", workspace.as_str()))
+}
+
+/// Deletes a workspace with its flows. Its sessions must be stopped, and its computes deleted. Owners only.
+#[utoipa::path(delete, path = "/v1/workspaces/{workspace}", tag = "workspaces", params(("workspace" = String, Path)),
+    responses((status = 204), (status = 404, body = Problem), (status = 409, body = Problem)))]
+pub async fn delete(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    At(name): At<Name>,
+) -> Result<StatusCode, Problem> {
+    caller.require(&app, &name, Role::Owner)?;
+    app.change(move |state| {
+        let workspace = state
+            .workspaces
+            .get(&name)
+            .ok_or_else(|| Problem::not_found("workspace", name.as_str()))?;
+        if !workspace.on_compute.is_empty() || !workspace.computes.is_empty() {
+            return Err(Problem::new(
+                Kind::Conflict,
+                format!(
+                    "workspace '{name}' has {} sessions that are not stopped and {} computes; stop and delete them first",
+                    workspace.used.sessions, workspace.used.computes
+                ),
+            ));
+        }
+        Ok((vec![Change::DeleteWorkspace(name)], ()))
+    })
+    .await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Lists who has which role.
+#[utoipa::path(get, path = "/v1/workspaces/{workspace}/roles", tag = "workspaces",
+    params(("workspace" = String, Path), PageParams), responses((status = 200, body = Page<RoleView>)))]
+pub async fn roles(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    At(name): At<Name>,
+    Params(page): Params<PageParams>,
+) -> Result<Json<Page<RoleView>>, Problem> {
+    caller.require(&app, &name, Role::Reader)?;
+    let state = app.ledger().state();
+    let workspace = state
+        .workspaces
+        .get(&name)
+        .ok_or_else(|| Problem::not_found("workspace", name.as_str()))?;
+    page.of(&workspace.roles, |user, role| {
+        Some(RoleView {
+            user: user.clone(),
+            role: *role,
+        })
+    })
+    .map(Json)
+}
+
+/// Grants a role, in place of any other that the user has. It holds at once. Owners only.
+#[utoipa::path(put, path = "/v1/workspaces/{workspace}/roles/{user}", tag = "workspaces",
+    params(("workspace" = String, Path), ("user" = String, Path)), request_body = GrantRole,
+    responses((status = 200, body = RoleView), (status = 403, body = Problem), (status = 409, body = Problem)))]
+pub async fn grant(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    At((workspace, user)): At<(Name, UserName)>,
+    body: Body<GrantRole>,
+) -> Result<Json<RoleView>, Problem> {
+    caller.require(&app, &workspace, Role::Owner)?;
+    let role = body.value.role;
+    let view = RoleView {
+        user: user.clone(),
+        role,
+    };
+    app.change(move |state| {
+        if role != Role::Owner {
+            keep_an_owner(state, &workspace, &user)?;
+        }
+        let change = Change::PutRole {
+            workspace,
+            user,
+            role,
+        };
+        Ok((vec![change], ()))
+    })
+    .await?;
+    Ok(Json(view))
+}
+
+/// Withdraws a role. It holds at once. Owners only.
+#[utoipa::path(delete, path = "/v1/workspaces/{workspace}/roles/{user}", tag = "workspaces",
+    params(("workspace" = String, Path), ("user" = String, Path)),
+    responses((status = 204), (status = 404, body = Problem), (status = 409, body = Problem)))]
+pub async fn withdraw(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    At((workspace, user)): At<(Name, UserName)>,
+) -> Result<StatusCode, Problem> {
+    caller.require(&app, &workspace, Role::Owner)?;
+    app.change(move |state| {
+        let has_role = state
+            .workspaces
+            .get(&workspace)
+            .is_some_and(|found| found.roles.contains_key(&user));
+        if !has_role {
+            return Err(Problem::not_found("role of user", user.as_str()));
+        }
+        keep_an_owner(state, &workspace, &user)?;
+        Ok((vec![Change::DeleteRole { workspace, user }], ()))
+    })
+    .await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Shows the quotas, and what is used of them.
+#[utoipa::path(get, path = "/v1/workspaces/{workspace}/quota", tag = "workspaces", params(("workspace" = String, Path)),
+    responses((status = 200, body = QuotaView)))]
+pub async fn quota(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    At(name): At<Name>,
+) -> Result<Json<QuotaView>, Problem> {
+    caller.require(&app, &name, Role::Reader)?;
+    let quotas = &app.sessions().settings().rules.quotas;
+    let state = app.ledger().state();
+    let workspace = state
+        .workspaces
+        .get(&name)
+        .ok_or_else(|| Problem::not_found("workspace", name.as_str()))?;
+    Ok(Json(QuotaView {
+        workspace: Usage {
+            limit: quotas.workspace,
+            used: Used::of(workspace, None),
+        },
+        user: Usage {
+            limit: quotas.user,
+            used: Used::of(workspace, Some(&caller.user)),
+        },
+    }))
+}
+
+fn view(record: &WorkspaceRecord) -> WorkspaceView {
+    WorkspaceView {
+        name: record.name.clone(),
+        created: record.created,
+    }
+}
+
+/// Asserts that the workspace has another owner than this user.
+fn keep_an_owner(
+    state: &flowcell_session::State,
+    workspace: &Name,
+    user: &UserName,
+) -> Result<(), Problem> {
+    let roles = state.workspaces.get(workspace).map(|found| &found.roles);
+    let mut owners = roles
+        .into_iter()
+        .flatten()
+        .filter(|(_, role)| **role == Role::Owner)
+        .map(|(owner, _)| owner);
+    match (owners.next(), owners.next()) {
+        (Some(only), None) if only == user => Err(Problem::new(
+            Kind::Conflict,
+            format!(
+                "user {user} is the only owner of workspace '{workspace}'; make another one first"
+            ),
+        )),
+        _ => Ok(()),
+    }
+}

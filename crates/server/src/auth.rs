@@ -1,0 +1,189 @@
+//! Who asks: API keys and tokens.
+
+mod keys;
+mod oidc;
+
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZero;
+use std::sync::Arc;
+
+use axum::extract::{ConnectInfo, FromRequestParts};
+use axum::http::header::AUTHORIZATION;
+use axum::http::request::Parts;
+use flowcell_session::{Name, Role, UserName};
+use governor::clock::{Clock as _, DefaultClock};
+use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
+
+pub(crate) use self::keys::NewKey;
+pub(crate) use self::oidc::Oidc;
+use crate::app::App;
+use crate::config::ServerConfig;
+use crate::problem::{Kind, Problem};
+
+/// Wrong keys that one address may send in a second; an API key cannot be guessed anyway, but the log can be filled.
+const FAILURES_PER_SECOND: NonZero<u32> = NonZero::new(10).unwrap();
+/// Addresses and keys that the limiters remember before they forget those that are no longer limited.
+const REMEMBERED: usize = 10_000;
+
+/// Whoever asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// The user.
+    pub user: UserName,
+    /// Whether the user administers the host.
+    pub admin: bool,
+}
+
+impl Caller {
+    /// Asserts that the caller administers the host.
+    ///
+    /// # Errors
+    /// 403 if not.
+    pub fn require_admin(&self) -> Result<(), Problem> {
+        if self.admin {
+            Ok(())
+        } else {
+            Err(Problem::new(
+                Kind::Forbidden,
+                format!("user {} does not administer this host", self.user),
+            ))
+        }
+    }
+
+    /// The caller's role in a workspace.
+    ///
+    /// # Errors
+    /// 404 when there is no such workspace or the caller has no role there: a tenant's workspace does not exist for
+    /// others.
+    pub fn role(&self, app: &App, workspace: &Name) -> Result<Role, Problem> {
+        let state = app.ledger().state();
+        state
+            .workspaces
+            .get(workspace)
+            .and_then(|workspace| workspace.roles.get(&self.user))
+            .copied()
+            .ok_or_else(|| Problem::not_found("workspace", workspace.as_str()))
+    }
+
+    /// Asserts that the caller has at least this role in a workspace.
+    ///
+    /// # Errors
+    /// 404 as for [`Caller::role`]; 403 when the role is a lesser one.
+    pub fn require(&self, app: &App, workspace: &Name, least: Role) -> Result<Role, Problem> {
+        let role = self.role(app, workspace)?;
+        if role >= least {
+            Ok(role)
+        } else {
+            Err(Problem::new(
+                Kind::Forbidden,
+                format!(
+                    "this needs the role {}; user {} is {} in workspace {workspace}",
+                    least.as_str(),
+                    self.user,
+                    role.as_str()
+                ),
+            ))
+        }
+    }
+}
+
+/// Keeps anybody from asking too much.
+#[derive(Debug)]
+pub struct Limits {
+    requests: DefaultKeyedRateLimiter<UserName>,
+    failures: DefaultKeyedRateLimiter<IpAddr>,
+}
+
+impl Limits {
+    /// Limits as configured.
+    pub fn new(config: &ServerConfig) -> Self {
+        let at_least_one = |number: u32| NonZero::new(number).unwrap_or(NonZero::<u32>::MIN);
+        let requests = Quota::per_second(at_least_one(config.requests_per_second))
+            .allow_burst(at_least_one(config.request_burst));
+        Self {
+            requests: RateLimiter::keyed(requests),
+            failures: RateLimiter::keyed(Quota::per_second(FAILURES_PER_SECOND)),
+        }
+    }
+
+    fn request(&self, user: &UserName) -> Result<(), Problem> {
+        forget(&self.requests);
+        self.requests.check_key(user).map_err(|not_until| {
+            let wait = not_until.wait_time_from(DefaultClock::default().now());
+            Problem::new(
+                Kind::TooMany,
+                format!("user {user} sends more requests than allowed"),
+            )
+            .retry_after(wait.as_secs() + 1)
+        })
+    }
+
+    fn failure(&self, address: IpAddr) -> Result<(), Problem> {
+        forget(&self.failures);
+        self.failures.check_key(&address).map_err(|_| {
+            Problem::new(
+                Kind::TooMany,
+                "too many requests with wrong keys come from this address",
+            )
+            .retry_after(1)
+        })
+    }
+}
+
+/// Bounds what a limiter remembers.
+fn forget<K: std::hash::Hash + Eq + Clone>(limiter: &DefaultKeyedRateLimiter<K>) {
+    if limiter.len() > REMEMBERED {
+        limiter.retain_recent();
+    }
+}
+
+impl FromRequestParts<Arc<App>> for Caller {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
+        let caller = match authenticate(parts, app).await {
+            Ok(caller) => caller,
+            Err(problem) => {
+                if let Some(ConnectInfo(address)) =
+                    parts.extensions.get::<ConnectInfo<SocketAddr>>()
+                {
+                    app.limits().failure(address.ip())?;
+                }
+                return Err(problem);
+            }
+        };
+        app.limits().request(&caller.user)?;
+        Ok(caller)
+    }
+}
+
+async fn authenticate(parts: &Parts, app: &App) -> Result<Caller, Problem> {
+    let refused = |detail: &str| Problem::new(Kind::Unauthorized, detail);
+    let header = parts
+        .headers
+        .get(AUTHORIZATION)
+        .ok_or_else(|| refused("send 'Authorization: Bearer KEY', with an API key or a token"))?;
+    let (scheme, credential) = header
+        .to_str()
+        .ok()
+        .and_then(|text| text.split_once(' '))
+        .ok_or_else(|| refused("the Authorization header is not 'Bearer KEY'"))?;
+    if !scheme.eq_ignore_ascii_case("bearer") {
+        return Err(refused("the Authorization header is not 'Bearer KEY'"));
+    }
+    let credential = credential.trim();
+    if credential.starts_with(keys::PREFIX) {
+        return keys::check(&app.ledger().state(), credential);
+    }
+    match app.oidc() {
+        Some(oidc) => {
+            let user = oidc.user_of(credential).await?;
+            let state = app.ledger().state();
+            let admin = state.users.get(&user).is_some_and(|user| user.admin);
+            Ok(Caller { user, admin })
+        }
+        None => Err(refused(
+            "this is no API key, and the host takes no other tokens",
+        )),
+    }
+}

@@ -1,0 +1,331 @@
+//! A server's life, from its configuration to its end.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use flowcell_bundle::{Progress, Reference};
+use flowcell_executor::{Host, HostOptions, RunError};
+use flowcell_sandbox::{SandboxConfig, Slice, SliceLimits};
+use flowcell_session::{
+    Change, ChangeError, Durability, HostSettings, Ledger, Name, RegistryError, Role, SessionHost,
+    SqliteRegistry, User, UserName, WorkspaceRecord,
+};
+use jiff::Timestamp;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+use crate::app::App;
+use crate::auth::NewKey;
+use crate::config::{Config, TlsConfig, cores};
+use crate::listen::Listening;
+use crate::router::router;
+
+/// The user and the workspace that a fresh host has.
+const FIRST_USER: &str = "admin";
+const FIRST_WORKSPACE: &str = "default";
+/// Most memory of any instance, in bytes: the engine's slots have this size.
+const MAX_INSTANCE_MEMORY: usize = 1 << 30;
+
+/// A server that could not start, or failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The data folder.
+    #[error("cannot use the data folder {}", path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Another server has it.
+    #[error("another flowcell server uses the data folder {}; stop it, or give another --home", path.display())]
+    InUse {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The registry.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// The engine or the bundle store.
+    #[error(transparent)]
+    Executor(#[from] RunError),
+    /// The address.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// The address.
+        address: std::net::SocketAddr,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The certificate or its key.
+    #[error("cannot use {}: {problem}", path.display())]
+    Tls {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        problem: String,
+    },
+    /// The client for the identity provider.
+    #[error("cannot make an HTTP client")]
+    Client(#[source] reqwest::Error),
+    /// The threads.
+    #[error("cannot start threads")]
+    Threads(#[source] std::io::Error),
+}
+
+/// What a server needs besides its configuration.
+pub struct Serve {
+    /// The configuration.
+    pub config: Config,
+    /// The folder of the bundle store; the server's own data goes below it.
+    pub home: PathBuf,
+    /// The bundle of flows that name none.
+    pub bundle: Reference,
+    /// Told at the start of each long step.
+    pub progress: Arc<Progress>,
+    /// Told when the server takes requests.
+    pub on_ready: Box<dyn FnOnce(Ready) + Send>,
+}
+
+/// A server that takes requests.
+#[derive(Debug)]
+pub struct Ready {
+    /// Where; with the port that was chosen, if the configuration says 0.
+    pub url: String,
+    /// The key of the first user, on a fresh host.
+    pub first_key: Option<FirstKey>,
+}
+
+/// The key that a fresh host makes. It is shown once.
+#[derive(Debug)]
+pub struct FirstKey {
+    /// The user.
+    pub user: String,
+    /// The workspace that the user owns.
+    pub workspace: String,
+    /// The key.
+    pub key: String,
+}
+
+/// Serves until `ending`.
+///
+/// # Errors
+/// When the server cannot start.
+pub async fn serve(serve: Serve, ending: CancellationToken) -> Result<(), ServeError> {
+    let Serve {
+        config,
+        home,
+        bundle,
+        progress,
+        on_ready,
+    } = serve;
+    let tls = config.server.tls.as_ref().map(acceptor).transpose()?;
+    let folder = home.join("server");
+    let _lock = lock(&folder)?;
+    let (ledger, first_key) = {
+        let folder = folder.clone();
+        let opened = tokio::task::spawn_blocking(move || open_ledger(&folder)).await;
+        opened.map_err(|error| ServeError::Threads(error.into()))??
+    };
+    let executor = Arc::new(Host::new(HostOptions {
+        store: home,
+        sandbox: SandboxConfig {
+            instances: config.host.instances,
+            max_memory: MAX_INSTANCE_MEMORY,
+        },
+        progress,
+    })?);
+    let guest_threads = match config.host.threads {
+        0 => cores(),
+        threads => threads,
+    };
+    let guests = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(guest_threads)
+        .thread_name("flowcell-guests")
+        .enable_time()
+        .build()
+        .map_err(ServeError::Threads)?;
+    // Dropping a runtime blocks, which a thread of another runtime must not.
+    let guests = Background(Some(guests));
+    let bundle = match &config.sessions.base_image {
+        Some(image) => image.parse().unwrap_or(bundle),
+        None => bundle,
+    };
+    let settings = settings(&config, &folder, bundle);
+    std::fs::create_dir_all(&settings.folder).map_err(|source| ServeError::Folder {
+        path: settings.folder.clone(),
+        source,
+    })?;
+    let slice = Slice::new(
+        SliceLimits {
+            memory: config.host_memory_mib() << 20,
+            instances: config.host.instances as usize,
+            ..SliceLimits::UNLIMITED
+        },
+        None,
+    );
+    let sessions = SessionHost::start(executor, ledger, settings, slice, guests.handle());
+    let app = App::new(config, sessions).map_err(ServeError::Client)?;
+    let config = &app.config().server;
+    let listener = TcpListener::bind(config.listen)
+        .await
+        .map_err(|source| ServeError::Listen {
+            address: config.listen,
+            source,
+        })?;
+    let address = listener.local_addr().unwrap_or(config.listen);
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    on_ready(Ready {
+        url: format!("{scheme}://{address}"),
+        first_key,
+    });
+    let end_time = Duration::from_secs(config.shutdown_seconds);
+    let listening = Listening {
+        listener,
+        tls,
+        router: router(&app),
+        connections: config.connections,
+        head_time: Duration::from_secs(config.header_seconds),
+        // After the calls' time: their answers must still go out.
+        end_time: end_time + Duration::from_secs(2),
+    };
+    let stop_calls = {
+        let (app, ending) = (Arc::clone(&app), ending.clone());
+        async move {
+            ending.cancelled().await;
+            app.ending.cancel();
+            app.sessions().shut_down(end_time).await;
+        }
+    };
+    tokio::join!(listening.run(ending), stop_calls);
+    Ok(())
+}
+
+/// A runtime that is let go without waiting for it.
+struct Background(Option<tokio::runtime::Runtime>);
+
+impl Background {
+    fn handle(&self) -> tokio::runtime::Handle {
+        match &self.0 {
+            Some(runtime) => runtime.handle().clone(),
+            // Taken only when dropped.
+            None => tokio::runtime::Handle::current(),
+        }
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+fn settings(config: &Config, folder: &Path, bundle: Reference) -> HostSettings {
+    let sessions = &config.sessions;
+    HostSettings {
+        folder: folder.join("sessions"),
+        bundle,
+        rules: config.rules(),
+        instances_idle: Duration::from_secs(sessions.instances_idle_seconds),
+        calls_per_session: sessions.calls,
+        call_time: Duration::from_secs(sessions.call_seconds),
+        instance_wait: Duration::from_secs(sessions.instance_wait_seconds),
+        instance_memory: sessions.instance_memory_mib << 20,
+    }
+}
+
+/// Makes the data folder and sees to it that it is one server's.
+fn lock(folder: &Path) -> Result<File, ServeError> {
+    let failed = |source| ServeError::Folder {
+        path: folder.to_owned(),
+        source,
+    };
+    std::fs::create_dir_all(folder).map_err(failed)?;
+    // Tenants' flows and hashed keys are in it.
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o700)).map_err(failed)?;
+    let file = File::create(folder.join("lock")).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(ServeError::InUse {
+            path: folder.to_owned(),
+        }),
+        Err(std::fs::TryLockError::Error(source)) => Err(failed(source)),
+    }
+}
+
+/// Opens the registry; a fresh one gets a user, a workspace, and a key.
+fn open_ledger(folder: &Path) -> Result<(Arc<Ledger>, Option<FirstKey>), ServeError> {
+    let ledger = Ledger::open(SqliteRegistry::open(&folder.join("registry.sqlite"))?)?;
+    let first = ledger.change(Durability::Synced, |state| {
+        let names = (UserName::new(FIRST_USER), Name::new(FIRST_WORKSPACE));
+        let (Ok(user), Ok(workspace), true) = (names.0, names.1, state.users.is_empty()) else {
+            return Ok((Vec::new(), None));
+        };
+        let now = Timestamp::now();
+        let key = NewKey::make(&user, "the first key".to_owned(), now, None);
+        let first = FirstKey {
+            user: user.to_string(),
+            workspace: workspace.to_string(),
+            key: key.text,
+        };
+        let changes = vec![
+            Change::PutUser(User {
+                name: user.clone(),
+                admin: true,
+                created: now,
+            }),
+            Change::PutKey(key.record),
+            Change::PutWorkspace(WorkspaceRecord {
+                name: workspace.clone(),
+                created: now,
+            }),
+            Change::PutRole {
+                workspace,
+                user,
+                role: Role::Owner,
+            },
+        ];
+        Ok::<_, std::convert::Infallible>((changes, Some(first)))
+    });
+    match first {
+        Ok(first) => Ok((Arc::new(ledger), first)),
+        Err(ChangeError::Registry(error)) => Err(error.into()),
+        Err(ChangeError::Refused(never)) => match never {},
+    }
+}
+
+fn acceptor(config: &TlsConfig) -> Result<TlsAcceptor, ServeError> {
+    let failed = |path: &Path, problem: String| ServeError::Tls {
+        path: path.to_owned(),
+        problem,
+    };
+    let certificates: Vec<CertificateDer<'static>> =
+        CertificateDer::pem_file_iter(&config.certificate)
+            .and_then(Iterator::collect)
+            .map_err(|error| failed(&config.certificate, error.to_string()))?;
+    if certificates.is_empty() {
+        let problem = "it holds no certificate".to_owned();
+        return Err(failed(&config.certificate, problem));
+    }
+    let key = PrivateKeyDer::from_pem_file(&config.key)
+        .map_err(|error| failed(&config.key, error.to_string()))?;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut tls = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| failed(&config.certificate, error.to_string()))?
+        .with_no_client_auth()
+        .with_single_cert(certificates, key)
+        .map_err(|error| failed(&config.certificate, error.to_string()))?;
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(TlsAcceptor::from(Arc::new(tls)))
+}
