@@ -5,16 +5,12 @@
 
 #![expect(clippy::print_stdout, reason = "a bench prints its figures")]
 
-use std::error::Error;
-use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use flowcell_benches::peers::{Result, copy, promptflow, release_binary, run};
 use flowcell_benches::{Times, home, print_machine, repository};
 
-type Result<T> = std::result::Result<T, Box<dyn Error>>;
-
-const PROMPTFLOW: &str = "promptflow==1.18.5";
 const RUNS: usize = 20;
 const PROMPTFLOW_RUNS: usize = 5;
 
@@ -41,7 +37,7 @@ fn main() -> Result<()> {
     println!("  peak memory {memory} MiB (to reach: at most 150)");
 
     if std::env::args().any(|argument| argument == "--promptflow") {
-        let pf = promptflow()?;
+        let pf = promptflow("pf")?;
         let theirs = || {
             let mut command = Command::new(&pf);
             command
@@ -61,69 +57,6 @@ fn main() -> Result<()> {
         println!("(add `-- --promptflow` to measure pf flow test beside it)");
     }
     Ok(())
-}
-
-fn copy(from: &Path, to: &Path) -> Result<()> {
-    std::fs::create_dir(to)?;
-    for entry in std::fs::read_dir(from)? {
-        let entry = entry?;
-        std::fs::copy(entry.path(), to.join(entry.file_name()))?;
-    }
-    Ok(())
-}
-
-/// The binary in the same profile as this bench.
-fn release_binary() -> Result<PathBuf> {
-    let bench = std::env::current_exe()?;
-    let profile = bench
-        .parent()
-        .and_then(Path::parent)
-        .ok_or("the bench has no target folder")?;
-    let binary = profile.join("flowcell");
-    if !binary.is_file() {
-        return Err(format!(
-            "{} is not there; run `cargo build --release -p flowcell`",
-            binary.display()
-        )
-        .into());
-    }
-    Ok(binary)
-}
-
-/// promptflow's command line, in a virtual environment below the target folder.
-fn promptflow() -> Result<PathBuf> {
-    let environment = repository().join("target/promptflow-venv");
-    let pf = environment.join("bin/pf");
-    if !pf.is_file() {
-        println!("installing {PROMPTFLOW} into {} ...", environment.display());
-        let mut make = Command::new("python3");
-        make.args(["-m", "venv"]).arg(&environment);
-        run(make)?;
-        let mut install = Command::new(environment.join("bin/pip"));
-        install.args(["install", "--quiet", PROMPTFLOW]);
-        run(install)?;
-        let mut quiet = Command::new(&pf);
-        quiet.args([
-            "config",
-            "set",
-            "trace.destination=none",
-            "telemetry.enabled=false",
-        ]);
-        run(quiet)?;
-    }
-    Ok(pf)
-}
-
-fn run(mut command: Command) -> Result<()> {
-    let output = command.stdin(Stdio::null()).output()?;
-    if output.status.success() {
-        return Ok(());
-    }
-    Err(format!(
-        "{command:?} failed: {}",
-        String::from_utf8_lossy(&output.stderr)
-    )
-    .into())
 }
 
 /// Times of some runs, and the largest memory of any, in MiB.

@@ -2,6 +2,8 @@
 
 #![expect(clippy::print_stdout, reason = "benches print their figures")]
 
+pub mod peers;
+
 use std::path::PathBuf;
 use std::time::Duration;
 

@@ -64,6 +64,15 @@ impl Host {
         &self.programs
     }
 
+    /// Gets a program that may have to be compiled, which takes seconds: other tasks go on meanwhile, on other threads.
+    pub(crate) fn compiled<T>(&self, get: impl FnOnce(&Programs, &Progress) -> T) -> T {
+        let get = || get(&self.programs, self.progress());
+        match tokio::runtime::Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
+            Ok(tokio::runtime::RuntimeFlavor::MultiThread) => tokio::task::block_in_place(get),
+            _ => get(),
+        }
+    }
+
     /// Tells whoever waits.
     pub fn progress(&self) -> &Progress {
         &*self.progress

@@ -56,7 +56,8 @@ impl Tools {
         let pool = match self.pools.get(&component.name) {
             Some(pool) => Arc::clone(pool),
             None => {
-                let program = host.programs.component(&component, host.progress())?;
+                let program =
+                    host.compiled(|programs, progress| programs.component(&component, progress))?;
                 let pool = self.pool(host, program);
                 self.pools.insert(component.name, Arc::clone(&pool));
                 pool
@@ -130,8 +131,7 @@ impl Tools {
                 })
             })?;
         let program = host
-            .programs
-            .bytes(&bytes, path, host.progress())
+            .compiled(|programs, progress| programs.bytes(&bytes, path, progress))
             .map_err(|error| invalid(format!("Tool file {error}")))?;
         if program.kind() != ProgramKind::Tool {
             return Err(invalid(format!(

@@ -91,7 +91,7 @@ impl Tools {
         let runner = self.manifest.python_runner().ok_or_else(|| {
             RunError::user("BundleError", format!("the bundle {reference} has no Python runner, which the flow's Python nodes need"))
         })?;
-        let program = host.programs.component(runner, host.progress())?;
+        let program = host.compiled(|programs, progress| programs.component(runner, progress))?;
         let pool = self.pool(host, program);
         self.python = Some(Arc::clone(&pool));
         Ok(pool)

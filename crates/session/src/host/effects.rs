@@ -2,11 +2,13 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use flowcell_bundle::Reference;
 use flowcell_sandbox::{Slice, SliceLimits};
 
 use super::copy::{CopyError, WorkingCopy};
+use super::idle::left;
 use super::live::Live;
 use super::{Inner, Key, SessionEvent, Timer, blocking};
 use crate::compute::{Compute, ComputeState, Resources};
@@ -212,10 +214,11 @@ impl Inner {
             match change {
                 Change::PutSession(session) if session.state == SessionState::Running => {
                     let key = (session.workspace.clone(), session.id.clone());
-                    self.clock.set(
-                        Timer::Session(key, session.generation),
-                        std::time::Duration::from_secs(session.idle_seconds),
-                    );
+                    let last_use = self.live.get(&key).map(|live| live.last_use());
+                    let last_use = last_use.map_or(session.last_use, |at| at.max(session.last_use));
+                    let after = left(last_use, Duration::from_secs(session.idle_seconds));
+                    self.clock
+                        .set(Timer::Session(key, session.generation), after);
                 }
                 Change::PutCompute(compute) => {
                     let key = (compute.workspace.clone(), compute.name.clone());
@@ -250,7 +253,6 @@ impl Inner {
                         ));
                     }
                 }
-                // Timers are set as if everything had just come to its state.
                 self.note(&Step {
                     changes: workspace
                         .sessions

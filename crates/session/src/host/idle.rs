@@ -183,7 +183,7 @@ impl Inner {
 }
 
 /// What is left of an idle time.
-fn left(last_use: Timestamp, idle: Duration) -> Duration {
+pub(super) fn left(last_use: Timestamp, idle: Duration) -> Duration {
     let since = Timestamp::now().duration_since(last_use);
     idle.saturating_sub(Duration::try_from(since).unwrap_or(Duration::ZERO))
 }

@@ -90,6 +90,7 @@ impl SessionHost {
         let guard = live.admit(id, inner.settings.calls_per_session)?;
         let started = Instant::now();
         inner.touch(session, &live);
+        inner.watch_instances(session, &live);
         guard.event(SessionEvent::CallStarted {
             call: guard.id().to_owned(),
         });
@@ -126,8 +127,6 @@ impl SessionHost {
             status: word,
             duration_ms: milliseconds(started.elapsed()),
         });
-        drop(guard);
-        inner.watch_instances(session, &live);
         done
     }
 }
@@ -147,7 +146,7 @@ impl SessionHost {
         .await
     }
 
-    /// Looks at a session's files with its environment, outside of any call. `look` may block.
+    /// Looks at a session's files with its environment, in place of a call.
     ///
     /// # Errors
     /// When the session does not run; inside, when the flow cannot be read, or what `look` says.
@@ -158,33 +157,31 @@ impl SessionHost {
     ) -> Result<Result<T, RunError>, CallError>
     where
         T: Send + 'static,
-        F: Future<Output = Result<T, RunError>>,
+        F: Future<Output = Result<T, RunError>> + Send,
     {
-        let inner = &self.inner;
-        let live = inner.live(session).await?;
-        let guard = live.admit(fresh_call(), inner.settings.calls_per_session)?;
-        inner.touch(session, &live);
-        let token = guard.token();
-        let inner = Arc::clone(inner);
-        let looked = blocking(move || {
-            live.copy
-                .update(inner.ledger.registry(), &live.workspace, &live.flow)?;
+        let live = self.inner.live(session).await?;
+        let guard = live.admit(fresh_call(), self.inner.settings.calls_per_session)?;
+        self.inner.touch(session, &live);
+        let (inner, token) = (Arc::clone(&self.inner), guard.token());
+        let tracker = live.tracker.clone();
+        let work = async move {
+            inner.update_copy(&live).await?;
             let workspace = match Workspace::open(live.copy.folder(), live.flow.as_str()) {
                 Ok(workspace) => workspace,
                 Err(error) => return Ok(Err(error)),
             };
             let options = inner.options(&live);
-            let executor = Arc::clone(&inner.executor);
-            inner.guests.block_on(async {
-                tokio::select! {
-                    () = token.cancelled() => Err(CallError::Canceled),
-                    looked = look(executor, workspace, options) => Ok(looked),
-                }
-            })
-        });
-        let looked = looked.await;
-        drop(guard);
-        looked
+            Ok(look(Arc::clone(&inner.executor), workspace, options).await)
+        };
+        let cancelable = async move {
+            tokio::select! {
+                biased;
+                () = token.cancelled() => Err(CallError::Canceled),
+                looked = work => looked,
+            }
+        };
+        let looked = tracker.spawn_on(cancelable, &self.inner.guests).await;
+        looked.unwrap_or(Err(CallError::Canceled))
     }
 }
 
@@ -292,21 +289,19 @@ impl Inner {
             let flow = workspace.and_then(|workspace| workspace.flows.get(&live.flow));
             flow.map_or(0, |flow| flow.revision)
         };
-        let update = async {
-            let (inner, live) = (Arc::clone(self), Arc::clone(live));
-            blocking(move || {
-                live.copy
-                    .update(inner.ledger.registry(), &live.workspace, &live.flow)
-            })
-            .await
-        };
-        let open = async {
-            let (inner, live, setup) = (Arc::clone(self), Arc::clone(live), setup.clone());
-            let guests = self.guests.clone();
-            // Opening reads files and may compile components.
-            blocking(move || guests.block_on(inner.open_flow(&live, &setup))).await
-        };
+        let update = self.update_copy(live);
+        let open = self.open_flow(live, setup);
         Ok(live.session(setup, revision, update, open).await?)
+    }
+
+    /// Brings a working copy up to date with the flow's files.
+    async fn update_copy(self: &Arc<Self>, live: &Arc<Live>) -> Result<(), CopyError> {
+        let (inner, live) = (Arc::clone(self), Arc::clone(live));
+        let registry = blocking(move || {
+            live.copy
+                .update(inner.ledger.registry(), &live.workspace, &live.flow)
+        });
+        registry.await
     }
 
     async fn open_flow(&self, live: &Live, setup: &Setup) -> Result<executor::Session, RunError> {

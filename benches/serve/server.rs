@@ -1,0 +1,194 @@
+//! The server under measurement.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::symlink;
+use std::process::{Child, Command, Stdio};
+
+use flowcell_benches::peers::{Result, release_binary};
+use flowcell_benches::{home, repository};
+use reqwest::blocking::{Client, RequestBuilder};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// Limits that do not stand in the way of what is measured.
+const CONFIG: &str = "
+[server]
+requests_per_second = 1000000
+request_burst = 1000000
+[host]
+instances = 1100
+memory_mib = 16384
+overcommit = 100000
+[sessions]
+min_idle_seconds = 1
+instances_idle_seconds = 600
+[quotas.workspace]
+sessions = 100000
+computes = 100000
+memory_mib = 1000000000
+cpu_millis = 1000000000
+instances = 1000000
+[quotas.user]
+sessions = 100000
+computes = 100000
+memory_mib = 1000000000
+cpu_millis = 1000000000
+instances = 1000000
+[[instance_types]]
+name = \"large\"
+memory_mib = 4096
+cpu_millis = 100000
+instances = 16
+";
+/// What a call sends: the payload that all comparisons use.
+pub(crate) const INPUTS: &str = r#"{"text": "The quick brown fox jumps over the lazy dog. The dog sleeps while the fox runs on and on through the quiet wood.", "top": 3}"#;
+
+pub(crate) struct Server {
+    child: Child,
+    _home: TempDir,
+    client: Client,
+    archive: Vec<u8>,
+    pub(crate) key: String,
+    pub(crate) base: String,
+    pub(crate) url: String,
+}
+
+impl Server {
+    /// A server on a fresh host with the bundles of the usual store.
+    pub(crate) fn start() -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        for name in ["blobs", "bundles", "cache"] {
+            symlink(home().canonicalize()?.join(name), folder.path().join(name))?;
+        }
+        let config = folder.path().join("config.toml");
+        fs::write(&config, CONFIG)?;
+        let mut child = Command::new(release_binary()?)
+            .args(["serve", "--listen", "127.0.0.1:0", "--config"])
+            .arg(&config)
+            .env("FLOWCELL_HOME", folder.path())
+            .env("RUST_LOG", "warn")
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let (mut key, mut url) = (None, None);
+        let stdout = child.stdout.take().ok_or("the server has no output")?;
+        for line in BufReader::new(stdout).lines() {
+            let line = line?;
+            if line.starts_with("fc_") {
+                key = Some(line);
+            } else if let Some(address) = line.strip_prefix("flowcell serves ") {
+                url = Some(address.to_owned());
+                break;
+            }
+        }
+        let url = url.ok_or("the server did not start")?;
+        let mut archive = tar::Builder::new(Vec::new());
+        archive.append_dir_all(".", repository().join("benches/flow"))?;
+        Ok(Self {
+            child,
+            _home: folder,
+            client: Client::new(),
+            archive: archive.into_inner()?,
+            key: key.ok_or("the server gave no key")?,
+            base: format!("{url}/v1/workspaces/default"),
+            url,
+        })
+    }
+
+    fn send(&self, request: RequestBuilder) -> Result<Value> {
+        let response = request.bearer_auth(&self.key).send()?;
+        let status = response.status();
+        let body: Value = response.json()?;
+        if status.is_success() {
+            Ok(body)
+        } else {
+            Err(format!("{status}: {body}").into())
+        }
+    }
+
+    pub(crate) fn upload(&self, flow: &str) -> Result<()> {
+        let request = self
+            .client
+            .put(format!("{}/flows/{flow}/files", self.base))
+            .header("content-type", "application/x-tar")
+            .body(self.archive.clone());
+        self.send(request).map(drop)
+    }
+
+    pub(crate) fn start_session(&self, flow: &str) -> Result<String> {
+        let request = self
+            .client
+            .post(format!("{}/sessions", self.base))
+            .json(&json!({ "flow": flow }));
+        let session = self.send(request)?;
+        if session["state"] != "running" {
+            return Err(format!("the session does not run: {session}").into());
+        }
+        Ok(session["id"].as_str().unwrap_or_default().to_owned())
+    }
+
+    pub(crate) fn call(&self, session: &str) -> Result<()> {
+        let request = self
+            .client
+            .post(format!("{}/sessions/{session}/calls", self.base))
+            .header("content-type", "application/json")
+            .body(format!("{{\"inputs\": {INPUTS}}}"));
+        let answer = self.send(request)?;
+        if answer["status"] == "Completed" {
+            Ok(())
+        } else {
+            Err(answer.to_string().into())
+        }
+    }
+
+    pub(crate) fn update(&self, session: &str, settings: &Value) -> Result<()> {
+        let request = self
+            .client
+            .patch(format!("{}/sessions/{session}", self.base))
+            .json(settings);
+        self.send(request).map(drop)
+    }
+
+    /// Sessions that are not stopped.
+    pub(crate) fn running(&self) -> Result<u64> {
+        let quota = self.send(self.client.get(format!("{}/quota", self.base)))?;
+        Ok(quota["workspace"]["used"]["sessions"].as_u64().unwrap_or(0))
+    }
+
+    /// Instances that wait for a call.
+    pub(crate) fn idle_instances(&self) -> Result<u64> {
+        let metrics = self
+            .client
+            .get(format!("{}/metrics", self.url))
+            .bearer_auth(&self.key)
+            .send()?
+            .text()?;
+        let line = metrics
+            .lines()
+            .find_map(|line| line.strip_prefix("flowcell_instances_idle "));
+        Ok(line.and_then(|number| number.parse().ok()).unwrap_or(0))
+    }
+
+    /// Memory of the process, in bytes: its share of what it shares with others included.
+    pub(crate) fn pss(&self) -> Result<u64> {
+        let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.child.id()))?;
+        let kib = rollup.lines().find_map(|line| {
+            let kib = line.strip_prefix("Pss:")?.trim().strip_suffix(" kB")?;
+            kib.parse::<u64>().ok()
+        });
+        Ok(kib.ok_or("the kernel does not tell the PSS")? << 10)
+    }
+
+    /// Memory mappings of the process.
+    pub(crate) fn maps(&self) -> Result<usize> {
+        let maps = fs::read_to_string(format!("/proc/{}/maps", self.child.id()))?;
+        Ok(maps.lines().count())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
