@@ -202,7 +202,7 @@ async fn compile_python(
         Ok(Outcome::Json(json)) => {
             serde_json::from_str(&json).map_err(|error| wrong(error.to_string()))?
         }
-        Ok(Outcome::Object(object)) => return Err(wrong(format!("unexpected {}", object.repr))),
+        Ok(Outcome::Object(object)) => return Err(wrong(format!("unexpected object {object}"))),
         Err(error) => {
             return Err(wrong(format!(
                 "{}: {}\n{}",

@@ -266,17 +266,20 @@ impl Line {
         }
         let mut held = self.hold(node, object.lane).await?;
         let packed = self.ask(node, held.instance().pack(object.id).await)?;
-        packed.map(Moved::Packed).map_err(|error| {
-            RunError::user(
+        let error = match packed {
+            Ok(bytes) => return Ok(Moved::Packed(bytes)),
+            Err(error) => error,
+        };
+        let shown = held.repr(object.id).await;
+        Err(RunError::user(
                 "ValueNotMovable",
                 format!(
                     "Node '{node}' reads values of two nodes that ran at the same time, in different instances, and {} cannot be moved between them: ({}) {}",
-                    object.repr, error.type_name, error.message
+                    shown, error.type_name, error.message
                 ),
             )
             .in_node(node)
-            .help("return plain data (or a class that pickles) from one of the nodes, or let one of them depend on the other")
-        })
+            .help("return plain data (or a class that pickles) from one of the nodes, or let one of them depend on the other"))
     }
 }
 

@@ -7,7 +7,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use flowcell_sandbox::{Instance, Lease, ObjectInfo, Outcome, Pool, PoolError};
+use flowcell_sandbox::{Instance, Lease, Outcome, Pool, PoolError};
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
 use crate::value::{Object, Value};
@@ -34,14 +34,21 @@ impl Held {
     pub(crate) fn value(&mut self, outcome: Outcome) -> Value {
         match outcome {
             Outcome::Json(json) => Value::Json(json.into()),
-            Outcome::Object(ObjectInfo { id, repr, .. }) => {
+            Outcome::Object(id) => {
                 self.keeps_objects();
                 Value::Object(Object {
                     lane: self.index,
                     id,
-                    repr: repr.into(),
                 })
             }
+        }
+    }
+
+    /// An object's `repr`, for people; a placeholder where it has none, or not in time.
+    pub(crate) async fn repr(&mut self, object: u64) -> String {
+        match self.instance().repr(object).await.result {
+            Ok(Ok(text)) => text,
+            Ok(Err(_)) | Err(_) => "<an object without a repr>".to_owned(),
         }
     }
 

@@ -110,7 +110,7 @@ impl Line {
         match self.ask(node, dumped)? {
             Ok(text) => self.with_images(text, Whose::Node),
             Err(error) if error.own => Err(RunError::own(error).in_node(node)),
-            Err(_) => Ok(serde_json::Value::from(&*object.repr).to_string()),
+            Err(_) => Ok(Json::from(held.repr(object.id).await).to_string()),
         }
     }
 
@@ -170,19 +170,22 @@ impl Line {
     /// An object's JSON form, or its `repr`, without a change to what the flow does: nothing here is an error, and a
     /// stream is not read.
     async fn captured_object(&self, node: &str, object: &Object) -> String {
-        let text = async {
-            let mut held = self.hold(node, object.lane).await.ok()?;
-            for method in ["__next__", "__anext__"] {
-                let found = held.instance().property(object.id, method).await;
-                if let Ok(outcome) = found.result.ok()? {
-                    held.value(outcome);
-                    return None;
-                }
-            }
-            let dumped = held.instance().dump(object.id).await.result.ok()?.ok()?;
-            self.with_images(dumped, Whose::Node).ok()
+        let Ok(mut held) = self.hold(node, object.lane).await else {
+            return Json::Null.to_string();
         };
-        let text = text.await;
-        text.unwrap_or_else(|| Json::from(&*object.repr).to_string())
+        let mut is_stream = false;
+        for method in ["__next__", "__anext__"] {
+            if let Ok(Ok(outcome)) = held.instance().property(object.id, method).await.result {
+                held.value(outcome);
+                is_stream = true;
+            }
+        }
+        if !is_stream
+            && let Ok(Ok(dumped)) = held.instance().dump(object.id).await.result
+            && let Ok(text) = self.with_images(dumped, Whose::Node)
+        {
+            return text;
+        }
+        Json::from(held.repr(object.id).await).to_string()
     }
 }

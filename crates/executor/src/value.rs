@@ -20,8 +20,6 @@ pub(crate) enum Value {
 pub(crate) struct Object {
     pub(crate) lane: usize,
     pub(crate) id: u64,
-    /// The object's `repr`, for logs.
-    pub(crate) repr: Arc<str>,
 }
 
 impl Value {

@@ -28,6 +28,6 @@ pub(crate) mod runner {
 }
 
 pub use runner::exports::flowcell::tool::runner::{
-    Argument, LoadError, ObjectInfo, Outcome, Request,
+    Argument, LoadError, Outcome, Request,
 };
 pub use tool::flowcell::tool::types::{ErrorKind, Parameter, ToolError, ToolInfo};

@@ -242,6 +242,11 @@ impl Instance {
         self.accept(call, String::len, |text| is_python_json(text))
     }
 
+    /// An object's `repr`, shortened: for messages.
+    pub async fn repr(&mut self, object: u64) -> Call<Result<String, ToolError>> {
+        bounded!(self, store, exports => exports.runner()?.call_repr(store, object))
+    }
+
     /// An object as bytes, for [`Instance::unpack`] of another instance of the same session.
     pub async fn pack(&mut self, object: u64) -> Call<Result<Vec<u8>, ToolError>> {
         let call = bounded!(self, store, exports => exports.runner()?.call_pack(store, object));

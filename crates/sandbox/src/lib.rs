@@ -26,7 +26,7 @@ mod quota;
 mod slice;
 
 pub use contract::{
-    Argument, ErrorKind, LoadError, ObjectInfo, Outcome, Parameter, Request, ToolError, ToolInfo,
+    Argument, ErrorKind, LoadError, Outcome, Parameter, Request, ToolError, ToolInfo,
 };
 pub use engine::{Sandbox, SandboxConfig, WASMTIME_VERSION};
 pub use environment::{Access, Environment, Mount};

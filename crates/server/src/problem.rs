@@ -66,6 +66,8 @@ kinds! {
     QuotaExceeded, "quota-exceeded", CONFLICT, "A quota is full";
     /// The host is full.
     HostFull, "host-full", SERVICE_UNAVAILABLE, "The host has no room for more";
+    /// The host is not ready, or shutting down.
+    Unavailable, "unavailable", SERVICE_UNAVAILABLE, "The host takes no requests at the moment";
     /// `If-Match` does not match.
     Stale, "stale", PRECONDITION_FAILED, "Somebody else changed it meanwhile";
     /// Larger than allowed.

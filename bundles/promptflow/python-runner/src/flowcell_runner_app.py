@@ -4,7 +4,6 @@ The module's name, like the package's, is one that no flow's file will have: wha
 `import` before the flow's own files are.
 """
 
-import contextlib
 import sys
 
 from flowcell_runner import standard_modules  # noqa: F401  (imported so that the component has them)
@@ -22,10 +21,15 @@ def _outcome(value):
 
 
 def _flush():
-    for stream in (sys.stdout, sys.stderr):
-        # A tool may have put anything in their place, and what it printed is not worth its answer.
-        with contextlib.suppress(BaseException):
-            stream.flush()
+    # A tool may have put anything in their place, and what it printed is not worth its answer.
+    try:
+        sys.stdout.flush()
+    except BaseException:
+        pass
+    try:
+        sys.stderr.flush()
+    except BaseException:
+        pass
 
 
 class Runner(exports.Runner):
@@ -71,6 +75,14 @@ class Runner(exports.Runner):
     def dump(self, object):
         try:
             return values.dump(objects.get(object))
+        except BaseException as error:
+            raise errors.to_wit(error) from None
+        finally:
+            _flush()
+
+    def repr(self, object):
+        try:
+            return objects.show(object)
         except BaseException as error:
             raise errors.to_wit(error) from None
         finally:

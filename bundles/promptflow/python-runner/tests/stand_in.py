@@ -56,7 +56,6 @@ _module(
 _module("wit_world.exports", Runner=object)
 runner = _module(
     "wit_world.exports.runner",
-    ObjectInfo=_record("ObjectInfo", "id", "type_name", "repr"),
     Outcome_Json=_record("Outcome_Json", "value"),
     Outcome_Object=_record("Outcome_Object", "value"),
     Argument_Json=_record("Argument_Json", "value"),

@@ -44,7 +44,7 @@ pub async fn health() -> Json<Health> {
 #[utoipa::path(get, path = "/readyz", tag = "host", security(()),
     responses((status = 200, body = Health), (status = 503, body = Problem)))]
 pub async fn ready(State(app): State<Arc<App>>) -> Result<Json<Health>, Problem> {
-    let not_ready = |detail: String| Problem::new(Kind::HostFull, detail).retry_after(5);
+    let not_ready = |detail: String| Problem::new(Kind::Unavailable, detail).retry_after(5);
     if app.ending.is_cancelled() {
         return Err(not_ready("the host is shutting down".to_owned()));
     }

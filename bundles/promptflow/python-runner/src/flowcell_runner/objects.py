@@ -4,8 +4,6 @@ import itertools
 import pickle
 import reprlib
 
-from wit_world.exports.runner import ObjectInfo
-
 _objects = {}
 _ids = itertools.count(1)
 
@@ -19,10 +17,7 @@ MAX_REPR = 200
 def keep(value):
     number = next(_ids)
     _objects[number] = value
-    text = _repr.repr(value)
-    if len(text) > MAX_REPR:
-        text = text[: MAX_REPR - 3] + "..."
-    return ObjectInfo(number, type(value).__name__, text.encode("utf-8", "replace").decode())
+    return number
 
 
 def get(number):
@@ -30,6 +25,13 @@ def get(number):
         return _objects[number]
     except KeyError:
         raise LookupError(f"object {number} is not in this instance, or no longer") from None
+
+
+def show(number):
+    text = _repr.repr(get(number))
+    if len(text) > MAX_REPR:
+        text = text[: MAX_REPR - 3] + "..."
+    return text.encode("utf-8", "replace").decode()
 
 
 def forget():
@@ -43,4 +45,4 @@ def pack(number):
 
 
 def unpack(data):
-    return keep(pickle.loads(data)).id
+    return keep(pickle.loads(data))
