@@ -43,7 +43,8 @@ impl RunError {
         Self::user("UserErrorException", message)
     }
 
-    pub(crate) fn user(class: &str, message: impl Into<String>) -> Self {
+    /// An error of whoever asks, in a class of promptflow's.
+    pub fn user(class: &str, message: impl Into<String>) -> Self {
         Self {
             class: class.to_owned(),
             code: Code::User,
@@ -55,7 +56,8 @@ impl RunError {
         }
     }
 
-    pub(crate) fn system(class: &str, message: impl Into<String>) -> Self {
+    /// An error of the host, in a class of promptflow's.
+    pub fn system(class: &str, message: impl Into<String>) -> Self {
         Self {
             code: Code::System,
             ..Self::user(class, message)

@@ -18,9 +18,13 @@ mod inputs;
 mod lanes;
 mod line;
 mod outputs;
+mod package_tools;
+mod presented;
+mod records;
 mod result;
 mod run_options;
 mod runs;
+mod serving;
 mod session;
 mod tool_meta;
 mod tools;
@@ -33,8 +37,15 @@ pub use envelope::{Dialect, envelope, error_json};
 pub use error::{Code, RunError};
 pub use host::{Host, HostOptions};
 pub use images::ImageSink;
+pub use package_tools::package_tools_json;
+pub use presented::presented;
+pub use records::{
+    RunOf, aggregation_record, line_record, listed, listed_aggregation_inputs, record_time,
+    single_node_record,
+};
 pub use result::{Captured, FlowResult, LineResult, NodeResult, NodeStatus, Status};
 pub use run_options::{Observer, RunEvent, RunOptions};
+pub use serving::{accept_json, served_inputs, served_outputs, swagger};
 pub use session::{Session, SessionOptions};
 pub use tool_meta::{FileTool, tool_meta, tool_meta_json};
 pub use tools::Signature;

@@ -31,6 +31,8 @@ pub(crate) struct Line {
     /// the aggregation nodes in place of the references, so that no aggregation node depends on a line's node.
     pub(crate) gathered: IndexMap<String, Argument>,
     pub(crate) lanes: Arc<Lanes>,
+    /// Its time as a whole, and when it is up.
+    time: Duration,
     deadline: tokio::time::Instant,
     values: Mutex<HashMap<String, Value>>,
 }
@@ -56,6 +58,8 @@ impl Line {
         number: Option<u64>,
         options: &RunOptions,
     ) -> Self {
+        let time = options.line_time.unwrap_or(session.line_time);
+        let time = time.min(session.line_time);
         Self {
             session: Arc::clone(session),
             options: options.clone(),
@@ -64,7 +68,8 @@ impl Line {
             media: HashMap::new(),
             gathered: IndexMap::new(),
             lanes: Arc::new(Lanes::new(session.python.clone(), session.wait)),
-            deadline: tokio::time::Instant::now() + session.line_time,
+            time,
+            deadline: tokio::time::Instant::now() + time,
             values: Mutex::default(),
         }
     }
@@ -85,6 +90,7 @@ impl Line {
             media: self.media.clone().into_iter().map(listed).collect(),
             gathered: gathered.into_iter().map(listed).collect(),
             lanes: Arc::clone(&self.lanes),
+            time: self.time,
             deadline: self.deadline,
             values: Mutex::new(self.values().clone()),
         }
@@ -97,7 +103,7 @@ impl Line {
     ) -> Result<T, RunError> {
         let ended = tokio::time::timeout_at(self.deadline, work).await;
         self.lanes.close().await;
-        ended.unwrap_or_else(|_| Err(self.timeout(self.session.line_time)))
+        ended.unwrap_or_else(|_| Err(self.timeout(self.time)))
     }
 
     /// promptflow's error for a line that takes too long.
@@ -191,7 +197,7 @@ impl Line {
                 // A graph without rings always has a node that is ready or runs.
                 Ok(None) => return Ok(()),
                 Err(_) => {
-                    let mut error = self.timeout(self.session.line_time);
+                    let mut error = self.timeout(self.time);
                     let first = running.keys().next();
                     error.node = first.map(|index| self.session.flow.nodes[*index].name.clone());
                     Err(error)

@@ -5,9 +5,10 @@
 use flowcell_flow::{Json, JsonMap, python_loads, python_str};
 use serde_json::json;
 
-use crate::error::{Code, RunError};
+use crate::error::RunError;
 use crate::files::FileError;
 use crate::host::Host;
+use crate::presented::presented;
 use crate::session::{Prepared, SessionOptions, prepare};
 use crate::tools::{Signature, Tools, read_template, stem};
 use crate::workspace::Workspace;
@@ -123,13 +124,16 @@ async fn file_tool(
 ///
 /// Beside each `error` promptflow has what only its server knows (`correlation`, `time` and their like). What it reads
 /// out of Python and a [`Signature`] does not have is not there: the members of an `Enum`, the output's type, and
-/// `function` for a tool with a name of its own (`@tool(name=…)`). Of an error's `innerError` there is the last class only.
+/// `function` for a tool with a name of its own (`@tool(name=…)`).
 pub fn tool_meta_json(files: &[FileTool]) -> Json {
     let (mut tools, mut errors) = (JsonMap::new(), JsonMap::new());
     for file in files {
         match &file.tool {
             Ok(signature) => tools.insert(file.path.clone(), tool_json(file, signature)),
-            Err(error) => errors.insert(file.path.clone(), json!({ "error": error_json(error) })),
+            Err(error) => errors.insert(
+                file.path.clone(),
+                json!({ "error": presented(error, false) }),
+            ),
         };
     }
     json!({ "tools": tools, "errors": errors })
@@ -187,24 +191,4 @@ fn is_identifier(name: &str) -> bool {
         .next()
         .is_some_and(|first| first.is_alphabetic() || first == '_')
         && letters.all(|letter| letter.is_alphanumeric() || matches!(letter, '_' | '.'))
-}
-
-/// An error as promptflow's `ExceptionPresenter` has it, without what only promptflow knows.
-fn error_json(error: &RunError) -> Json {
-    let code = match error.code {
-        Code::User => "UserError",
-        Code::System => "SystemError",
-    };
-    let mut entry = json!({
-        "message": error.message,
-        "messageFormat": "",
-        "messageParameters": {},
-        "code": code,
-        "innerError": { "code": error.class, "innerError": null },
-    });
-    if let Some(traceback) = &error.traceback {
-        entry["additionalInfo"] =
-            json!([{ "type": "UserCodeStackTrace", "info": { "traceback": traceback } }]);
-    }
-    entry
 }

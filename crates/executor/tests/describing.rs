@@ -192,9 +192,13 @@ async fn files_are_described_as_promptflow_does() {
     let error = |path: &str| {
         let error = &meta["errors"][path]["error"];
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let mut inner = &error["innerError"];
+        while inner["innerError"].is_object() {
+            inner = &inner["innerError"];
+        }
         (
             text(&error["code"]),
-            text(&error["innerError"]["code"]),
+            text(&inner["code"]),
             text(&error["message"]),
         )
     };

@@ -134,6 +134,9 @@ struct Notation {
     truth: [&'static str; 2],
     float: fn(&mut String, f64),
     text: fn(&mut String, &str),
+    comma: &'static str,
+    colon: &'static str,
+    sorted: bool,
 }
 
 /// `repr`.
@@ -142,6 +145,9 @@ const REPR: Notation = Notation {
     truth: ["False", "True"],
     float: |out, value| out.push_str(&float_repr(value)),
     text: write_str_repr,
+    comma: ", ",
+    colon: ": ",
+    sorted: false,
 };
 
 /// `json.dumps`.
@@ -150,6 +156,9 @@ const JSON: Notation = Notation {
     truth: ["false", "true"],
     float: write_json_float,
     text: write_json_str,
+    comma: ", ",
+    colon: ": ",
+    sorted: false,
 };
 
 impl Notation {
@@ -168,7 +177,7 @@ impl Notation {
                 out.push('[');
                 for (index, item) in items.iter().enumerate() {
                     if index > 0 {
-                        out.push_str(", ");
+                        out.push_str(self.comma);
                     }
                     self.write(out, item);
                 }
@@ -176,12 +185,16 @@ impl Notation {
             }
             Json::Object(entries) => {
                 out.push('{');
-                for (index, (key, item)) in entries.iter().enumerate() {
+                let mut entries: Vec<(&String, &Json)> = entries.iter().collect();
+                if self.sorted {
+                    entries.sort_by_key(|(key, _)| *key);
+                }
+                for (index, (key, item)) in entries.into_iter().enumerate() {
                     if index > 0 {
-                        out.push_str(", ");
+                        out.push_str(self.comma);
                     }
                     (self.text)(out, key);
-                    out.push_str(": ");
+                    out.push_str(self.colon);
                     self.write(out, item);
                 }
                 out.push('}');
@@ -241,6 +254,24 @@ pub fn python_json(value: &Json) -> String {
     out
 }
 
+/// Python's `json.dumps(value, separators=(",", ":"), ensure_ascii=ascii, sort_keys=sorted)`.
+pub fn python_json_compact(value: &Json, ascii: bool, sorted: bool) -> String {
+    let notation = Notation {
+        text: if ascii {
+            write_json_str
+        } else {
+            write_json_unicode
+        },
+        comma: ",",
+        colon: ":",
+        sorted,
+        ..JSON
+    };
+    let mut out = String::new();
+    notation.write(&mut out, value);
+    out
+}
+
 fn write_json_float(out: &mut String, float: f64) {
     if float.is_nan() {
         out.push_str("NaN");
@@ -252,6 +283,14 @@ fn write_json_float(out: &mut String, float: f64) {
 }
 
 fn write_json_str(out: &mut String, text: &str) {
+    write_json_text(out, text, true);
+}
+
+fn write_json_unicode(out: &mut String, text: &str) {
+    write_json_text(out, text, false);
+}
+
+fn write_json_text(out: &mut String, text: &str, ascii: bool) {
     out.push('"');
     for character in text.chars() {
         match character {
@@ -263,6 +302,7 @@ fn write_json_str(out: &mut String, text: &str) {
             '\u{8}' => out.push_str("\\b"),
             '\u{c}' => out.push_str("\\f"),
             ' '..='~' => out.push(character),
+            '\u{7f}'.. if !ascii => out.push(character),
             _ => {
                 for unit in character.encode_utf16(&mut [0; 2]) {
                     // Writing to a String cannot fail.
@@ -411,6 +451,19 @@ mod tests {
         assert_eq!(
             python_str(&parse("123456789012345678901234567890")),
             "123456789012345678901234567890"
+        );
+    }
+
+    #[test]
+    fn compact_json_is_pythons() {
+        let value = parse(r#"{"b": [1.50, null, "é\u007f\u0001"], "a": {"ü": {}}}"#);
+        assert_eq!(
+            python_json_compact(&value, true, true),
+            r#"{"a":{"\u00fc":{}},"b":[1.5,null,"\u00e9\u007f\u0001"]}"#
+        );
+        assert_eq!(
+            python_json_compact(&value, false, false),
+            "{\"b\":[1.5,null,\"é\u{7f}\\u0001\"],\"a\":{\"ü\":{}}}"
         );
     }
 

@@ -53,14 +53,14 @@ pub use error::{ErrorKind, FlowError, Location};
 pub use graph::Graph;
 pub use inputs::{JsonMap, NodeTestInputs};
 pub use json::{
-    Json, NON_FINITE_KEY, as_non_finite, float, float_repr, python_eq, python_json, python_repr,
-    python_str, python_truth,
+    Json, NON_FINITE_KEY, as_non_finite, float, float_repr, python_eq, python_json,
+    python_json_compact, python_repr, python_str, python_truth,
 };
 pub use lint::{Finding, Severity};
 pub use literals::{NodeInput, coerce_literals};
 pub use media::ImagePlace;
 pub use property::{PropertyPath, Step};
-pub use pyjson::python_loads;
+pub use pyjson::{JsonProblem, python_loads, python_loads_why};
 pub use reference::Assignment;
 pub use schema::{
     Activate, Environment, Flow, FlowKind, InputDef, Language, MessageFormat, Node, NodeKind,

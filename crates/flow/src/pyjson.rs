@@ -50,6 +50,32 @@ pub fn python_loads(text: &str) -> Option<Json> {
     loads(text).ok()
 }
 
+/// Why a text is no JSON: Python's `JSONDecodeError`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JsonProblem {
+    /// What is wrong.
+    pub message: String,
+    /// Where, in characters from 0.
+    pub position: usize,
+}
+
+/// `json.loads(text)`, with the reason when the text is no JSON.
+///
+/// # Errors
+/// When it is none.
+pub fn python_loads_why(text: &str) -> Result<Json, JsonProblem> {
+    loads(text).map_err(|error| match error {
+        LoadError::Decode(error) => JsonProblem {
+            message: error.message.to_owned(),
+            position: error.position,
+        },
+        LoadError::Other => JsonProblem {
+            message: "the value is too large or nests too deep".to_owned(),
+            position: 0,
+        },
+    })
+}
+
 /// `json.loads(text)`.
 pub(crate) fn loads(text: &str) -> Result<Json, LoadError> {
     let mut reader = Reader {

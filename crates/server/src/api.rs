@@ -4,10 +4,12 @@
 pub mod calls;
 pub mod computes;
 pub mod events;
+pub mod executor;
 pub mod files;
 pub mod flows;
 pub mod host;
 pub mod page;
+pub mod serving;
 pub mod sessions;
 pub mod users;
 pub mod workspaces;
@@ -102,4 +104,20 @@ pub fn routes(upload_bytes: usize) -> OpenApiRouter<Arc<App>> {
         .routes(routes!(calls::list, calls::call))
         .routes(routes!(calls::cancel))
         .routes(routes!(events::events))
+        .routes(routes!(executor::health))
+        .routes(routes!(executor::version))
+        .routes(routes!(executor::execute_flow))
+        .routes(routes!(executor::execute_node))
+        .routes(routes!(executor::cancel))
+        .routes(routes!(executor::initialize))
+        .routes(routes!(executor::execute_line))
+        .routes(routes!(executor::aggregate))
+        .routes(routes!(executor::finalize))
+        .routes(routes!(executor::meta))
+        .routes(routes!(executor::package_tools))
+        .routes(routes!(serving::health))
+        .routes(routes!(serving::version))
+        .routes(routes!(serving::description))
+        .routes(routes!(serving::score))
+        .routes(routes!(serving::feedback))
 }

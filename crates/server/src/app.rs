@@ -6,6 +6,7 @@ use dashmap::DashMap;
 use flowcell_session::{Change, Durability, Ledger, SessionHost, State, UserName};
 use tokio_util::sync::CancellationToken;
 
+use crate::api::executor::Batches;
 use crate::auth::{Limits, Oidc};
 use crate::config::Config;
 use crate::metrics::Metrics;
@@ -21,6 +22,8 @@ pub struct App {
     metrics: Metrics,
     /// `Idempotency-Key`s of requests under way.
     pub(crate) creating: DashMap<(UserName, String), ()>,
+    /// Batches of the executor service's interface.
+    pub(crate) batches: Batches,
     /// Set when the server shuts down: event streams end.
     pub(crate) ending: CancellationToken,
 }
@@ -39,6 +42,7 @@ impl App {
             sessions,
             oidc,
             creating: DashMap::new(),
+            batches: Batches::default(),
             ending: CancellationToken::new(),
         }))
     }

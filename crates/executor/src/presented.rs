@@ -1,0 +1,197 @@
+//! Errors as promptflow's `ExceptionPresenter` writes them.
+
+use flowcell_flow::Json;
+use serde_json::json;
+
+use crate::error::{Code, RunError};
+
+/// promptflow's classes below `UserErrorException` and `SystemErrorException` that have others between, and those.
+const PARENTS: [(&[&str], &[&str]); 14] = [
+    (
+        &[
+            "DuplicateNodeName",
+            "EmptyOutputReference",
+            "InputNotFound",
+            "InputParseError",
+            "InputReferenceNotFound",
+            "InputTypeError",
+            "InvalidConnectionType",
+            "InvalidNodeReference",
+            "NodeCircularDependency",
+            "NodeInputValidationError",
+            "NodeReferenceNotFound",
+            "OutputReferenceNotFound",
+        ],
+        &["ValidationError", "InvalidFlowRequest"],
+    ),
+    (
+        &["GetConnectionError"],
+        &["ValidationError", "InvalidRequest"],
+    ),
+    (
+        &[
+            "InvalidFlowRequest",
+            "InvalidImageInput",
+            "InvalidSource",
+            "PackageToolNotFoundError",
+            "ValueTypeUnresolved",
+        ],
+        &["ValidationError"],
+    ),
+    (
+        &[
+            "BadFunctionInterface",
+            "MultipleToolsDefined",
+            "NoToolDefined",
+            "PythonLoadError",
+        ],
+        &["ToolValidationError", "PythonParsingError"],
+    ),
+    (
+        &["JinjaParsingError", "PythonLoaderNotFound"],
+        &["ToolValidationError"],
+    ),
+    (
+        &["ReservedVariableCannotBeUsed"],
+        &["ToolValidationError", "JinjaParsingError"],
+    ),
+    (
+        &["InvalidReferenceProperty", "UnsupportedReference"],
+        &["NodeReferenceError"],
+    ),
+    (
+        &["ConnectionNotFoundError", "InvalidFlowError"],
+        &["SDKError"],
+    ),
+    (
+        &[
+            "MetaFileNotFound",
+            "MetaFileReadError",
+            "GenerateMetaTimeout",
+        ],
+        &["GenerateMetaUserError"],
+    ),
+    (&["NoToolTypeDefined"], &["GenerateMetaSystemError"]),
+    (&["ValidationException"], &["ValidationError"]),
+    (&["JinjaTemplateError"], &["CoreError"]),
+    (
+        &[
+            "JsonPayloadRequiredForMultipleInputFields",
+            "MissingRequiredFlowInput",
+        ],
+        &["BadRequest"],
+    ),
+    (&["ExceedMaxRetryTimes"], &["WrappedOpenAIError"]),
+];
+
+/// What promptflow says of where an error is from, other than "Executor".
+const UNKNOWN_ORIGIN: [&str; 6] = [
+    "FlowFilePathInvalid",
+    "InputNotFoundFromAncestorNodeOutput",
+    "InvalidAggregationInput",
+    "NotSupported",
+    "SingleNodeValidationError",
+    "UninitializedError",
+];
+
+/// An error as promptflow's `ExceptionPresenter` has it, with `debugInfo` where promptflow includes that.
+///
+/// Only `ToolExecutionError` has its format and parameters; the message of any other is without. Of promptflow's own
+/// stack there is nothing: `stackTrace` is the tool's.
+pub fn presented(error: &RunError, debug: bool) -> Json {
+    let root = match error.code {
+        Code::User => "UserError",
+        Code::System => "SystemError",
+    };
+    let mut entry =
+        json!({ "message": error.message, "messageFormat": "", "messageParameters": {} });
+    let is_tools = error.class == "ToolExecutionError";
+    if is_tools {
+        entry["messageFormat"] = "Execution failure in '{node_name}'.".into();
+        let node = error.node.as_deref().unwrap_or_default();
+        entry["messageParameters"] = json!({ "node_name": node });
+    }
+    if let Some(origin) = origin(error) {
+        entry["referenceCode"] = origin.into();
+    }
+    entry["code"] = root.into();
+    entry["innerError"] = inner(error);
+    if let Some(info) = additional_info(error, is_tools) {
+        entry["additionalInfo"] = json!([info]);
+    }
+    if debug {
+        entry["debugInfo"] = json!({
+            "type": error.class,
+            "message": error.message,
+            "stackTrace": error.traceback.as_deref().unwrap_or_default(),
+            "innerException": null,
+        });
+    }
+    entry
+}
+
+/// Python's own exceptions have none.
+fn origin(error: &RunError) -> Option<&'static str> {
+    match error.class.as_str() {
+        "ToolExecutionError" => Some("Tool/__pf_main__"),
+        "FlowOutputUnserializable" => Some("FlowExecutor"),
+        "PythonLoadError" | "NoToolDefined" | "MultipleToolsDefined" | "JinjaParsingError" => {
+            Some("Tool")
+        }
+        "ValueError" | "TypeError" | "KeyError" | "NotImplementedError" | "OSError" => None,
+        class if UNKNOWN_ORIGIN.contains(&class) => Some("Unknown"),
+        _ => Some("Executor"),
+    }
+}
+
+/// The classes from below the root to the error's own, each within the one before.
+fn inner(error: &RunError) -> Json {
+    let class = error.class.as_str();
+    if matches!(class, "UserErrorException" | "SystemErrorException") {
+        return Json::Null;
+    }
+    let parents = PARENTS
+        .iter()
+        .find(|(classes, _)| classes.contains(&class))
+        .map_or(&[] as &[&str], |(_, parents)| parents);
+    let class = if class == "ValidationException" {
+        None
+    } else {
+        Some(class)
+    };
+    let all: Vec<&str> = parents.iter().copied().chain(class).collect();
+    all.into_iter().rev().fold(
+        Json::Null,
+        |inner, code| json!({ "code": code, "innerError": inner }),
+    )
+}
+
+fn additional_info(error: &RunError, is_tools: bool) -> Option<Json> {
+    let traceback = error.traceback.as_deref();
+    if !is_tools {
+        let traceback = traceback?;
+        return Some(json!({ "type": "UserCodeStackTrace", "info": { "traceback": traceback } }));
+    }
+    // "Execution failure in 'node': (Type) message"
+    let node = error.node.as_deref().unwrap_or_default();
+    let start = format!("Execution failure in '{node}': (");
+    let (class, message) = error.message.strip_prefix(&start)?.split_once(") ")?;
+    let mut info = json!({ "type": class, "message": message, "traceback": traceback });
+    if let Some((file, line, name)) = traceback.and_then(last_frame) {
+        info["filename"] = file.into();
+        info["lineno"] = line.into();
+        info["name"] = name.into();
+    }
+    Some(json!({ "type": "ToolExecutionErrorDetails", "info": info }))
+}
+
+/// File, line and function of a traceback's last frame.
+fn last_frame(traceback: &str) -> Option<(&str, u64, &str)> {
+    let frame = traceback
+        .lines()
+        .rev()
+        .find_map(|line| line.trim_start().strip_prefix("File \""))?;
+    let (file, rest) = frame.split_once("\", line ")?;
+    let (line, name) = rest.split_once(", in ").unwrap_or((rest, ""));
+    Some((file, line.parse().ok()?, name))
+}

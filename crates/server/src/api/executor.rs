@@ -1,0 +1,780 @@
+//! The interface of promptflow's executor service, for each session: what drove a container drives a session.
+//!
+//! Who may call is flowcell's to say, with its own problem details; everything behind that is as promptflow 1.18 answers.
+//! Paths in requests are the client's: nothing is read from or written to them. What runs is the session's flow.
+
+mod batch;
+mod fields;
+
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::extract::rejection::BytesRejection;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use flowcell_executor::{
+    Code, FlowResult, LineResult, NodeStatus, RunError, RunOf, RunOptions, Status,
+    aggregation_record, line_record, listed, listed_aggregation_inputs, package_tools_json,
+    presented, record_time, single_node_record, tool_meta, tool_meta_json,
+};
+use flowcell_flow::{Json, JsonMap, NodeTestInputs, python_json_compact};
+use flowcell_session::{CallError, Name, SessionKey, Setup};
+use serde_json::json;
+
+use self::batch::Batch;
+pub(crate) use self::batch::Batches;
+use self::fields::Fields;
+use super::sessions::{find, usable};
+use crate::app::{App, blocking};
+use crate::auth::Caller;
+use crate::extract::{At, of_body};
+use crate::problem::Problem;
+
+/// The version of promptflow whose interface this is.
+pub(super) const PROMPTFLOW: &str = "1.18.5";
+/// Environment variables that a request may bring along.
+const MAX_VARIABLES: usize = 100;
+/// Environment variables that promptflow does not take from requests.
+const DENIED_VARIABLES: [&str; 3] = ["PYTHONWARNINGS", "BROWSER", "PF_USE_SANDBOX_FOR_JINJA"];
+/// Files that one request may ask about.
+const MAX_FILES: usize = 200;
+/// Longest identifier of a run.
+const MAX_RUN_ID: usize = 255;
+/// What promptflow's service can do that a session can too.
+const FEATURES: [(&str, &str, &str); 7] = [
+    (
+        "ActivateConfig",
+        "Bypass node execution when the node does not meet activate condition.",
+        "Ready",
+    ),
+    ("Image", "Support image input and output.", "Ready"),
+    (
+        "EnvironmentVariablesInYaml",
+        "Support environment variables in flow.dag.yaml.",
+        "Ready",
+    ),
+    ("BatchTimeout", "Support batch timeout.", "Ready"),
+    (
+        "BatchWorkerCount",
+        "Supports users explicitly specifying the worker count for batch run.",
+        "Ready",
+    ),
+    ("ResumeBatchRun", "Support resuming batch run.", "E2ETest"),
+    (
+        "OpenaiVisionMessageFormat",
+        "Support openai vision message format type.",
+        "E2ETest",
+    ),
+];
+
+/// An answer that is no 200: in promptflow's shape, or flowcell's own problem.
+enum Refused {
+    /// A body of the wrong shape, as FastAPI says it.
+    Body(Json),
+    /// An error of promptflow's, with its `debugInfo` or not.
+    Error(Box<RunError>, bool),
+    Problem(Box<Problem>),
+}
+
+impl From<Json> for Refused {
+    fn from(detail: Json) -> Self {
+        Self::Body(detail)
+    }
+}
+
+impl From<RunError> for Refused {
+    fn from(error: RunError) -> Self {
+        Self::Error(Box::new(error), false)
+    }
+}
+
+impl From<Problem> for Refused {
+    fn from(problem: Problem) -> Self {
+        Self::Problem(Box::new(problem))
+    }
+}
+
+impl Refused {
+    /// promptflow's errors that come from a process of their own have their `debugInfo`.
+    fn debug(error: RunError) -> Self {
+        Self::Error(Box::new(error), true)
+    }
+
+    fn call(error: CallError, run: &str) -> Self {
+        match error {
+            CallError::Canceled => Self::debug(canceled(run)),
+            error => Self::Problem(Box::new(error.into())),
+        }
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        match self {
+            Self::Body(detail) => answer(StatusCode::UNPROCESSABLE_ENTITY, &detail),
+            Self::Error(error, debug) => {
+                let status = match error.code {
+                    Code::User => StatusCode::BAD_REQUEST,
+                    Code::System => StatusCode::INTERNAL_SERVER_ERROR,
+                };
+                answer(status, &framed(presented(&error, debug)))
+            }
+            Self::Problem(problem) => problem.into_response(),
+        }
+    }
+}
+
+fn canceled(run: &str) -> RunError {
+    RunError::user(
+        "ExecutionCanceledError",
+        format!("The execution for run {run} is canceled."),
+    )
+}
+
+/// promptflow's frame of an error.
+fn framed(error: Json) -> Json {
+    json!({
+        "error": error,
+        "correlation": null,
+        "environment": null,
+        "location": null,
+        "componentName": concat!("flowcell/", env!("CARGO_PKG_VERSION")),
+        "time": record_time(SystemTime::now()),
+    })
+}
+
+/// JSON as promptflow's service writes it.
+fn answer(status: StatusCode, value: &Json) -> Response {
+    let text = python_json_compact(value, false, false);
+    (status, [(header::CONTENT_TYPE, "application/json")], text).into_response()
+}
+
+fn ok(value: &Json) -> Response {
+    answer(StatusCode::OK, value)
+}
+
+/// Tells that the session can be reached.
+#[utoipa::path(get, path = "/v1/workspaces/{workspace}/sessions/{session}/executor/health", tag = "executor",
+    params(("workspace" = String, Path), ("session" = String, Path)),
+    responses((status = 200, body = String, content_type = "text/plain"), (status = 404, body = Problem)))]
+pub async fn health(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    At((name, id)): At<(Name, Name)>,
+) -> Result<&'static str, Problem> {
+    usable(&app, &caller, &name, &id)?;
+    Ok("healthy")
+}
+
+/// Tells the version of promptflow whose interface this is, and what of its features there is.
+#[utoipa::path(get, path = "/v1/workspaces/{workspace}/sessions/{session}/executor/version", tag = "executor",
+    params(("workspace" = String, Path), ("session" = String, Path)),
+    responses((status = 200, body = Object), (status = 404, body = Problem)))]
+pub async fn version(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    At((name, id)): At<(Name, Name)>,
+) -> Result<Response, Problem> {
+    usable(&app, &caller, &name, &id)?;
+    let features = FEATURES.map(|(name, description, state)| {
+        json!({ "name": name, "description": description, "state": state, "component": "executor" })
+    });
+    Ok(ok(&json!({
+        "status": "healthy",
+        "version": PROMPTFLOW,
+        "commit_id": "unknown",
+        "feature_list": features,
+    })))
+}
+
+/// What all requests that set up a flow have.
+struct Base {
+    working_dir: String,
+    flow_file: String,
+    variables: JsonMap,
+}
+
+impl Base {
+    fn read(fields: &mut Fields) -> Self {
+        fields.optional_mapping("operation_context");
+        let working_dir = fields.path("working_dir");
+        let flow_file = fields.path("flow_file");
+        fields.path("output_dir");
+        fields.optional_string("log_path");
+        // There are no connections yet: a flow that needs one says so when it is opened.
+        fields.optional_mapping("connections");
+        let variables = fields.optional_mapping("environment_variables");
+        for name in ["flow_name", "flow_logs_folder"] {
+            fields.optional_string(name);
+        }
+        Self {
+            working_dir,
+            flow_file,
+            variables: variables.unwrap_or_default(),
+        }
+    }
+
+    /// promptflow's check of the paths, as text: neither is looked for.
+    fn check(&self) -> Result<(), RunError> {
+        let Self {
+            working_dir,
+            flow_file,
+            ..
+        } = self;
+        let invalid = |message| RunError::user("FlowFilePathInvalid", message);
+        if !working_dir.starts_with('/') || flow_file.starts_with('/') {
+            return Err(invalid(format!(
+                "The working directory path ({working_dir}) or flow file path ({flow_file}) is invalid. The working directory should be a absolute path and the flow file path should be relative to the working directory."
+            )));
+        }
+        let mut depth = 0_usize;
+        for part in flow_file.split('/') {
+            match part {
+                "" | "." => {}
+                ".." if depth == 0 => {
+                    return Err(invalid(format!(
+                        "The flow file path ({flow_file}) is invalid. The path should be in the working directory."
+                    )));
+                }
+                ".." => depth -= 1,
+                _ => depth += 1,
+            }
+        }
+        Ok(())
+    }
+
+    fn setup(&self) -> Result<Setup, RunError> {
+        if self.variables.len() > MAX_VARIABLES {
+            return Err(RunError::usage(format!(
+                "environment_variables: there are more than {MAX_VARIABLES}"
+            )));
+        }
+        let mut environment_variables = Vec::new();
+        for (name, value) in &self.variables {
+            if DENIED_VARIABLES.contains(&name.as_str()) {
+                continue;
+            }
+            let Json::String(value) = value else {
+                return Err(RunError::system(
+                    "TypeError",
+                    format!("environment variable {name}: str expected"),
+                ));
+            };
+            environment_variables.push((name.clone(), value.clone()));
+        }
+        Ok(Setup {
+            variant: None,
+            environment_variables,
+        })
+    }
+}
+
+fn run_id(fields: &mut Fields) -> String {
+    let id = fields.string("run_id");
+    if id.len() > MAX_RUN_ID {
+        let message = format!("String should have at most {MAX_RUN_ID} characters");
+        fields.refuse(&["run_id"], "string_too_long", &message, id.into());
+        return String::new();
+    }
+    id
+}
+
+/// The body of a request, and the session that it is for.
+fn begin(
+    app: &App,
+    caller: &Caller,
+    name: &Name,
+    id: &Name,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<(SessionKey, Fields), Refused> {
+    let key = usable(app, caller, name, id)?;
+    let body = body.map_err(of_body)?;
+    Ok((key, Fields::read(&body)?))
+}
+
+/// What came of a line: the flow's definition goes with it into the record.
+type Ran<T> = Result<T, RunError>;
+
+fn word<T>(ran: &Ran<(T, &'static str)>) -> &'static str {
+    match ran {
+        Ok((_, word)) => word,
+        Err(_) => "Failed",
+    }
+}
+
+fn line_word(result: &LineResult) -> &'static str {
+    match result.outputs {
+        Ok(_) => "Completed",
+        Err(_) => "Failed",
+    }
+}
+
+fn flow_word(result: &FlowResult) -> &'static str {
+    match result.status() {
+        Status::Completed => "Completed",
+        Status::Failed => "Failed",
+    }
+}
+
+/// Runs the flow once, aggregation included.
+#[utoipa::path(post, path = "/v1/workspaces/{workspace}/sessions/{session}/executor/execution/flow", tag = "executor",
+    params(("workspace" = String, Path), ("session" = String, Path)), request_body = Object,
+    responses((status = 200, body = Object), (status = 400, body = Object), (status = 422, body = Object),
+        (status = 500, body = Object), (status = 403, body = Problem), (status = 404, body = Problem)))]
+pub async fn execute_flow(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    At((name, id)): At<(Name, Name)>,
+    body: Result<Bytes, BytesRejection>,
+) -> Response {
+    let ran = async {
+        let (key, mut fields) = begin(&app, &caller, &name, &id, body)?;
+        let base = Base::read(&mut fields);
+        let run = run_id(&mut fields);
+        let inputs = fields.optional_mapping("inputs").unwrap_or_default();
+        fields.check()?;
+        base.check().map_err(Refused::debug)?;
+        let setup = base.setup().map_err(Refused::debug)?;
+        let begun = Instant::now();
+        let of = run.clone();
+        let call = app.sessions().call(
+            &key,
+            Some(run.clone()),
+            setup,
+            word,
+            move |flow, observer| async move {
+                let flow = flow?;
+                let options = RunOptions {
+                    observer: Some(observer),
+                    capture: true,
+                    ..RunOptions::default()
+                };
+                let (started, since) = (SystemTime::now(), Instant::now());
+                let result = flow.run_line(&inputs, Some(0), &options).await;
+                let duration = since.elapsed();
+                let aggregation = if result.aggregation_inputs.is_empty() {
+                    None
+                } else {
+                    let (inputs, gathered) =
+                        (listed(&result.inputs), listed_aggregation_inputs(&result));
+                    let aggregated = flow.aggregate(&inputs, &gathered, &options).await;
+                    if let Err(error) = aggregated.outputs {
+                        return Err(error);
+                    }
+                    Some(aggregated)
+                };
+                let of = RunOf {
+                    run_id: of,
+                    line: 0,
+                    started,
+                    duration,
+                    in_batch: false,
+                };
+                let record = line_record(flow.flow(), &of, &inputs, &result, aggregation.as_ref());
+                Ok((record, line_word(&result)))
+            },
+        );
+        let ran = call.await.map_err(|error| Refused::call(error, &run))?;
+        app.metrics().call(word(&ran), begun.elapsed());
+        Ok::<_, Refused>(ok(&ran.map_err(Refused::debug)?.0))
+    };
+    ran.await.unwrap_or_else(IntoResponse::into_response)
+}
+
+/// Runs one node.
+#[utoipa::path(post, path = "/v1/workspaces/{workspace}/sessions/{session}/executor/execution/node", tag = "executor",
+    params(("workspace" = String, Path), ("session" = String, Path)), request_body = Object,
+    responses((status = 200, body = Object), (status = 400, body = Object), (status = 422, body = Object),
+        (status = 500, body = Object), (status = 403, body = Problem), (status = 404, body = Problem)))]
+pub async fn execute_node(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    At((name, id)): At<(Name, Name)>,
+    body: Result<Bytes, BytesRejection>,
+) -> Response {
+    let ran = async {
+        let (key, mut fields) = begin(&app, &caller, &name, &id, body)?;
+        let base = Base::read(&mut fields);
+        let run = run_id(&mut fields);
+        let node = fields.string("node_name");
+        let given = NodeTestInputs {
+            flow_inputs: fields.defaulted_mapping("flow_inputs"),
+            node_outputs: fields
+                .defaulted_mapping("dependency_nodes_outputs")
+                .into_iter()
+                .collect(),
+            unknown: Vec::new(),
+        };
+        fields.check()?;
+        base.check().map_err(Refused::debug)?;
+        let setup = base.setup().map_err(Refused::debug)?;
+        let begun = Instant::now();
+        let call = app.sessions().call(
+            &key,
+            Some(run.clone()),
+            setup,
+            word,
+            move |flow, observer| async move {
+                let flow = flow?;
+                if flow.flow().node(&node).is_none() {
+                    return Err(RunError::user(
+                        "SingleNodeValidationError",
+                        format!(
+                            "Validation failed when attempting to execute the node. Node '{node}' is not found in flow '{}'. Please change node name or correct the flow file.",
+                            base.flow_file
+                        ),
+                    ));
+                }
+                let options = RunOptions {
+                    observer: Some(observer),
+                    capture: true,
+                    ..RunOptions::default()
+                };
+                let result = flow.run_node(&node, &given, &options).await;
+                // A node that was not called because of what it was given is no run of it.
+                if let (Err(error), [reached]) = (&result.outputs, result.nodes.as_slice())
+                    && reached.captured.is_none()
+                    && reached.status == NodeStatus::Failed
+                    && error.class != "ToolExecutionError"
+                {
+                    return Err(error.clone());
+                }
+                let record = single_node_record(flow.flow(), &result)?;
+                Ok((record, flow_word(&result)))
+            },
+        );
+        let ran = call.await.map_err(|error| Refused::call(error, &run))?;
+        app.metrics().call(word(&ran), begun.elapsed());
+        Ok::<_, Refused>(ok(&ran.map_err(Refused::debug)?.0))
+    };
+    ran.await.unwrap_or_else(IntoResponse::into_response)
+}
+
+/// Cancels a run of a flow or a node by its identifier. An unknown one is answered likewise.
+#[utoipa::path(post, path = "/v1/workspaces/{workspace}/sessions/{session}/executor/execution/cancel", tag = "executor",
+    params(("workspace" = String, Path), ("session" = String, Path)), request_body = Object,
+    responses((status = 200, body = Object), (status = 422, body = Object), (status = 403, body = Problem),
+        (status = 404, body = Problem)))]
+pub async fn cancel(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    At((name, id)): At<(Name, Name)>,
+    body: Result<Bytes, BytesRejection>,
+) -> Response {
+    let canceled = || {
+        let (key, mut fields) = begin(&app, &caller, &name, &id, body)?;
+        fields.optional_mapping("operation_context");
+        let run = run_id(&mut fields);
+        fields.check()?;
+        app.sessions().cancel(&key, &run);
+        Ok::<_, Refused>(ok(&json!({ "status": "canceled" })))
+    };
+    canceled().unwrap_or_else(IntoResponse::into_response)
+}
+
+/// Begins a batch: opens the flow with these environment variables. A session has one batch at a time.
+#[utoipa::path(post, path = "/v1/workspaces/{workspace}/sessions/{session}/executor/initialize", tag = "executor",
+    params(("workspace" = String, Path), ("session" = String, Path)), request_body = Object,
+    responses((status = 200, body = Object), (status = 400, body = Object), (status = 422, body = Object),
+        (status = 500, body = Object), (status = 403, body = Problem), (status = 404, body = Problem)))]
+pub async fn initialize(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    At((name, id)): At<(Name, Name)>,
+    body: Result<Bytes, BytesRejection>,
+) -> Response {
+    let initialized = async {
+        let (key, mut fields) = begin(&app, &caller, &name, &id, body)?;
+        let base = Base::read(&mut fields);
+        let workers = fields.optional_integer("worker_count");
+        let line_seconds = fields.optional_integer("line_timeout_sec");
+        fields.optional_mapping("init_kwargs");
+        fields.check()?;
+        base.check()?;
+        let setup = base.setup()?;
+        let generation = find(&app, &name, &id)?.generation;
+        let opened = app
+            .sessions()
+            .call(&key, None, setup.clone(), word, |flow, _| async move {
+                let flow = flow?;
+                let flow = flow.flow();
+                let inputs: JsonMap = flow
+                    .inputs
+                    .iter()
+                    .map(|(name, input)| {
+                        let definition = json!({
+                            "type": input.value_type.as_str(),
+                            "default": input.default,
+                            "enum": input.enum_values,
+                            "is_chat_input": input.is_chat_input,
+                            "is_chat_history": input.is_chat_history,
+                        });
+                        (name.clone(), definition)
+                    })
+                    .collect();
+                let infos = json!({
+                    "inputs_definition": inputs,
+                    "has_aggregation": flow.nodes.iter().any(|node| node.aggregation),
+                });
+                Ok((infos, "Completed"))
+            });
+        let (infos, _) = opened
+            .await
+            .map_err(|error| Refused::call(error, "initialize"))??;
+        let most = app.sessions().settings().calls_per_session;
+        let batch = Batch::new(generation, setup, line_seconds, workers, most);
+        if !app.batches.put(&app.ledger().state(), key, batch) {
+            return Err(Refused::from(RunError::user(
+                "BatchInProgress",
+                "Lines of another batch are under way in this session. Wait for them, or send '/finalize', which ends them.",
+            )));
+        }
+        Ok(ok(&infos))
+    };
+    initialized
+        .await
+        .unwrap_or_else(IntoResponse::into_response)
+}
+
+/// The session's batch.
+fn present(app: &App, key: &SessionKey) -> Result<Arc<Batch>, RunError> {
+    let batch = app.batches.get(&app.ledger().state(), key);
+    batch.ok_or_else(uninitialized)
+}
+
+fn uninitialized() -> RunError {
+    RunError::system(
+        "UninitializedError",
+        "Please initialize the executor service with the '/initialize' api before sending execution requests.",
+    )
+}
+
+/// Runs a line of the batch.
+#[utoipa::path(post, path = "/v1/workspaces/{workspace}/sessions/{session}/executor/execution", tag = "executor",
+    params(("workspace" = String, Path), ("session" = String, Path)), request_body = Object,
+    responses((status = 200, body = Object), (status = 400, body = Object), (status = 422, body = Object),
+        (status = 500, body = Object), (status = 403, body = Problem), (status = 404, body = Problem)))]
+pub async fn execute_line(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    At((name, id)): At<(Name, Name)>,
+    body: Result<Bytes, BytesRejection>,
+) -> Response {
+    let ran = async {
+        let (key, mut fields) = begin(&app, &caller, &name, &id, body)?;
+        fields.optional_mapping("operation_context");
+        let run = run_id(&mut fields);
+        let number = fields.integer("line_number");
+        let inputs = fields.mapping("inputs");
+        fields.check()?;
+        let batch = present(&app, &key)?;
+        let line_time = batch.line_time;
+        let line = format!("{run}_{number}");
+        let begun = async {
+            let _worker = batch.workers.acquire().await;
+            let begun = Instant::now();
+            let of = run.clone();
+            let call = app.sessions().call(
+                &key,
+                Some(line.clone()),
+                batch.setup.clone(),
+                word,
+                move |flow, observer| async move {
+                    let flow = flow?;
+                    let options = RunOptions {
+                        observer: Some(observer),
+                        capture: true,
+                        line_time: Some(line_time),
+                    };
+                    let (started, since) = (SystemTime::now(), Instant::now());
+                    let result = flow.run_line(&inputs, Some(number), &options).await;
+                    let of = RunOf {
+                        run_id: of,
+                        line: number,
+                        started,
+                        duration: since.elapsed(),
+                        in_batch: true,
+                    };
+                    let record = line_record(flow.flow(), &of, &inputs, &result, None);
+                    Ok((record, line_word(&result)))
+                },
+            );
+            let ran = call.await.map_err(|error| Refused::call(error, &line))?;
+            app.metrics().call(word(&ran), begun.elapsed());
+            Ok::<_, Refused>(ok(&ran?.0))
+        };
+        tokio::select! {
+            biased;
+            // Going away ends the call.
+            () = batch.ended.cancelled() => Err(Refused::from(canceled(&line))),
+            ran = begun => ran,
+        }
+    };
+    ran.await.unwrap_or_else(IntoResponse::into_response)
+}
+
+/// Runs the aggregation nodes over the lines of the batch.
+#[utoipa::path(post, path = "/v1/workspaces/{workspace}/sessions/{session}/executor/aggregation", tag = "executor",
+    params(("workspace" = String, Path), ("session" = String, Path)), request_body = Object,
+    responses((status = 200, body = Object), (status = 400, body = Object), (status = 422, body = Object),
+        (status = 500, body = Object), (status = 403, body = Problem), (status = 404, body = Problem)))]
+pub async fn aggregate(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    At((name, id)): At<(Name, Name)>,
+    body: Result<Bytes, BytesRejection>,
+) -> Response {
+    let ran = async {
+        let (key, mut fields) = begin(&app, &caller, &name, &id, body)?;
+        fields.optional_mapping("operation_context");
+        let run = run_id(&mut fields);
+        let inputs = fields.optional_mapping("batch_inputs").unwrap_or_default();
+        // A list is what flex flows have, which do not run here.
+        let gathered = fields.mapping("aggregation_inputs");
+        fields.check()?;
+        let batch = present(&app, &key)?;
+        let of = run.clone();
+        let call = app.sessions().call(
+            &key,
+            Some(run.clone()),
+            batch.setup.clone(),
+            word,
+            move |flow, observer| async move {
+                let flow = flow?;
+                let options = RunOptions {
+                    observer: Some(observer),
+                    capture: true,
+                    ..RunOptions::default()
+                };
+                let result = flow.aggregate(&inputs, &gathered, &options).await;
+                if let Err(error) = result.outputs {
+                    return Err(error);
+                }
+                let record = aggregation_record(flow.flow(), &of, &result);
+                Ok((record, flow_word(&result)))
+            },
+        );
+        let ran = tokio::select! {
+            biased;
+            () = batch.ended.cancelled() => return Err(Refused::from(canceled(&run))),
+            ran = call => ran.map_err(|error| Refused::call(error, &run))?,
+        };
+        Ok(ok(&ran?.0))
+    };
+    ran.await.unwrap_or_else(IntoResponse::into_response)
+}
+
+/// Ends the batch; lines that are still under way end with it.
+#[utoipa::path(post, path = "/v1/workspaces/{workspace}/sessions/{session}/executor/finalize", tag = "executor",
+    params(("workspace" = String, Path), ("session" = String, Path)),
+    responses((status = 200, body = Object), (status = 500, body = Object), (status = 403, body = Problem),
+        (status = 404, body = Problem)))]
+pub async fn finalize(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    At((name, id)): At<(Name, Name)>,
+) -> Response {
+    let finalized = || {
+        let key = usable(&app, &caller, &name, &id)?;
+        if !app.batches.end(&app.ledger().state(), &key) {
+            return Err(Refused::from(uninitialized()));
+        }
+        Ok(ok(&json!({ "status": "finalized" })))
+    };
+    finalized().unwrap_or_else(IntoResponse::into_response)
+}
+
+/// Describes the tools in files of the flow's folder.
+#[utoipa::path(post, path = "/v1/workspaces/{workspace}/sessions/{session}/executor/tool/meta", tag = "executor",
+    params(("workspace" = String, Path), ("session" = String, Path)), request_body = Object,
+    responses((status = 200, body = Object), (status = 422, body = Object), (status = 403, body = Problem),
+        (status = 404, body = Problem)))]
+pub async fn meta(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    At((name, id)): At<(Name, Name)>,
+    body: Result<Bytes, BytesRejection>,
+) -> Response {
+    let described = async {
+        let (key, mut fields) = begin(&app, &caller, &name, &id, body)?;
+        fields.optional_mapping("operation_context");
+        fields.path("working_dir");
+        let files = files(&mut fields);
+        fields.check()?;
+        let described =
+            app.sessions()
+                .inspect(&key, move |executor, workspace, options| async move {
+                    let files: Vec<(&str, &str)> = files
+                        .iter()
+                        .map(|(path, kind)| (path.as_str(), kind.as_str()))
+                        .collect();
+                    let described = tool_meta(&executor, &workspace, &options, &files).await?;
+                    Ok(tool_meta_json(&described))
+                });
+        let mut described = described.await.map_err(Problem::from)??;
+        if let Some(Json::Object(errors)) = described.get_mut("errors") {
+            for error in errors.values_mut() {
+                *error = framed(error["error"].take());
+            }
+        }
+        Ok::<_, Refused>(ok(&described))
+    };
+    described.await.unwrap_or_else(IntoResponse::into_response)
+}
+
+/// `{path: {"tool_type": kind}}`.
+fn files(fields: &mut Fields) -> Vec<(String, String)> {
+    let mut files = Vec::new();
+    let tools = fields.mapping("tools");
+    if tools.len() > MAX_FILES {
+        let message = format!("Dictionary should have at most {MAX_FILES} items");
+        fields.refuse(&["tools"], "too_long", &message, tools.len().into());
+        return files;
+    }
+    for (path, config) in tools {
+        let mut kind = String::new();
+        for (name, value) in fields.as_mapping(&["tools", &path], config) {
+            let Json::String(text) = value else {
+                let place = ["tools", &path, &name];
+                fields.refuse(
+                    &place,
+                    "string_type",
+                    "Input should be a valid string",
+                    value,
+                );
+                continue;
+            };
+            if name == "tool_type" {
+                kind = text;
+            }
+        }
+        files.push((path, kind));
+    }
+    files
+}
+
+/// Lists the tools of the session's image.
+#[utoipa::path(get, path = "/v1/workspaces/{workspace}/sessions/{session}/executor/tool/package_tools", tag = "executor",
+    params(("workspace" = String, Path), ("session" = String, Path)),
+    responses((status = 200, body = Object), (status = 403, body = Problem), (status = 404, body = Problem)))]
+pub async fn package_tools(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    At((name, id)): At<(Name, Name)>,
+) -> Result<Response, Problem> {
+    usable(&app, &caller, &name, &id)?;
+    let image = find(&app, &name, &id)?.image;
+    let host = Arc::clone(app.sessions().executor());
+    let tools = blocking(move || {
+        let reference = image.reference.parse().map_err(|error| {
+            tracing::error!(%error, "a session's image is no reference");
+            Problem::not_found("image", &image.reference)
+        })?;
+        let manifest = host.store().manifest(&reference);
+        let manifest = manifest.map_err(|error| Problem::internal(&error))?;
+        Ok::<_, Problem>(package_tools_json(&manifest))
+    });
+    Ok(ok(&tools.await??))
+}

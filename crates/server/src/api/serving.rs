@@ -1,0 +1,194 @@
+//! The interface of `pf flow serve`, for each session: what a client of a deployed flow calls.
+//!
+//! Who may call is flowcell's to say, with its own problem details; everything behind that is as promptflow 1.18 answers.
+
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::extract::rejection::BytesRejection;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use flowcell_executor::{
+    Code, LineResult, RunError, RunOptions, accept_json, served_inputs, served_outputs, swagger,
+};
+use flowcell_flow::{Flow, Json, python_json_compact, python_loads};
+use flowcell_session::{Name, RegistryError, Setup};
+use serde_json::json;
+
+use super::executor::PROMPTFLOW;
+use super::sessions::{find, usable};
+use crate::app::App;
+use crate::auth::Caller;
+use crate::extract::{At, of_body};
+use crate::problem::{Kind, Problem};
+
+/// Tells that the flow is served.
+#[utoipa::path(get, path = "/v1/workspaces/{workspace}/sessions/{session}/serve/health", tag = "serving",
+    params(("workspace" = String, Path), ("session" = String, Path)),
+    responses((status = 200, body = Object), (status = 404, body = Problem)))]
+pub async fn health(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    At((name, id)): At<(Name, Name)>,
+) -> Result<Response, Problem> {
+    usable(&app, &caller, &name, &id)?;
+    let health = json!({ "status": "Healthy", "version": PROMPTFLOW });
+    Ok(answer(StatusCode::OK, &health))
+}
+
+/// Tells the version of promptflow whose interface this is.
+#[utoipa::path(get, path = "/v1/workspaces/{workspace}/sessions/{session}/serve/version", tag = "serving",
+    params(("workspace" = String, Path), ("session" = String, Path)),
+    responses((status = 200, body = Object), (status = 404, body = Problem)))]
+pub async fn version(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    At((name, id)): At<(Name, Name)>,
+) -> Result<Response, Problem> {
+    usable(&app, &caller, &name, &id)?;
+    let version = json!({ "status": "Healthy", "build_info": "", "version": PROMPTFLOW });
+    Ok(answer(StatusCode::OK, &version))
+}
+
+/// Describes the flow's inputs and outputs (OpenAPI 3.0).
+#[utoipa::path(get, path = "/v1/workspaces/{workspace}/sessions/{session}/serve/swagger.json", tag = "serving",
+    params(("workspace" = String, Path), ("session" = String, Path)),
+    responses((status = 200, body = Object), (status = 400, body = Object), (status = 404, body = Problem)))]
+pub async fn description(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    At((name, id)): At<(Name, Name)>,
+) -> Result<Response, Problem> {
+    usable(&app, &caller, &name, &id)?;
+    let flow = find(&app, &name, &id)?.flow;
+    let described = app
+        .read(move |ledger| {
+            let registry = ledger.registry();
+            let text = |path: &str| -> Result<Option<String>, RegistryError> {
+                let content = registry.file(&name, &flow, path)?;
+                Ok(content.and_then(|content| String::from_utf8(content.into()).ok()))
+            };
+            let file = match text("flow.dag.yaml")? {
+                Some(file) => Some(file),
+                None => text("flow.dag.yml")?,
+            };
+            let samples = text("samples.json")?.as_deref().and_then(python_loads);
+            Ok((flow, file, samples))
+        })
+        .await?;
+    let (flow, Some(file), samples) = described else {
+        return Err(Problem::not_found("file", "flow.dag.yaml"));
+    };
+    Ok(match Flow::parse(&file, flow.as_str()) {
+        Ok(parsed) => answer(
+            StatusCode::OK,
+            &swagger(&parsed, flow.as_str(), samples.as_ref()),
+        ),
+        Err(error) => failed(&error.into()),
+    })
+}
+
+/// Runs the flow once, without its aggregation, and answers with its outputs.
+#[utoipa::path(post, path = "/v1/workspaces/{workspace}/sessions/{session}/serve/score", tag = "serving",
+    params(("workspace" = String, Path), ("session" = String, Path)), request_body = Object,
+    responses((status = 200, body = Object), (status = 400, body = Object), (status = 406, body = Object),
+        (status = 500, body = Object), (status = 403, body = Problem), (status = 404, body = Problem)))]
+pub async fn score(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    At((name, id)): At<(Name, Name)>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Problem> {
+    let key = usable(&app, &caller, &name, &id)?;
+    let body = body.map_err(of_body)?;
+    let started = std::time::Instant::now();
+    let scored = app.sessions().call(
+        &key,
+        None,
+        Setup::default(),
+        status,
+        move |flow, observer| async move {
+            let flow = flow?;
+            let inputs = served_inputs(flow.flow(), &body)?;
+            let options = RunOptions {
+                observer: Some(observer),
+                ..RunOptions::default()
+            };
+            let LineResult { outputs, .. } = flow.run_line(&inputs, None, &options).await;
+            Ok(served_outputs(flow.flow(), &outputs?))
+        },
+    );
+    let scored = scored.await?;
+    app.metrics().call(status(&scored), started.elapsed());
+    let outputs = match scored {
+        Ok(outputs) => outputs,
+        Err(error) => return Ok(failed(&error)),
+    };
+    let accept: Vec<&str> = headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .collect();
+    Ok(match accept_json(&accept.join(",")) {
+        Ok(()) => answer(StatusCode::OK, &outputs),
+        // promptflow runs the flow before it looks at this.
+        Err(error) => simplified(StatusCode::NOT_ACCEPTABLE, &error),
+    })
+}
+
+/// Takes what a user thinks of an answer; it goes to the host's trace, as an attribute.
+#[utoipa::path(post, path = "/v1/workspaces/{workspace}/sessions/{session}/serve/feedback", tag = "serving",
+    params(("workspace" = String, Path), ("session" = String, Path)), request_body = Object,
+    responses((status = 200, body = Object), (status = 403, body = Problem), (status = 404, body = Problem)))]
+pub async fn feedback(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    At((name, id)): At<(Name, Name)>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Problem> {
+    let key = usable(&app, &caller, &name, &id)?;
+    let body = body.map_err(of_body)?;
+    let Ok(text) = std::str::from_utf8(&body) else {
+        return Err(Problem::new(Kind::BadRequest, "the body is not UTF-8"));
+    };
+    app.sessions().touch(&key);
+    tracing::info!(session = %id, feedback = text, "promptflow feedback");
+    Ok(answer(
+        StatusCode::OK,
+        &json!({ "status": "Feedback received." }),
+    ))
+}
+
+fn status(scored: &Result<Json, RunError>) -> &'static str {
+    match scored {
+        Ok(_) => "Completed",
+        Err(_) => "Failed",
+    }
+}
+
+fn failed(error: &RunError) -> Response {
+    let status = match error.code {
+        Code::User => StatusCode::BAD_REQUEST,
+        Code::System => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    simplified(status, error)
+}
+
+fn simplified(status: StatusCode, error: &RunError) -> Response {
+    let code = match error.code {
+        Code::User => "UserError",
+        Code::System => "SystemError",
+    };
+    answer(
+        status,
+        &json!({ "error": { "code": code, "message": error.message } }),
+    )
+}
+
+/// JSON as Flask writes it.
+fn answer(status: StatusCode, value: &Json) -> Response {
+    let text = format!("{}\n", python_json_compact(value, true, true));
+    (status, [(header::CONTENT_TYPE, "application/json")], text).into_response()
+}

@@ -1,0 +1,11 @@
+from promptflow.core import tool
+
+
+@tool
+def a():
+    return 1
+
+
+@tool
+def b():
+    return 2
