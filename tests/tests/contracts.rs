@@ -9,7 +9,6 @@
     reason = "a test fails by panicking"
 )]
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::symlink;
@@ -154,6 +153,12 @@ impl Server {
         let status = answer.status().as_u16();
         let text = answer.text().unwrap();
         (status, lenient_json(&text).unwrap_or(Value::String(text)))
+    }
+
+    /// How many calls are under way.
+    fn calls(&self, session: &str) -> usize {
+        let (_, answer) = self.json("GET", &format!("{session}/calls"), &json!({}));
+        answer["items"].as_array().map_or(0, Vec::len)
     }
 
     /// Uploads a flow and starts a session; the session's path.
@@ -340,6 +345,276 @@ fn failures_and_tool_meta() {
 #[test]
 fn streams() {
     compared("stream");
+}
+
+/// Of a request to the executor interface: status and answer.
+fn executor(server: &Server, session: &str, path: &str, body: &Value) -> (u16, Value) {
+    server.json("POST", &format!("{session}/executor{path}"), body)
+}
+
+fn base(more: &Value) -> Value {
+    let mut body = json!({ "working_dir": "/w", "flow_file": "flow.dag.yaml", "output_dir": "/o" });
+    for (name, value) in more.as_object().unwrap() {
+        body[name] = value.clone();
+    }
+    body
+}
+
+#[test]
+fn answers_are_compact_and_keep_their_text() {
+    let server = Server::start();
+    let session = server.session("values", &flow_folder("values"));
+    let body = base(&json!({ "run_id": "r", "inputs": { "number": -1 } })).to_string();
+    let path = format!("{session}/executor/execution/flow");
+    let answer = server.ask(&server.key, "POST", &path, &json!({}), Some(body));
+    let text = answer.text().unwrap();
+    let start = r#"{"output":{"zebra":{"nan":NaN,"big":12345678901234567890123,"é":["ü",null,true,{"b":1,"a":2.0}],"#;
+    assert!(text.starts_with(start), "{text}");
+}
+
+#[test]
+fn streams_are_events() {
+    let server = Server::start();
+    let session = server.session("stream", &flow_folder("stream"));
+    let headers = json!({ "accept": "text/event-stream" });
+    let path = format!("{session}/serve/score");
+    let body = Some(r#"{"text": "a b c"}"#.to_owned());
+    let answer = server.ask(&server.key, "POST", &path, &headers, body);
+    assert_eq!(
+        answer.headers()["content-type"],
+        "text/event-stream; charset=utf-8"
+    );
+    let expected = "data: {\"length\": 5}\n\ndata: {\"answer\": \"a b c \"}\n\n";
+    assert_eq!(answer.text().unwrap(), expected);
+}
+
+#[test]
+fn wrong_bodies() {
+    let server = Server::start();
+    let session = server.session("one", &flow_folder("one"));
+    let post = |path: &str, body: &Value| executor(&server, &session, path, body);
+    let kinds = |(status, answer): (u16, Value)| {
+        assert_eq!(status, 422, "{answer}");
+        let details = answer["detail"].as_array().unwrap().clone();
+        details
+            .iter()
+            .map(|detail| detail["type"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        kinds(post("/execution/flow", &json!([1]))),
+        ["model_attributes_type"]
+    );
+    assert_eq!(
+        kinds(post("/execution/flow", &json!(null))),
+        ["model_attributes_type"]
+    );
+    assert_eq!(
+        kinds(post(
+            "/execution/node",
+            &base(&json!({ "flow_inputs": null }))
+        )),
+        ["missing", "missing", "dict_type"]
+    );
+    for (number, kind) in [
+        (json!(1.5), "int_from_float"),
+        (json!(-1), "greater_than_equal"),
+        (json!([]), "int_type"),
+        (json!("99999999999999999999999"), "int_parsing"),
+    ] {
+        let body = json!({ "run_id": "r", "line_number": number, "inputs": {} });
+        assert_eq!(kinds(post("/execution", &body)), [kind]);
+    }
+    let long = json!({ "run_id": "r".repeat(300) });
+    assert_eq!(kinds(post("/execution/cancel", &long)), ["string_too_long"]);
+    let tools = json!({ "working_dir": "/w", "tools": { "a.py": { "tool_type": 1 }, "b.py": 2 } });
+    assert_eq!(
+        kinds(post("/tool/meta", &tools)),
+        ["string_type", "dict_type"]
+    );
+    let many: serde_json::Map<String, Value> = (0..300)
+        .map(|number| (format!("{number}.py"), json!({})))
+        .collect();
+    let tools = json!({ "working_dir": "/w", "tools": many });
+    assert_eq!(kinds(post("/tool/meta", &tools)), ["too_long"]);
+    // Paths lead nowhere, whatever they say.
+    let tools =
+        json!({ "working_dir": "/etc", "tools": { "/etc/passwd": { "tool_type": "prompt" } } });
+    let (status, answer) = post("/tool/meta", &tools);
+    assert_eq!(status, 200);
+    assert!(
+        answer["errors"]["/etc/passwd"]["error"].is_object(),
+        "{answer}"
+    );
+    let odd = json!({ "run_id": "r", "environment_variables": { "A": 1 } });
+    let (status, answer) = post("/execution/flow", &base(&odd));
+    assert_eq!(
+        (status, &answer["error"]["innerError"]["code"]),
+        (500, &json!("TypeError"))
+    );
+    // A body that is larger than the host takes.
+    let huge = base(&json!({ "run_id": "r", "inputs": { "text": "x".repeat(64 << 20) } }));
+    let (status, answer) = post("/execution/flow", &huge);
+    assert_eq!(
+        (status, &answer["type"]),
+        (413, &json!("/problems/too-large"))
+    );
+    let (status, _) = post(
+        "/execution/flow",
+        &base(&json!({ "run_id": "r", "inputs": { "text": "x" } })),
+    );
+    assert_eq!(status, 200);
+}
+
+#[test]
+fn a_batch_at_a_time() {
+    let server = Server::start();
+    let folder = tempfile::tempdir().unwrap();
+    let flow = "inputs: {wait: {type: double}}\noutputs: {o: {type: string, reference: '${n.output}'}}\nnodes:\n- {name: n, type: python, source: {type: code, path: n.py}, inputs: {wait: '${inputs.wait}'}}\n";
+    let code = "import os\nimport time\nfrom promptflow.core import tool\n\n\n@tool\ndef n(wait: float):\n    time.sleep(wait)\n    return os.environ.get('WHO')\n";
+    fs::write(folder.path().join("flow.dag.yaml"), flow).unwrap();
+    fs::write(folder.path().join("n.py"), code).unwrap();
+    let session = server.session("slow", folder.path());
+    let post = |path: &str, body: &Value| executor(&server, &session, path, body);
+    let class = |answer: &Value| {
+        answer["error"]["innerError"]["code"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let line = |number: u64, wait: f64| json!({ "run_id": "b", "line_number": number, "inputs": { "wait": wait } });
+    assert_eq!(
+        class(&post("/execution", &line(0, 0.0)).1),
+        "UninitializedError"
+    );
+    let begin =
+        |who: &str| base(&json!({ "worker_count": 2, "environment_variables": { "WHO": who } }));
+    assert_eq!(post("/initialize", &begin("a")).0, 200);
+    // Nothing is under way, so another one may begin.
+    assert_eq!(post("/initialize", &begin("b")).0, 200);
+    assert_eq!(post("/execution", &line(0, 0.0)).1["output"]["o"], "b");
+    std::thread::scope(|scope| {
+        let slow = scope.spawn(|| post("/execution", &line(1, 100.0)));
+        while server.calls(&session) == 0 {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let (status, answer) = post("/initialize", &begin("c"));
+        assert_eq!((status, class(&answer).as_str()), (400, "BatchInProgress"));
+        assert_eq!(
+            post("/finalize", &json!({})),
+            (200, json!({ "status": "finalized" }))
+        );
+        let (status, answer) = slow.join().unwrap();
+        assert_eq!(
+            (status, class(&answer).as_str()),
+            (400, "ExecutionCanceledError")
+        );
+    });
+    assert_eq!(
+        class(&post("/execution", &line(2, 0.0)).1),
+        "UninitializedError"
+    );
+    assert_eq!(
+        class(&post("/finalize", &json!({})).1),
+        "UninitializedError"
+    );
+    // A line has the batch's time.
+    let short = base(&json!({ "line_timeout_sec": 1 }));
+    assert_eq!(post("/initialize", &short).0, 200);
+    let (status, answer) = post("/execution", &line(3, 100.0));
+    let error = &answer["run_info"]["error"];
+    assert_eq!(
+        (status, &error["message"]),
+        (
+            200,
+            &json!("Line 3 execution timeout for exceeding 1 seconds")
+        )
+    );
+    // The next life of the session does not know it.
+    let (status, _) = server.json("POST", &format!("{session}/reset"), &json!({}));
+    assert_eq!(status, 200);
+    assert_eq!(
+        class(&post("/execution", &line(4, 0.0)).1),
+        "UninitializedError"
+    );
+    // Runs are canceled by their identifier.
+    std::thread::scope(|scope| {
+        let run = base(&json!({ "run_id": "long", "inputs": { "wait": 100 } }));
+        let slow = scope.spawn(move || post("/execution/flow", &run));
+        while server.calls(&session) == 0 {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let run = json!({ "run_id": "long" });
+        assert_eq!(
+            post("/execution/cancel", &run),
+            (200, json!({ "status": "canceled" }))
+        );
+        let (status, answer) = slow.join().unwrap();
+        assert_eq!(
+            (status, class(&answer).as_str()),
+            (400, "ExecutionCanceledError")
+        );
+        assert_eq!(
+            answer["error"]["message"],
+            "The execution for run long is canceled."
+        );
+    });
+}
+
+#[test]
+fn of_others_and_without_a_key() {
+    let server = Server::start();
+    let session = server.session("one", &flow_folder("one"));
+    let users = format!("{}/v1/users", server.url);
+    let send = |address: &str, body: Value| {
+        let request = server.client.post(address).bearer_auth(&server.key);
+        let answer = request.json(&body).send().unwrap();
+        assert!(answer.status().is_success(), "{}", answer.text().unwrap());
+        answer.json::<Value>().unwrap()
+    };
+    send(&users, json!({ "name": "eve" }));
+    let key = send(&format!("{users}/eve/keys"), json!({ "description": "k" }));
+    let key = key["key"].as_str().unwrap();
+    for (role, expected) in [(None, 404), (Some("data-scientist"), 403)] {
+        if let Some(role) = role {
+            let path = "/roles/eve";
+            let (status, answer) = server.json("PUT", path, &json!({ "role": role }));
+            assert!(status < 300, "{answer}");
+        }
+        for path in [
+            "/executor/health",
+            "/serve/health",
+            "/serve/swagger.json",
+            "/executor/tool/package_tools",
+        ] {
+            let answer = server.ask(key, "GET", &format!("{session}{path}"), &json!({}), None);
+            assert_eq!(answer.status().as_u16(), expected, "{path}");
+            assert_eq!(answer.headers()["content-type"], "application/problem+json");
+        }
+        for path in [
+            "/executor/finalize",
+            "/executor/execution/flow",
+            "/executor/execution/cancel",
+            "/serve/score",
+        ] {
+            let answer = server.ask(
+                key,
+                "POST",
+                &format!("{session}{path}"),
+                &json!({}),
+                Some("{}".to_owned()),
+            );
+            assert_eq!(answer.status().as_u16(), expected, "{path}");
+        }
+    }
+    let answer = server.ask(
+        "wrong",
+        "GET",
+        &format!("{session}/serve/health"),
+        &json!({}),
+        None,
+    );
+    assert_eq!(answer.status().as_u16(), 401);
 }
 
 #[test]

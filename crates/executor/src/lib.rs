@@ -45,7 +45,7 @@ pub use records::{
 };
 pub use result::{Captured, FlowResult, LineResult, NodeResult, NodeStatus, Status};
 pub use run_options::{Observer, RunEvent, RunOptions};
-pub use serving::{accept_json, served_inputs, served_outputs, swagger};
+pub use serving::{Accepted, Served, served_inputs, served_outputs, swagger};
 pub use session::{Session, SessionOptions};
 pub use tool_meta::{FileTool, tool_meta, tool_meta_json};
 pub use tools::Signature;

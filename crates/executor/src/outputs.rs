@@ -11,8 +11,15 @@ use crate::value::{Object, Value};
 
 impl Line {
     /// The flow's outputs as the text of a JSON object. Outputs of bypassed nodes are null, with a warning.
-    pub(crate) async fn outputs(&self, warnings: &mut Vec<String>) -> Result<String, RunError> {
+    ///
+    /// The names of those that are streams go to `streams`, if somebody asks for them.
+    pub(crate) async fn outputs(
+        &self,
+        warnings: &mut Vec<String>,
+        streams: Option<&mut Vec<String>>,
+    ) -> Result<String, RunError> {
         let mut entries = Vec::new();
+        let mut streamed = Vec::new();
         for name in &self.session.graph.outputs {
             let Some(output) = self.session.flow.outputs.get(name) else {
                 continue;
@@ -32,6 +39,11 @@ impl Line {
                         "null".to_owned()
                     } else {
                         let value = self.property(node, value, property).await?;
+                        if let (true, Argument::Object(object)) = (streams.is_some(), &value)
+                            && self.is_stream(node, object).await
+                        {
+                            streamed.push(name.clone());
+                        }
                         self.output_text(name, node, value).await?
                     }
                 }
@@ -41,7 +53,29 @@ impl Line {
                 serde_json::Value::from(name.as_str())
             ));
         }
+        if let Some(streams) = streams {
+            *streams = streamed;
+        }
         Ok(format!("{{{}}}", entries.join(", ")))
+    }
+
+    /// Whether an object is an iterator, which is spent by being written.
+    async fn is_stream(&self, node: &str, object: &Object) -> bool {
+        let Ok(mut held) = self.hold(node, object.lane).await else {
+            return false;
+        };
+        for method in ["__next__", "__anext__"] {
+            let found = held.instance().property(object.id, method).await;
+            match found.result {
+                Ok(Ok(outcome)) => {
+                    held.value(outcome);
+                    return true;
+                }
+                Ok(Err(_)) => {}
+                Err(_) => return false,
+            }
+        }
+        false
     }
 
     async fn output_text(
@@ -170,16 +204,10 @@ impl Line {
     /// An object's JSON form, or its `repr`, without a change to what the flow does: nothing here is an error, and a
     /// stream is not read.
     async fn captured_object(&self, node: &str, object: &Object) -> String {
+        let is_stream = self.is_stream(node, object).await;
         let Ok(mut held) = self.hold(node, object.lane).await else {
             return Json::Null.to_string();
         };
-        let mut is_stream = false;
-        for method in ["__next__", "__anext__"] {
-            if let Ok(Ok(outcome)) = held.instance().property(object.id, method).await.result {
-                held.value(outcome);
-                is_stream = true;
-            }
-        }
         if !is_stream
             && let Ok(Ok(dumped)) = held.instance().dump(object.id).await.result
             && let Ok(text) = self.with_images(dumped, Whose::Node)

@@ -134,6 +134,9 @@ pub struct LineResult {
     pub inputs: Arc<JsonMap>,
     /// Warnings, as promptflow gives them.
     pub warnings: Vec<String>,
+    /// The outputs that promptflow would stream, when [`RunOptions::streams`](crate::RunOptions::streams) asks for them.
+    /// Their values are the whole text.
+    pub streams: Vec<String>,
 }
 
 impl LineResult {
@@ -144,6 +147,7 @@ impl LineResult {
             nodes: Vec::new(),
             inputs: Arc::default(),
             warnings: Vec::new(),
+            streams: Vec::new(),
         }
     }
 }

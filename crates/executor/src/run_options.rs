@@ -46,6 +46,8 @@ pub struct RunOptions {
     /// Whether each node's result has its inputs and output. Without it, values go from node to node without being
     /// looked at; with it, each Python object that a node reads or returns is written as JSON once more.
     pub capture: bool,
+    /// Whether a line's result says which of the flow's outputs are streams.
+    pub streams: bool,
     /// The time of the line, if it is to be less than the session's.
     pub line_time: Option<Duration>,
 }
@@ -77,6 +79,7 @@ impl fmt::Debug for RunOptions {
             .debug_struct("RunOptions")
             .field("observed", &self.observer.is_some())
             .field("capture", &self.capture)
+            .field("streams", &self.streams)
             .field("line_time", &self.line_time)
             .finish()
     }

@@ -46,7 +46,7 @@ pub(crate) async fn run_flow(
     let mut result = FlowResult::new(session.graph.warnings.clone());
     let work = async {
         line.run_nodes(&mut result.nodes).await?;
-        let outputs = line.outputs(&mut result.warnings).await?;
+        let outputs = line.outputs(&mut result.warnings, None).await?;
         let gathered = line.gather(aggregation_nodes(session)).await?;
         // promptflow's condition: aggregation that reads nothing of the line's nodes is left out.
         if !gathered.is_empty() {
@@ -74,9 +74,11 @@ pub(crate) async fn run_line(
     };
     let mut nodes = Vec::with_capacity(session.graph.line.len());
     let mut warnings = session.graph.warnings.clone();
+    let mut streams = Vec::new();
+    let asked = options.streams.then_some(&mut streams);
     let work = async {
         line.run_nodes(&mut nodes).await?;
-        let outputs = line.outputs(&mut warnings).await?;
+        let outputs = line.outputs(&mut warnings, asked).await?;
         let gathered = line.gather(aggregation_nodes(session)).await?;
         let mut aggregation_inputs = IndexMap::with_capacity(gathered.len());
         for (reference, argument) in gathered {
@@ -95,6 +97,7 @@ pub(crate) async fn run_line(
         nodes,
         inputs: Arc::clone(&line.inputs),
         warnings,
+        streams,
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Rules: promptflow's `core/_serving` (`utils.py`, `swagger.py`, `response_creator.py`).
 
-use flowcell_flow::{Flow, Json, JsonMap, ValueType, python_loads, python_repr};
+use flowcell_flow::{Flow, Json, JsonMap, ValueType, python_json, python_loads, python_repr};
 use serde_json::json;
 
 use crate::error::RunError;
@@ -117,27 +117,84 @@ pub fn served_outputs(flow: &Flow, outputs: &str) -> Json {
     outputs
 }
 
-/// Whether a client with this `Accept` takes JSON; the error of promptflow's when it does not.
-///
-/// # Errors
-/// `NotAcceptable`, which is answered with status 406.
-pub fn accept_json(accept: &str) -> Result<(), RunError> {
-    let types: Vec<&str> = accept
-        .split(',')
-        .map(|part| part.split(';').next().unwrap_or_default().trim())
-        .filter(|media| !media.is_empty())
-        .collect();
-    let is_json = |media: &&str| matches!(*media, "application/json" | "application/*" | "*/*");
-    if types.is_empty() || types.iter().any(is_json) {
-        return Ok(());
+/// What a request's `Accept` takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Accepted {
+    types: Vec<String>,
+}
+
+/// An answer, in the form in which it goes out.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Served {
+    /// JSON.
+    Json(Json),
+    /// Events (`text/event-stream`).
+    Events(String),
+}
+
+impl Accepted {
+    /// Reads the header; empty when there is none.
+    pub fn new(accept: &str) -> Self {
+        let types = accept
+            .split(',')
+            .map(|part| part.split(';').next().unwrap_or_default().trim())
+            .filter(|media| !media.is_empty())
+            .map(str::to_owned);
+        Self {
+            types: types.collect(),
+        }
     }
-    Err(RunError::user(
-        "NotAcceptable",
-        format!(
-            "Media type {} in Accept header is not acceptable. Supported media type(s) - application/json",
-            types.join(",")
-        ),
-    ))
+
+    /// Whether the client takes streams, which it must say in so many words.
+    pub fn events(&self) -> bool {
+        self.types.iter().any(|media| media == "text/event-stream")
+    }
+
+    fn json(&self) -> bool {
+        let is_json =
+            |media: &String| matches!(&**media, "application/json" | "application/*" | "*/*");
+        self.types.is_empty() || self.types.iter().any(is_json)
+    }
+
+    /// What goes out of these outputs, of which `streams` would be streamed: one of them as events, of which the stream
+    /// is a single one; JSON otherwise.
+    ///
+    /// # Errors
+    /// `NotAcceptable`, which is answered with status 406; or there is more than one stream.
+    pub fn serve(&self, outputs: Json, streams: &[String]) -> Result<Served, RunError> {
+        let streams = if self.events() { streams } else { &[] };
+        let (stream, Json::Object(mut entries)) = (streams.first(), outputs.clone()) else {
+            return Ok(Served::Json(outputs));
+        };
+        if streams.len() > 1 {
+            return Err(RunError::user(
+                "MultipleStreamOutputFieldsNotSupported",
+                "Multiple stream output fields not supported.",
+            ));
+        }
+        if let Some(stream) = stream {
+            let text = entries.shift_remove(stream).unwrap_or_default();
+            let mut events = String::new();
+            let mut event = |data: Json| {
+                events.push_str(&format!("data: {}\n\n", python_json(&data)));
+            };
+            if !entries.is_empty() {
+                event(Json::Object(entries));
+            }
+            event(json!({ stream: text }));
+            return Ok(Served::Events(events));
+        }
+        if self.json() {
+            return Ok(Served::Json(outputs));
+        }
+        Err(RunError::user(
+            "NotAcceptable",
+            format!(
+                "Media type {} in Accept header is not acceptable. Supported media type(s) - application/json",
+                self.types.join(",")
+            ),
+        ))
+    }
 }
 
 /// The description of a served flow (OpenAPI 3.0), with the first of its samples.

@@ -360,8 +360,8 @@ pub async fn execute_flow(
                     let (inputs, gathered) =
                         (listed(&result.inputs), listed_aggregation_inputs(&result));
                     let aggregated = flow.aggregate(&inputs, &gathered, &options).await;
-                    if let Err(error) = aggregated.outputs {
-                        return Err(error);
+                    if let Err(error) = &aggregated.outputs {
+                        return Err(error.clone());
                     }
                     Some(aggregated)
                 };
@@ -507,6 +507,7 @@ pub async fn initialize(
                         let definition = json!({
                             "type": input.value_type.as_str(),
                             "default": input.default,
+                            "description": input.description.as_deref().unwrap_or_default(),
                             "enum": input.enum_values,
                             "is_chat_input": input.is_chat_input,
                             "is_chat_history": input.is_chat_history,
@@ -587,6 +588,7 @@ pub async fn execute_line(
                         observer: Some(observer),
                         capture: true,
                         line_time: Some(line_time),
+                        ..RunOptions::default()
                     };
                     let (started, since) = (SystemTime::now(), Instant::now());
                     let result = flow.run_line(&inputs, Some(number), &options).await;
@@ -649,8 +651,8 @@ pub async fn aggregate(
                     ..RunOptions::default()
                 };
                 let result = flow.aggregate(&inputs, &gathered, &options).await;
-                if let Err(error) = result.outputs {
-                    return Err(error);
+                if let Err(error) = &result.outputs {
+                    return Err(error.clone());
                 }
                 let record = aggregation_record(flow.flow(), &of, &result);
                 Ok((record, flow_word(&result)))

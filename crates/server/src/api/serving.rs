@@ -10,7 +10,7 @@ use axum::extract::rejection::BytesRejection;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use flowcell_executor::{
-    Code, LineResult, RunError, RunOptions, accept_json, served_inputs, served_outputs, swagger,
+    Accepted, Code, RunError, RunOptions, Served, served_inputs, served_outputs, swagger,
 };
 use flowcell_flow::{Flow, Json, python_json_compact, python_loads};
 use flowcell_session::{Name, RegistryError, Setup};
@@ -103,8 +103,14 @@ pub async fn score(
 ) -> Result<Response, Problem> {
     let key = usable(&app, &caller, &name, &id)?;
     let body = body.map_err(of_body)?;
+    let accept: Vec<&str> = headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .collect();
+    let accepted = Accepted::new(&accept.join(","));
     let started = std::time::Instant::now();
-    let scored = app.sessions().call(
+    let call = app.sessions().call(
         &key,
         None,
         Setup::default(),
@@ -114,27 +120,24 @@ pub async fn score(
             let inputs = served_inputs(flow.flow(), &body)?;
             let options = RunOptions {
                 observer: Some(observer),
+                streams: accepted.events(),
                 ..RunOptions::default()
             };
-            let LineResult { outputs, .. } = flow.run_line(&inputs, None, &options).await;
-            Ok(served_outputs(flow.flow(), &outputs?))
+            let result = flow.run_line(&inputs, None, &options).await;
+            let outputs = served_outputs(flow.flow(), &result.outputs?);
+            // promptflow runs the flow before it looks at this, too.
+            accepted.serve(outputs, &result.streams)
         },
     );
-    let scored = scored.await?;
+    let scored = call.await?;
     app.metrics().call(status(&scored), started.elapsed());
-    let outputs = match scored {
-        Ok(outputs) => outputs,
-        Err(error) => return Ok(failed(&error)),
-    };
-    let accept: Vec<&str> = headers
-        .get_all(header::ACCEPT)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .collect();
-    Ok(match accept_json(&accept.join(",")) {
-        Ok(()) => answer(StatusCode::OK, &outputs),
-        // promptflow runs the flow before it looks at this.
-        Err(error) => simplified(StatusCode::NOT_ACCEPTABLE, &error),
+    Ok(match scored {
+        Ok(Served::Json(outputs)) => answer(StatusCode::OK, &outputs),
+        Ok(Served::Events(events)) => {
+            let headers = [(header::CONTENT_TYPE, "text/event-stream; charset=utf-8")];
+            (headers, events).into_response()
+        }
+        Err(error) => failed(&error),
     })
 }
 
@@ -161,7 +164,7 @@ pub async fn feedback(
     ))
 }
 
-fn status(scored: &Result<Json, RunError>) -> &'static str {
+fn status(scored: &Result<Served, RunError>) -> &'static str {
     match scored {
         Ok(_) => "Completed",
         Err(_) => "Failed",
@@ -170,13 +173,10 @@ fn status(scored: &Result<Json, RunError>) -> &'static str {
 
 fn failed(error: &RunError) -> Response {
     let status = match error.code {
+        _ if error.class == "NotAcceptable" => StatusCode::NOT_ACCEPTABLE,
         Code::User => StatusCode::BAD_REQUEST,
         Code::System => StatusCode::INTERNAL_SERVER_ERROR,
     };
-    simplified(status, error)
-}
-
-fn simplified(status: StatusCode, error: &RunError) -> Response {
     let code = match error.code {
         Code::User => "UserError",
         Code::System => "SystemError",
