@@ -27,7 +27,5 @@ pub(crate) mod runner {
     });
 }
 
-pub use runner::exports::flowcell::tool::runner::{
-    Argument, LoadError, Outcome, Request,
-};
+pub use runner::exports::flowcell::tool::runner::{Argument, LoadError, Outcome, Request};
 pub use tool::flowcell::tool::types::{ErrorKind, Parameter, ToolError, ToolInfo};
