@@ -143,7 +143,8 @@ impl Workspace {
         self.shown.join(file)
     }
 
-    pub(crate) fn flow_folder(&self) -> PathBuf {
+    /// The folder of the copy that holds the flow's files, with its additional includes.
+    pub fn flow_folder(&self) -> PathBuf {
         self.folder.join(FLOW)
     }
 
