@@ -9,19 +9,37 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use flowcell_session::{EventId, Name, Role, Watched};
 use futures_util::stream;
+use serde::Deserialize;
+use utoipa::IntoParams;
 
 use super::sessions::find;
 use crate::app::App;
 use crate::auth::Caller;
-use crate::extract::At;
+use crate::extract::{At, Params};
 use crate::problem::{Kind, Problem};
+
+/// Which events of a session.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
+pub struct EventParams {
+    /// Whether to wait for what happens from now on, or to end after what has happened.
+    #[param(default = true)]
+    pub follow: bool,
+}
+
+impl Default for EventParams {
+    fn default() -> Self {
+        Self { follow: true }
+    }
+}
 
 /// Streams a session's events (server-sent events): states, calls, nodes, and what tools print.
 ///
 /// `data` of each is JSON with a `type`. A client that comes back with `Last-Event-ID` gets what it missed, as far as the
 /// host still has it; an event of type `missed` says where it does not. The stream ends with the session's life.
 #[utoipa::path(get, path = "/v1/workspaces/{workspace}/sessions/{session}/events", tag = "sessions",
-    params(("workspace" = String, Path), ("session" = String, Path),
+    params(("workspace" = String, Path), ("session" = String, Path), EventParams,
         ("Last-Event-ID" = Option<String>, Header, description = "The id of the last event that was received")),
     responses((status = 200, content_type = "text/event-stream", body = String), (status = 400, body = Problem),
         (status = 404, body = Problem), (status = 409, body = Problem)))]
@@ -29,6 +47,7 @@ pub async fn events(
     State(app): State<Arc<App>>,
     caller: Caller,
     At((name, id)): At<(Name, Name)>,
+    Params(parameters): Params<EventParams>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     caller.require(&app, &name, Role::Reader)?;
@@ -52,8 +71,10 @@ pub async fn events(
             let ending = ending.clone();
             async move {
                 let watched = tokio::select! {
+                    biased;
                     watched = watcher.next() => watched?,
                     () = ending.cancelled() => return None,
+                    () = std::future::ready(()), if !parameters.follow => return None,
                 };
                 // A role that was withdrawn holds no longer, here as elsewhere.
                 caller.require(&app, &key.0, Role::Reader).ok()?;
