@@ -158,7 +158,7 @@ fn print_logs(result: &FlowResult) {
 }
 
 /// Outputs as `pf flow test` prints them. What is not strict JSON (NaN) is printed as it is.
-fn indented(outputs: &str) -> String {
+pub(crate) fn indented(outputs: &str) -> String {
     use serde::Serialize as _;
 
     let Ok(value) = serde_json::from_str::<serde_json::Value>(outputs) else {

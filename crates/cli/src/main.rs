@@ -1,6 +1,7 @@
 //! The `flowcell` command.
 
 mod bundle;
+mod client;
 mod flow_init;
 mod flow_test;
 mod flow_validate;
@@ -12,9 +13,11 @@ mod terminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 use tracing::level_filters::LevelFilter;
 
+use crate::client::{Connection, Group, Nothing, Remote, Task};
 use crate::settings::Settings;
 
 /// Runs prompt flow folders, unchanged, in WebAssembly sandboxes.
@@ -46,6 +49,28 @@ enum Command {
     Bundle(BundleCommand),
     /// Host compute sessions for many users, over HTTP.
     Serve(serve::ServeArgs),
+    /// Start, use and stop compute sessions of a host.
+    Session(Group<client::SessionCommand>),
+    /// Slices of a host that sessions run on.
+    Compute(Group<client::ComputeCommand>),
+    /// Workspaces of a host.
+    Workspace(Group<client::WorkspaceCommand>),
+    /// Who may do what in a workspace.
+    Role(Group<client::RoleCommand>),
+    /// Users of a host.
+    User(Group<client::UserCommand>),
+    /// API keys.
+    Key(Group<client::KeyCommand>),
+    /// Tell who you are to the host, and your roles.
+    Me(Remote<Nothing>),
+    /// Keep hosts, workspaces and keys under a name.
+    #[command(subcommand)]
+    Profile(client::ProfileCommand),
+    /// Print a script that completes commands in a shell.
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -56,6 +81,18 @@ enum FlowCommand {
     Validate(flow_validate::ValidateArgs),
     /// Make a new flow.
     Init(flow_init::InitArgs),
+    /// Make a flow at a host.
+    Create(Remote<client::CreateFlowArgs>),
+    /// List the flows of a host's workspace.
+    List(Remote<Nothing>),
+    /// Show a flow of a host, and its files.
+    Show(Remote<client::FlowNameArgs>),
+    /// Upload a folder to a host, in place of all files of a flow.
+    Upload(Remote<client::UploadArgs>),
+    /// Download the files of a host's flow into a new folder.
+    Download(Remote<client::DownloadArgs>),
+    /// Delete a flow of a host.
+    Delete(Remote<client::DeleteFlowArgs>),
 }
 
 #[derive(Debug, Subcommand)]
@@ -77,8 +114,9 @@ struct OutputArgs {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 enum Output {
-    /// For people.
+    /// For people: tables of lists, names and values of single things.
     #[default]
+    #[value(alias = "table")]
     Text,
     /// One JSON object on standard output, and nothing else there.
     Json,
@@ -86,6 +124,13 @@ enum Output {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    let command = match cli.command.map(Command::remote) {
+        Some(Ok(task)) => return block_on(client::run(task)),
+        Some(Err(Command::Profile(command))) => return client::profile(&command),
+        Some(Err(Command::Completions { shell })) => return completions(shell),
+        Some(Err(command)) => Some(command),
+        None => None,
+    };
     let settings = match Settings::new(cli.home) {
         Ok(settings) => settings,
         Err(message) => return terminal::fail(&message),
@@ -94,23 +139,64 @@ fn main() -> ExitCode {
         settings.print_versions();
         return ExitCode::SUCCESS;
     }
-    match cli.command {
+    match command {
         Some(Command::Serve(args)) => serve::main(&settings, args),
-        command => command_main(&settings, command),
+        command => block_on(run(&settings, command)),
     }
 }
 
-/// All commands but the server.
-fn command_main(settings: &Settings, command: Option<Command>) -> ExitCode {
+impl Command {
+    /// What is asked of a host; a command that asks none is given back.
+    fn remote(self) -> Result<(Connection, Task), Self> {
+        use client::FlowTask;
+
+        Ok(match self {
+            Self::Session(group) => group.task(Task::Session),
+            Self::Compute(group) => group.task(Task::Compute),
+            Self::Workspace(group) => group.task(Task::Workspace),
+            Self::Role(group) => group.task(Task::Role),
+            Self::User(group) => group.task(Task::User),
+            Self::Key(group) => group.task(Task::Key),
+            Self::Me(remote) => remote.task(|_| Task::Me),
+            Self::Flow(FlowCommand::Create(remote)) => {
+                remote.task(|args| Task::Flow(FlowTask::Create(args)))
+            }
+            Self::Flow(FlowCommand::List(remote)) => remote.task(|_| Task::Flow(FlowTask::List)),
+            Self::Flow(FlowCommand::Show(remote)) => {
+                remote.task(|args| Task::Flow(FlowTask::Show(args)))
+            }
+            Self::Flow(FlowCommand::Upload(remote)) => {
+                remote.task(|args| Task::Flow(FlowTask::Upload(args)))
+            }
+            Self::Flow(FlowCommand::Download(remote)) => {
+                remote.task(|args| Task::Flow(FlowTask::Download(args)))
+            }
+            Self::Flow(FlowCommand::Delete(remote)) => {
+                remote.task(|args| Task::Flow(FlowTask::Delete(args)))
+            }
+            other => return Err(other),
+        })
+    }
+}
+
+fn completions(shell: Shell) -> ExitCode {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "flowcell", &mut script);
+    terminal::raw(String::from_utf8_lossy(&script).trim_end());
+    ExitCode::SUCCESS
+}
+
+/// Runs any command but the server.
+fn block_on(command: impl Future<Output = ExitCode>) -> ExitCode {
     terminal::start_logging(LevelFilter::WARN, None);
     let runtime = match runtime(0) {
         Ok(runtime) => runtime,
         Err(error) => return terminal::fail(&format!("cannot start worker threads: {error}")),
     };
     runtime.block_on(async {
-        // Dropping the command's future stops its guests and removes its working copy.
+        // Dropping the command's future stops its guests and removes its working copy, or hangs up on the host.
         tokio::select! {
-            code = run(settings, command) => code,
+            code = command => code,
             _ = tokio::signal::ctrl_c() => {
                 terminal::note("stopped");
                 ExitCode::from(130)
@@ -138,9 +224,7 @@ async fn run(settings: &Settings, command: Option<Command>) -> ExitCode {
         Some(Command::Bundle(BundleCommand::Build(args))) => bundle::build(settings, &args).await,
         Some(Command::Bundle(BundleCommand::List(args))) => bundle::list(settings, &args),
         Some(Command::Bundle(BundleCommand::Show(args))) => bundle::show(settings, &args),
-        // It has threads and logging of its own: `serve::main`.
-        Some(Command::Serve(_)) => ExitCode::FAILURE,
-        // clap prints the help when there is nothing at all on the command line.
-        None => terminal::fail("no command given; `flowcell --help` lists them"),
+        // `main` sees to all others. clap prints the help when there is nothing at all on the command line.
+        _ => terminal::fail("no command given; `flowcell --help` lists them"),
     }
 }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use anstream::{eprintln, println};
+use anstream::{eprint, eprintln, println};
 use flowcell_executor::RunError;
 use flowcell_server::Traces;
 use tracing::level_filters::LevelFilter;
@@ -46,8 +46,8 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Text of a tool's, without the control characters that a terminal would obey.
-fn plain(text: &str) -> String {
+/// Somebody else's text, without the control characters that a terminal would obey.
+pub(crate) fn plain(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     for character in text.chars() {
         if character.is_control() && !matches!(character, '\n' | '\t') {
@@ -84,6 +84,21 @@ pub(crate) fn note(text: &str) {
 pub(crate) fn fail(message: &str) -> ExitCode {
     eprintln!("{BOLD_RED}error:{RESET} {message}");
     ExitCode::FAILURE
+}
+
+/// An error that ends the command, in words that may be somebody else's, and the ways out.
+pub(crate) fn fail_helping(message: &str, help: &[String]) -> ExitCode {
+    let mut text = plain(message);
+    for line in help {
+        let _ = write!(text, "\n  {CYAN}help:{RESET} {}", plain(line));
+    }
+    fail(&text)
+}
+
+/// A question; the answer is typed behind it.
+pub(crate) fn ask(question: &str) {
+    eprint!("{} [y/N] ", plain(question));
+    let _ = std::io::stderr().flush();
 }
 
 /// A flow's error, with the tool's frames and the way out.

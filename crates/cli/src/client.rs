@@ -1,0 +1,104 @@
+//! Commands that speak to a host (`flowcell serve`) over its HTTP API.
+
+mod api;
+mod archive;
+mod arguments;
+mod call;
+mod compute;
+mod confirm;
+mod connection;
+mod error;
+mod flow;
+mod key;
+mod logs;
+mod profiles;
+mod session;
+mod session_view;
+mod sse;
+mod table;
+mod user;
+mod waiting;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+
+pub(crate) use self::compute::ComputeCommand;
+pub(crate) use self::connection::Connection;
+pub(crate) use self::flow::{
+    CreateArgs as CreateFlowArgs, DeleteArgs as DeleteFlowArgs, DownloadArgs, FlowNameArgs,
+    FlowTask, UploadArgs,
+};
+pub(crate) use self::key::KeyCommand;
+pub(crate) use self::profiles::{ProfileCommand, run as profile};
+pub(crate) use self::session::SessionCommand;
+pub(crate) use self::user::UserCommand;
+pub(crate) use self::workspace::{RoleCommand, WorkspaceCommand};
+
+/// Commands of one subject.
+#[derive(Debug, Args)]
+pub(crate) struct Group<C: Subcommand> {
+    #[command(flatten)]
+    connection: Connection,
+    #[command(subcommand)]
+    command: C,
+}
+
+impl<C: Subcommand> Group<C> {
+    pub(crate) fn task(self, task: impl FnOnce(C) -> Task) -> (Connection, Task) {
+        (self.connection, task(self.command))
+    }
+}
+
+/// One command, among others that need no host.
+#[derive(Debug, Args)]
+pub(crate) struct Remote<A: Args> {
+    #[command(flatten)]
+    connection: Connection,
+    #[command(flatten)]
+    args: A,
+}
+
+impl<A: Args> Remote<A> {
+    pub(crate) fn task(self, task: impl FnOnce(A) -> Task) -> (Connection, Task) {
+        (self.connection, task(self.args))
+    }
+}
+
+/// No arguments but those of the connection.
+#[derive(Debug, Args)]
+pub(crate) struct Nothing {}
+
+/// What is asked of a host.
+pub(crate) enum Task {
+    Session(SessionCommand),
+    Compute(ComputeCommand),
+    Flow(FlowTask),
+    Workspace(WorkspaceCommand),
+    Role(RoleCommand),
+    User(UserCommand),
+    Key(KeyCommand),
+    Me,
+}
+
+pub(crate) async fn run((connection, task): (Connection, Task)) -> ExitCode {
+    let done = async {
+        let api = connection.open()?;
+        match task {
+            Task::Session(command) => return session::run(&api, command).await,
+            Task::Compute(command) => compute::run(&api, command).await?,
+            Task::Flow(task) => flow::run(&api, task).await?,
+            Task::Workspace(command) => workspace::run(&api, command).await?,
+            Task::Role(command) => workspace::run_role(&api, command).await?,
+            Task::User(command) => user::run(&api, command).await?,
+            Task::Key(command) => key::run(&api, command).await?,
+            Task::Me => user::me(&api).await?,
+        }
+        Ok(ExitCode::SUCCESS)
+    };
+    match done.await {
+        Ok(code) => code,
+        Err(error) => error.report(connection.output),
+    }
+}

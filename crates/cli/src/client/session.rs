@@ -1,0 +1,219 @@
+//! `flowcell session …`.
+
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use flowcell_server::api::sessions::{SessionView, StartSession, ToolView, UpdateSession};
+use flowcell_session::{Identity, Name, SessionState};
+use reqwest::Method;
+
+use super::api::{Answer, Api};
+use super::arguments::{KindArg, Waiting, identity, revision, seconds};
+use super::call::{self, CallArgs};
+use super::error::ClientError;
+use super::logs::{self, LogsArgs};
+use super::session_view::{Which, history, session, sessions, tools};
+use super::waiting::settled;
+use crate::{Output, terminal};
+
+/// Start, use and stop the compute sessions of a host.
+#[derive(Debug, Subcommand)]
+pub(crate) enum SessionCommand {
+    /// Start the session of a flow, or start it again.
+    Start(Box<StartArgs>),
+    /// List the sessions of the workspace, stopped ones included.
+    List,
+    /// Show a session.
+    Show(Which),
+    /// Change settings of a session; another type or compute resets it.
+    Update(Box<UpdateArgs>),
+    /// Delete a session's memory and files, and start it anew.
+    Reset(ResetArgs),
+    /// Stop a session: its calls end, its memory and files are deleted.
+    Stop(StopArgs),
+    /// Show what has happened to a session, latest first.
+    History(Which),
+    /// Follow a session: its states, calls, and what its tools print.
+    Logs(LogsArgs),
+    /// Call the flow, or one of its nodes, once.
+    Call(Box<CallArgs>),
+    /// Show the tools of a session's flow, and what is wrong with them.
+    Tools(Which),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StartArgs {
+    /// The flow.
+    #[arg(long, value_name = "NAME")]
+    flow: Name,
+    /// The base image, instead of the flow's or the host's.
+    #[arg(long, value_name = "NAME:TAG")]
+    image: Option<String>,
+    #[command(flatten)]
+    settings: SettingsArgs,
+    /// Show the settings that would apply, and start nothing.
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    waiting: Waiting,
+}
+
+#[derive(Debug, Args)]
+struct SettingsArgs {
+    /// The kind of compute.
+    #[arg(long, value_enum, value_name = "KIND")]
+    compute_kind: Option<KindArg>,
+    /// The type of a serverless compute (`flowcell compute types`).
+    #[arg(long, value_name = "TYPE")]
+    instance_type: Option<String>,
+    /// A compute of yours.
+    #[arg(long, value_name = "NAME")]
+    compute: Option<Name>,
+    /// Time without use after which the session is deleted: seconds, 90m, 1h.
+    #[arg(long, value_name = "TIME", value_parser = seconds)]
+    idle_time: Option<u64>,
+    /// As whom the session reaches other services: user_identity, managed or managed:CLIENT_ID.
+    #[arg(long, value_name = "IDENTITY", value_parser = identity)]
+    identity: Option<Identity>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UpdateArgs {
+    #[command(flatten)]
+    which: Which,
+    #[command(flatten)]
+    settings: SettingsArgs,
+    /// Only if the session has this revision still.
+    #[arg(long, value_name = "REVISION", value_parser = revision)]
+    if_match: Option<u64>,
+    #[command(flatten)]
+    waiting: Waiting,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ResetArgs {
+    #[command(flatten)]
+    which: Which,
+    /// Only if the session has this revision still.
+    #[arg(long, value_name = "REVISION", value_parser = revision)]
+    if_match: Option<u64>,
+    #[command(flatten)]
+    waiting: Waiting,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StopArgs {
+    #[command(flatten)]
+    which: Which,
+    #[command(flatten)]
+    waiting: Waiting,
+}
+
+pub(super) async fn run(api: &Api, command: SessionCommand) -> Result<ExitCode, ClientError> {
+    match command {
+        SessionCommand::Start(args) => return start(api, *args).await,
+        SessionCommand::List => {
+            let items = api.list(api.here(["sessions"])).await?;
+            api.show_list(
+                items,
+                sessions,
+                "there are no sessions; `flowcell session start --flow NAME` starts one",
+            )?;
+        }
+        SessionCommand::Show(which) => {
+            let id = which.find(api).await?;
+            let answer = api.get(api.here(["sessions", &id])).await?;
+            api.show(&answer, session)?;
+        }
+        SessionCommand::Update(args) => return update(api, *args).await,
+        SessionCommand::Reset(args) => {
+            let id = args.which.find(api).await?;
+            let url = api.here(["sessions", &id, "reset"]);
+            let request = api.change(Method::POST, url, args.if_match);
+            let answer = api.send(request).await?;
+            return ended_up(api, &settled(api, answer, &args.waiting).await?);
+        }
+        SessionCommand::Stop(args) => {
+            let id = args.which.find(api).await?;
+            let url = api.here(["sessions", &id, "stop"]);
+            let answer = api.send(api.request(Method::POST, url)).await?;
+            return ended_up(api, &settled(api, answer, &args.waiting).await?);
+        }
+        SessionCommand::History(which) => {
+            let id = which.find(api).await?;
+            let items = api.list(api.here(["sessions", &id, "history"])).await?;
+            api.show_list(items, history, "nothing has happened yet")?;
+        }
+        SessionCommand::Logs(args) => logs::run(api, &args).await?,
+        SessionCommand::Call(args) => return call::run(api, *args).await,
+        SessionCommand::Tools(which) => {
+            let id = which.find(api).await?;
+            let url = api.here(["sessions", &id, "tools"]);
+            // Tools are loaded for it, which may take as long as a call.
+            let request = api.request(Method::GET, url).timeout(call::LONGEST);
+            let answer = api.send(request).await?;
+            match api.output() {
+                Output::Json => terminal::raw(&answer.text()),
+                Output::Text => {
+                    let page: flowcell_server::api::page::Page<ToolView> = answer.read()?;
+                    terminal::line(&tools(&page.items));
+                }
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn start(api: &Api, args: StartArgs) -> Result<ExitCode, ClientError> {
+    let settings = args.settings;
+    let body = StartSession {
+        flow: Some(args.flow),
+        compute_kind: settings.compute_kind.map(Into::into),
+        instance_type: settings.instance_type,
+        compute: settings.compute,
+        idle_seconds: settings.idle_time,
+        identity: settings.identity,
+        base_image: args.image,
+    };
+    let mut url = api.here(["sessions"]);
+    if args.dry_run {
+        url.query_pairs_mut().append_pair("dry_run", "true");
+        let answer = api.send(api.request(Method::POST, url).json(&body)).await?;
+        if api.output() == Output::Text {
+            terminal::note("this would be started");
+        }
+        api.show(&answer, session)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let answer = api.create(url, &body).await?;
+    ended_up(api, &settled(api, answer, &args.waiting).await?)
+}
+
+async fn update(api: &Api, args: UpdateArgs) -> Result<ExitCode, ClientError> {
+    let id = args.which.find(api).await?;
+    let settings = args.settings;
+    let body = UpdateSession {
+        compute_kind: settings.compute_kind.map(Into::into),
+        instance_type: settings.instance_type,
+        compute: settings.compute,
+        idle_seconds: settings.idle_time,
+        identity: settings.identity,
+    };
+    let url = api.here(["sessions", &id]);
+    let request = api.change(Method::PATCH, url, args.if_match).json(&body);
+    let answer = api.send(request).await?;
+    ended_up(api, &settled(api, answer, &args.waiting).await?)
+}
+
+/// Shows what has become of a session; that it failed is an error.
+fn ended_up(api: &Api, answer: &Answer) -> Result<ExitCode, ClientError> {
+    let view: SessionView = answer.read()?;
+    api.show(answer, session)?;
+    if view.state != SessionState::Failed {
+        return Ok(ExitCode::SUCCESS);
+    }
+    if api.output() == Output::Text {
+        terminal::fail_helping(&format!("session {} failed: {}", view.id, view.reason), &[]);
+    }
+    Ok(ExitCode::FAILURE)
+}
