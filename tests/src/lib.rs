@@ -7,6 +7,7 @@ mod answer;
 mod compare;
 mod flow;
 mod process;
+pub mod server;
 
 pub use answer::Answer;
 pub use compare::{difference, lenient_json, normalised};

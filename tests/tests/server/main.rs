@@ -1,0 +1,9 @@
+//! `flowcell serve`, through the real binary over real HTTP.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test stops where it fails"
+)]
+
+mod calls;
