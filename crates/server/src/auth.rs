@@ -13,6 +13,7 @@ use axum::http::request::Parts;
 use flowcell_session::{Name, Role, UserName};
 use governor::clock::{Clock as _, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
+use jiff::Timestamp;
 
 pub(crate) use self::keys::NewKey;
 pub(crate) use self::oidc::Oidc;
@@ -32,9 +33,20 @@ pub struct Caller {
     pub user: UserName,
     /// Whether the user administers the host.
     pub admin: bool,
+    /// The public part of the API key that the caller came with; none for a token.
+    pub key: Option<String>,
+    /// From when on the key or token is refused.
+    pub expires: Option<Timestamp>,
 }
 
 impl Caller {
+    /// Whether the key or token is still good, for what goes on after the request was let in.
+    pub fn is_still_known(&self, app: &App) -> bool {
+        let is_there = |key: &String| app.ledger().state().keys.contains_key(key);
+        let has_expired = self.expires.is_some_and(|at| at <= Timestamp::now());
+        self.key.as_ref().is_none_or(is_there) && !has_expired
+    }
+
     /// Asserts that the caller administers the host.
     ///
     /// # Errors
@@ -177,10 +189,15 @@ async fn authenticate(parts: &Parts, app: &App) -> Result<Caller, Problem> {
     }
     match app.oidc() {
         Some(oidc) => {
-            let user = oidc.user_of(credential).await?;
+            let (user, expires) = oidc.user_of(credential).await?;
             let state = app.ledger().state();
             let admin = state.users.get(&user).is_some_and(|user| user.admin);
-            Ok(Caller { user, admin })
+            Ok(Caller {
+                user,
+                admin,
+                key: None,
+                expires,
+            })
         }
         None => Err(refused(
             "this is no API key, and the host takes no other tokens",

@@ -29,14 +29,23 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The API's description.
 pub fn openapi() -> utoipa::openapi::OpenApi {
     let config = crate::config::ServerConfig::default();
-    api::routes(config.upload_bytes).into_openapi()
+    described(api::routes(config.upload_bytes).into_openapi())
+}
+
+/// The router writes a parameter that may hold '/' as `{*path}`; OpenAPI has `{path}` for all.
+fn described(mut document: utoipa::openapi::OpenApi) -> utoipa::openapi::OpenApi {
+    let paths = std::mem::take(&mut document.paths.paths).into_iter();
+    document.paths.paths = paths
+        .map(|(path, item)| (path.replace("{*", "{"), item))
+        .collect();
+    document
 }
 
 /// The whole API of a server.
 pub(crate) fn router(app: &Arc<App>) -> Router {
     let config = &app.config().server;
     let (routes, document) = api::routes(config.upload_bytes).split_for_parts();
-    let document = Arc::new(serde_json::to_value(&document).unwrap_or(Value::Null));
+    let document = Arc::new(serde_json::to_value(described(document)).unwrap_or(Value::Null));
     let routes = routes
         .route("/openapi.json", get(api::host::openapi))
         .route("/docs", get(api::host::documentation))

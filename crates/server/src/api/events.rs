@@ -76,7 +76,10 @@ pub async fn events(
                     () = ending.cancelled() => return None,
                     () = std::future::ready(()), if !parameters.follow => return None,
                 };
-                // A role that was withdrawn holds no longer, here as elsewhere.
+                // A key that was revoked and a role that was withdrawn hold no longer, here as elsewhere.
+                if !caller.is_still_known(&app) {
+                    return None;
+                }
                 caller.require(&app, &key.0, Role::Reader).ok()?;
                 // A stream with traffic is use.
                 app.sessions().touch(&key);

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::page::{Page, PageParams};
+use super::workspaces::keep_an_owner;
 use crate::app::App;
 use crate::auth::{Caller, NewKey};
 use crate::extract::{At, Body, Creation, Params};
@@ -209,7 +210,8 @@ pub async fn get(
         .ok_or_else(|| Problem::not_found("user", user.as_str()))
 }
 
-/// Deletes a user, with all keys and roles. Sessions and computes stay until they are idle. Administrators only.
+/// Deletes a user, with all keys and roles. Sessions and computes stay until they are idle. Administrators only. The
+/// only owner of a workspace cannot be deleted.
 #[utoipa::path(delete, path = "/v1/users/{user}", tag = "users", params(("user" = String, Path)),
     responses((status = 204), (status = 404, body = Problem), (status = 409, body = Problem)))]
 pub async fn delete(
@@ -234,6 +236,9 @@ pub async fn delete(
                     "user {user} is the only one who administers this host; make another one first"
                 ),
             ));
+        }
+        for workspace in state.workspaces.keys() {
+            keep_an_owner(state, workspace, &user)?;
         }
         Ok((vec![Change::DeleteUser(user)], ()))
     })

@@ -303,7 +303,7 @@ fn view(record: &WorkspaceRecord) -> WorkspaceView {
 }
 
 /// Asserts that the workspace has another owner than this user.
-fn keep_an_owner(
+pub(crate) fn keep_an_owner(
     state: &flowcell_session::State,
     workspace: &Name,
     user: &UserName,

@@ -81,5 +81,7 @@ pub(super) fn check(state: &State, text: &str) -> Result<Caller, Problem> {
     Ok(Caller {
         user: key.user.clone(),
         admin: user.admin,
+        key: Some(key.id.clone()),
+        expires: key.expires,
     })
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flowcell_session::UserName;
+use jiff::Timestamp;
 use jsonwebtoken::jwk::JwkSet;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
 use serde_json::{Map, Value};
@@ -66,11 +67,11 @@ impl Oidc {
         })
     }
 
-    /// The user that a token names.
+    /// The user that a token names, and when the token ends.
     ///
     /// # Errors
     /// 401 when the token is not valid.
-    pub async fn user_of(&self, token: &str) -> Result<UserName, Problem> {
+    pub async fn user_of(&self, token: &str) -> Result<(UserName, Option<Timestamp>), Problem> {
         let refused =
             |why: &str| Problem::new(Kind::Unauthorized, format!("the token is refused: {why}"));
         if token.len() > MAX_TOKEN {
@@ -107,8 +108,11 @@ impl Oidc {
             .get(claim)
             .and_then(Value::as_str)
             .ok_or_else(|| refused(&format!("it has no claim '{claim}'")))?;
-        UserName::new(format!("{}{user}", self.config.user_prefix))
-            .map_err(|error| refused(&error.to_string()))
+        let user = UserName::new(format!("{}{user}", self.config.user_prefix))
+            .map_err(|error| refused(&error.to_string()))?;
+        let expires = token.claims.get("exp").and_then(Value::as_f64);
+        let expires = expires.and_then(|seconds| Timestamp::from_second(seconds as i64).ok());
+        Ok((user, expires))
     }
 
     /// The provider's keys; fetched when there are none, or none with this identifier, or they are old.
