@@ -400,7 +400,6 @@ pub struct Client {
 }
 
 /// An answer.
-#[derive(Debug)]
 pub struct Response {
     /// The status.
     pub status: u16,
@@ -410,6 +409,17 @@ pub struct Response {
     pub body: Vec<u8>,
     /// The body as JSON; null when it is none.
     pub json: Value,
+}
+
+impl std::fmt::Debug for Response {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Response")
+            .field("status", &self.status)
+            .field("headers", &self.headers)
+            .field("body", &String::from_utf8_lossy(&self.body))
+            .finish()
+    }
 }
 
 #[expect(clippy::panic, reason = "a test stops where it fails")]

@@ -7,3 +7,6 @@
 )]
 
 mod calls;
+mod durability;
+mod roles;
+mod sessions;
