@@ -8,5 +8,7 @@
 
 mod calls;
 mod durability;
+mod events;
+mod flows;
 mod roles;
 mod sessions;
