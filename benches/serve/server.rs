@@ -18,7 +18,7 @@ requests_per_second = 1000000
 request_burst = 1000000
 [host]
 instances = 1100
-memory_mib = 16384
+memory_mib = 65536
 overcommit = 100000
 [sessions]
 min_idle_seconds = 1
@@ -38,7 +38,7 @@ instances = 1000000
 [[instance_types]]
 name = \"large\"
 memory_mib = 4096
-cpu_millis = 100000
+cpu_millis = 4000
 instances = 16
 ";
 /// What a call sends: the payload that all comparisons use.

@@ -60,7 +60,12 @@ pub(crate) fn router(app: &Arc<App>) -> Router {
         .layer(
             ServiceBuilder::new()
                 .layer(SetRequestIdLayer::new(REQUEST_ID, MakeRequestUuid))
-                .layer(TraceLayer::new_for_http().make_span_with(span))
+                .layer(
+                    // What failed is logged where it fails.
+                    TraceLayer::new_for_http()
+                        .make_span_with(span)
+                        .on_failure(()),
+                )
                 .layer(PropagateRequestIdLayer::new(REQUEST_ID))
                 .layer(CatchPanicLayer::custom(panicked))
                 .layer(CompressionLayer::new())

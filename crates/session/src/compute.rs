@@ -45,6 +45,16 @@ impl Resources {
     }
 }
 
+impl std::fmt::Display for Resources {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            formatter,
+            "{} MiB of memory, {} millicores, {} instances",
+            self.memory_mib, self.cpu_millis, self.instances
+        )
+    }
+}
+
 /// A named size of computes.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct InstanceType {

@@ -282,15 +282,15 @@ pub enum Refusal {
     Quota(#[from] QuotaExceeded),
     /// The host is full.
     #[error(
-        "the host has no room for {wanted_mib} MiB more: computes of {reserved_mib} of {capacity_mib} MiB exist; stop some, or choose a smaller type"
+        "the host has no room for this: wanted are {wanted}; computes of {reserved} exist, and {capacity} is the most; stop some, or choose a smaller type"
     )]
     HostFull {
-        /// Memory that is needed.
-        wanted_mib: u64,
-        /// Memory of all computes.
-        reserved_mib: u64,
-        /// The most that they may have.
-        capacity_mib: u64,
+        /// What is needed.
+        wanted: Resources,
+        /// What all computes may use.
+        reserved: Resources,
+        /// The most that they may.
+        capacity: Resources,
     },
     /// Somebody else changed it meanwhile.
     #[error("it was changed meanwhile: its revision is {current}, and If-Match names {seen}")]

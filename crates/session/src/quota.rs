@@ -90,12 +90,8 @@ impl fmt::Display for Used {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             formatter,
-            "{} sessions, {} computes, {} MiB of memory, {} millicores, {} instances",
-            self.sessions,
-            self.computes,
-            self.resources.memory_mib,
-            self.resources.cpu_millis,
-            self.resources.instances
+            "{} sessions, {} computes, {}",
+            self.sessions, self.computes, self.resources
         )
     }
 }

@@ -4,6 +4,7 @@ The module's name, like the package's, is one that no flow's file will have: wha
 `import` before the flow's own files are.
 """
 
+import gc
 import sys
 
 from flowcell_runner import standard_modules  # noqa: F401  (imported so that the component has them)
@@ -13,6 +14,10 @@ from wit_world.exports.runner import Outcome_Json, Outcome_Object
 
 concurrency.install()
 logs.install()
+# What is in the component's memory from its build is there for good. Were the collector to look at it, it would write to
+# every page of it, and each instance would have those pages for itself.
+gc.collect()
+gc.freeze()
 
 
 def _outcome(value):

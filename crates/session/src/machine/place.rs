@@ -248,9 +248,9 @@ impl Scene<'_> {
             Ok(())
         } else {
             Err(Refusal::HostFull {
-                wanted_mib: wanted.memory_mib,
-                reserved_mib: reserved.memory_mib,
-                capacity_mib: capacity.memory_mib,
+                wanted: *wanted,
+                reserved: *reserved,
+                capacity: *capacity,
             })
         }
     }
