@@ -3,11 +3,7 @@
 //! `tests/contracts/record.py` recorded the answers of promptflow 1.18.5. Here the same requests go to flowcell. What
 //! differs is in [`DIFFERENCES`] and in `docs/differences.md`, or is evened out by [`normal`].
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
 use std::io::{BufRead, BufReader};
