@@ -448,6 +448,40 @@ fn wrong_bodies() {
         (status, &answer["error"]["innerError"]["code"]),
         (500, &json!("TypeError"))
     );
+    // What is wrong is repeated for each field, unless it is large.
+    let large = json!({ "more": "x".repeat(1 << 20) });
+    let (status, answer) = post("/execution/flow", &large);
+    assert_eq!((status, &answer["detail"][0]["input"]), (422, &Value::Null));
+    // Flows that cannot be opened are promptflow's errors in both.
+    let broken = flow_folder("fails");
+    let path = "/flows/one/files/shout.py";
+    let code = fs::read_to_string(broken.join("two.py")).unwrap();
+    let good = fs::read_to_string(flow_folder("one").join("shout.py")).unwrap();
+    let put = |content: String| {
+        let answer = server.ask(&server.key, "PUT", path, &json!({}), Some(content));
+        assert!(answer.status().is_success());
+    };
+    put(code);
+    let run = base(&json!({ "run_id": "r", "inputs": { "text": "x" } }));
+    for path in ["/execution/flow", "/initialize"] {
+        let (status, answer) = post(path, &run);
+        assert_eq!(
+            (status, &answer["error"]["code"]),
+            (400, &json!("UserError")),
+            "{answer}"
+        );
+    }
+    let (status, answer) = server.json(
+        "POST",
+        &format!("{session}/serve/score"),
+        &json!({ "text": "x" }),
+    );
+    assert_eq!(
+        (status, &answer["error"]["code"]),
+        (400, &json!("UserError")),
+        "{answer}"
+    );
+    put(good);
     // A body that is larger than the host takes.
     let huge = base(&json!({ "run_id": "r", "inputs": { "text": "x".repeat(64 << 20) } }));
     let (status, answer) = post("/execution/flow", &huge);

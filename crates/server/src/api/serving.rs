@@ -23,6 +23,9 @@ use crate::auth::Caller;
 use crate::extract::{At, of_body};
 use crate::problem::{Kind, Problem};
 
+/// What of a feedback goes to the log, in bytes.
+const MAX_FEEDBACK: usize = 4096;
+
 /// Tells that the flow is served.
 #[utoipa::path(get, path = "/v1/workspaces/{workspace}/sessions/{session}/serve/health", tag = "serving",
     params(("workspace" = String, Path), ("session" = String, Path)),
@@ -141,7 +144,7 @@ pub async fn score(
     })
 }
 
-/// Takes what a user thinks of an answer; it goes to the host's trace, as an attribute.
+/// Takes what a user thinks of an answer; it goes to the host's log.
 #[utoipa::path(post, path = "/v1/workspaces/{workspace}/sessions/{session}/serve/feedback", tag = "serving",
     params(("workspace" = String, Path), ("session" = String, Path)), request_body = Object,
     responses((status = 200, body = Object), (status = 403, body = Problem), (status = 404, body = Problem)))]
@@ -157,6 +160,7 @@ pub async fn feedback(
         return Err(Problem::new(Kind::BadRequest, "the body is not UTF-8"));
     };
     app.sessions().touch(&key);
+    let text = &text[..text.floor_char_boundary(MAX_FEEDBACK)];
     tracing::info!(session = %id, feedback = text, "promptflow feedback");
     Ok(answer(
         StatusCode::OK,

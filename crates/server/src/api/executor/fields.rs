@@ -8,7 +8,12 @@ use serde_json::json;
 pub(super) struct Fields {
     body: JsonMap,
     wrong: Vec<Json>,
+    /// Whether what is wrong can be shown: it is repeated for each field.
+    is_shown: bool,
 }
+
+/// Bodies that are larger are not repeated in an answer.
+const MAX_SHOWN: usize = 64 << 10;
 
 impl Fields {
     /// Reads a body.
@@ -34,15 +39,16 @@ impl Fields {
         let text = std::str::from_utf8(body)
             .map_err(|error| invalid(error.valid_up_to(), "the text is not UTF-8"))?;
         match python_loads_why(text).map_err(|why| invalid(why.position, &why.message))? {
-            Json::Object(body) => Ok(Self {
-                body,
+            Json::Object(fields) => Ok(Self {
+                body: fields,
                 wrong: Vec::new(),
+                is_shown: body.len() <= MAX_SHOWN,
             }),
             other => Err(detail(json!({
                 "type": "model_attributes_type",
                 "loc": ["body"],
                 "msg": "Input should be a valid dictionary or object to extract fields from",
-                "input": other,
+                "input": if body.len() <= MAX_SHOWN { other } else { Json::Null },
             }))),
         }
     }
@@ -60,6 +66,7 @@ impl Fields {
     }
 
     pub(super) fn refuse(&mut self, path: &[&str], kind: &str, message: &str, input: Json) {
+        let input = if self.is_shown { input } else { Json::Null };
         let mut place = vec![Json::from("body")];
         place.extend(path.iter().map(|step| Json::from(*step)));
         self.wrong
@@ -69,7 +76,11 @@ impl Fields {
     fn required(&mut self, name: &str) -> Option<Json> {
         let value = self.body.get(name).cloned();
         if value.is_none() {
-            let body = Json::Object(self.body.clone());
+            let body = if self.is_shown {
+                Json::Object(self.body.clone())
+            } else {
+                Json::Null
+            };
             self.refuse(&[name], "missing", "Field required", body);
         }
         value
