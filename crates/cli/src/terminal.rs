@@ -61,13 +61,39 @@ pub(crate) fn plain(text: &str) -> String {
 
 /// A line of the answer. A reader that has gone away is no error of ours.
 pub(crate) fn line(text: &str) {
-    let _ = writeln!(anstream::stdout(), "{}", plain(text));
+    let _ = streamed_line(text);
 }
 
 /// The answer as it is: for machines.
 pub(crate) fn raw(text: &str) {
+    let _ = streamed_raw(text);
+}
+
+/// A line of an answer that goes on and on, as long as it is read.
+pub(crate) fn streamed_line(text: &str) -> Reader {
+    writeln!(anstream::stdout(), "{}", plain(text)).into()
+}
+
+/// The same for machines.
+pub(crate) fn streamed_raw(text: &str) -> Reader {
     let mut out = std::io::stdout().lock();
-    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
+    writeln!(out, "{text}").and_then(|()| out.flush()).into()
+}
+
+/// Whether there is anybody who reads standard output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reader {
+    Reads,
+    IsGone,
+}
+
+impl From<std::io::Result<()>> for Reader {
+    fn from(written: std::io::Result<()>) -> Self {
+        match written {
+            Ok(()) => Self::Reads,
+            Err(_) => Self::IsGone,
+        }
+    }
 }
 
 /// What is being done, for steps that take long.

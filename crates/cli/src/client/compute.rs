@@ -146,11 +146,11 @@ async fn end(
     let effect = effect(&foreseen_view);
     if args.dry_run {
         return api.show(&foreseen, |_: &StopView| {
-            format!("to {word} compute {name} would stop {effect}")
+            format!("{} compute {name} would also stop {effect}", doing(word))
         });
     }
     let ends_sessions = !foreseen_view.sessions.is_empty();
-    let says = format!("to {word} compute {name} is to stop {effect}");
+    let says = format!("{} compute {name} also stops {effect}", doing(word));
     if ends_sessions && !args.yes && !can_ask() {
         return Err(ClientError::with_help(
             says,
@@ -182,6 +182,13 @@ async fn end(
             _ => format!("{done} compute {name}, and {}", self::effect(view)),
         }
     })
+}
+
+fn doing(word: &str) -> &'static str {
+    match word {
+        "stop" => "stopping",
+        _ => "deleting",
+    }
 }
 
 /// The sessions that end, and the calls in them.

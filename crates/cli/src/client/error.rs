@@ -137,12 +137,7 @@ fn help(problem: &Problem, retry_after: Option<u64>) -> Vec<String> {
             "give your key in FLOWCELL_KEY, or keep it in a profile: flowcell profile set NAME --host URL --key-stdin"
                 .to_owned(),
         ),
-        "stale" => help.push(match problem.more.get("revision") {
-            Some(revision) => {
-                format!("its revision is {revision} now; look at it again before you change it")
-            }
-            None => "look at it again before you change it".to_owned(),
-        }),
+        "stale" => help.push("look at it again before you change it".to_owned()),
         _ => {}
     }
     if let Some(quota) = problem.more.get("quota") {

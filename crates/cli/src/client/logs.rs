@@ -12,7 +12,8 @@ use tokio::time::{sleep, timeout};
 use super::api::Api;
 use super::error::ClientError;
 use super::session_view::Which;
-use super::sse::{Event, Reader};
+use super::sse::{self, Event};
+use crate::terminal::Reader;
 use crate::{Output, terminal};
 
 /// A stream without so much as a sign of life for this time has been cut; hosts send one every 15 s.
@@ -55,6 +56,7 @@ pub(super) async fn run(api: &Api, args: &LogsArgs) -> Result<(), ClientError> {
         printer: Printer {
             output: api.output(),
             lines: HashMap::new(),
+            reader: Reader::Reads,
         },
     };
     let mut failures = 0;
@@ -62,6 +64,9 @@ pub(super) async fn run(api: &Api, args: &LogsArgs) -> Result<(), ClientError> {
         let before = follower.last.clone();
         let ended = follower.stream(!args.no_follow).await;
         follower.printer.flush();
+        if follower.printer.reader == Reader::IsGone {
+            return Ok(());
+        }
         let error = match ended {
             Ok(End::Over) if args.no_follow => return Ok(()),
             Ok(End::Over) => None,
@@ -106,7 +111,7 @@ impl Follower<'_> {
             request = request.header("last-event-id", last);
         }
         let mut response = api.begin(request).await?;
-        let mut reader = Reader::default();
+        let mut reader = sse::Reader::default();
         loop {
             let chunk = match timeout(SILENCE, response.chunk()).await {
                 Ok(Ok(Some(chunk))) => chunk,
@@ -126,6 +131,9 @@ impl Follower<'_> {
             for event in events.map_err(|_| ClientError::new("the host sends an endless event"))? {
                 self.printer.print(&event);
                 self.last = event.id;
+            }
+            if self.printer.reader == Reader::IsGone {
+                return Ok(End::Over);
             }
         }
     }
@@ -157,6 +165,7 @@ struct Printer {
     output: Output,
     /// The last, unfinished line of what tools print, by where it was printed.
     lines: HashMap<Place, String>,
+    reader: Reader,
 }
 
 /// Call, node and stream.
@@ -165,7 +174,7 @@ type Place = [String; 3];
 impl Printer {
     fn print(&mut self, event: &Event) {
         if self.output == Output::Json {
-            terminal::raw(&event.data);
+            self.reader = terminal::streamed_raw(&event.data);
             return;
         }
         let event: Value = serde_json::from_str(&event.data).unwrap_or_default();
@@ -173,22 +182,22 @@ impl Printer {
         let milliseconds = || event["duration_ms"].as_f64().unwrap_or(0.0);
         match text("type") {
             "log" => self.log(&event),
-            "state" => terminal::line(&format!("session {}: {}", text("state"), text("reason"))),
-            "call_started" => terminal::line(&format!("call {} started", text("call"))),
-            "call_ended" => terminal::line(&format!(
+            "state" => self.line(&format!("session {}: {}", text("state"), text("reason"))),
+            "call_started" => self.line(&format!("call {} started", text("call"))),
+            "call_ended" => self.line(&format!(
                 "call {} {} after {:.0} ms",
                 text("call"),
                 text("status"),
                 milliseconds()
             )),
-            "node_started" => terminal::line(&format!(
+            "node_started" => self.line(&format!(
                 "  {} {} started",
                 short(text("call")),
                 text("node")
             )),
             "node_ended" => {
                 self.flush_of(Some((text("call"), text("node"))));
-                terminal::line(&format!(
+                self.line(&format!(
                     "  {} {} {} after {:.0} ms",
                     short(text("call")),
                     text("node"),
@@ -197,7 +206,7 @@ impl Printer {
                 ));
             }
             "scaled_to_zero" => {
-                terminal::line(&format!("instances dropped: {}", text("reason")));
+                self.line(&format!("instances dropped: {}", text("reason")));
             }
             "missed" => terminal::note(&match event["events"].as_u64() {
                 Some(0) | None => {
@@ -206,7 +215,7 @@ impl Printer {
                 Some(number) => format!("{number} events are missing here"),
             }),
             // Of a newer host.
-            _ => terminal::line(&event.to_string()),
+            _ => self.line(&event.to_string()),
         }
     }
 
@@ -217,11 +226,11 @@ impl Printer {
         let mut rest = self.lines.remove(&place).unwrap_or_default();
         rest.push_str(text("text"));
         while let Some((line, after)) = rest.split_once('\n') {
-            print_line(&place, line);
+            self.printed(&place, line);
             rest = after.to_owned();
         }
         if rest.len() > MAX_LINE || self.lines.len() >= MAX_LINES {
-            print_line(&place, &rest);
+            self.printed(&place, &rest);
         } else if !rest.is_empty() {
             self.lines.insert(place, rest);
         }
@@ -236,18 +245,22 @@ impl Printer {
             self.lines.extract_if(|place, _| is_meant(place)).collect();
         of_node.sort();
         for (place, line) in of_node {
-            print_line(&place, &line);
+            self.printed(&place, &line);
         }
     }
 
     fn flush(&mut self) {
         self.flush_of(None);
     }
-}
 
-fn print_line([call, node, stream]: &Place, line: &str) {
-    let line = line.trim_end_matches('\r');
-    terminal::line(&format!("  {} {node} {stream} | {line}", short(call)));
+    fn printed(&mut self, [call, node, stream]: &Place, line: &str) {
+        let line = line.trim_end_matches('\r');
+        self.line(&format!("  {} {node} {stream} | {line}", short(call)));
+    }
+
+    fn line(&mut self, text: &str) {
+        self.reader = terminal::streamed_line(text);
+    }
 }
 
 /// Enough of a call's identifier to tell calls apart that are under way together.
