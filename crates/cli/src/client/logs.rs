@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 use flowcell_server::api::sessions::SessionView;
+use flowcell_session::SessionState;
 use reqwest::Method;
 use serde_json::Value;
 use tokio::time::{sleep, timeout};
@@ -71,8 +72,14 @@ pub(super) async fn run(api: &Api, args: &LogsArgs) -> Result<(), ClientError> {
             Ok(End::Over) if args.no_follow => return Ok(()),
             Ok(End::Over) => None,
             Ok(End::Broken(error)) => Some(error),
-            // The first look tells whether there is anything to see.
-            Err(error) if follower.last.is_none() && failures == 0 => return Err(error),
+            // The first look tells whether there is anything to see, or will be in a moment.
+            Err(error) if follower.last.is_none() && failures == 0 => {
+                let starts = error.status() == Some(409) && follower.ended_up().await?.is_none();
+                if !starts {
+                    return Err(error);
+                }
+                Some(error)
+            }
             Err(error) => Some(error),
         };
         if follower.last != before {
@@ -85,7 +92,15 @@ pub(super) async fn run(api: &Api, args: &LogsArgs) -> Result<(), ClientError> {
         if failures > 1 {
             sleep((PAUSE * 2_u32.pow(failures.min(6))).min(MAX_PAUSE)).await;
         }
-        if follower.is_over().await? || failures > MAX_FAILURES {
+        if let Some(session) = follower.ended_up().await? {
+            if api.output() == Output::Text {
+                let state = session.state.as_str();
+                let (id, reason) = (&session.id, &session.reason);
+                terminal::note(&format!("session {id} is {state}: {reason}"));
+            }
+            return Ok(());
+        }
+        if failures > MAX_FAILURES {
             return Ok(());
         }
     }
@@ -138,25 +153,17 @@ impl Follower<'_> {
         }
     }
 
-    /// Whether there is nothing to come: the session is neither at work nor on its way there.
-    async fn is_over(&self) -> Result<bool, ClientError> {
+    /// The session, if nothing more is to come: it is neither at work nor on its way there.
+    async fn ended_up(&self) -> Result<Option<SessionView>, ClientError> {
         let url = self.api.here(["sessions", &self.session]);
         let view: SessionView = match self.api.get(url).await {
             Ok(answer) => answer.read()?,
             // It may come back; the next attempt to read the stream will tell.
-            Err(ClientError::Unreachable { .. }) => return Ok(false),
+            Err(ClientError::Unreachable { .. }) => return Ok(None),
             Err(error) => return Err(error),
         };
-        let is_over = !matches!(view.state.as_str(), "starting" | "running");
-        if is_over && self.api.output() == Output::Text {
-            terminal::note(&format!(
-                "session {} is {}: {}",
-                view.id,
-                view.state.as_str(),
-                view.reason
-            ));
-        }
-        Ok(is_over)
+        let is_live = matches!(view.state, SessionState::Starting | SessionState::Running);
+        Ok((!is_live).then_some(view))
     }
 }
 

@@ -126,7 +126,12 @@ mod tests {
             vec!["a".to_owned(), "é\x1b[31m".to_owned(), "x".to_owned()],
             vec!["long".to_owned(), String::new(), "two\nlines".to_owned()],
         ];
-        let text = "A     B          C\na     é\\u{1b}[31m  x\nlong             two\\nlines";
+        let text = [
+            "A     B            C",
+            "a     é\\u{1b}[31m  x",
+            "long               two\\nlines",
+        ];
+        let text = text.join("\n");
         assert_eq!(table(&["A", "B", "C"], &rows), text);
     }
 
