@@ -31,8 +31,11 @@ pub struct SessionOptions {
     pub variant: Option<VariantChoice>,
     /// Environment variables over those of the flow.
     pub environment_variables: IndexMap<String, String>,
-    /// Limits of the session's instances. `wall_time` also bounds a whole line.
+    /// Limits of the session's instances. `wall_time` also bounds a whole line, unless `PF_LINE_TIMEOUT_SEC` says
+    /// otherwise.
     pub limits: Limits,
+    /// The most that `PF_LINE_TIMEOUT_SEC` can ask for; it comes with flows and calls, so it is not the host's word.
+    pub longest_line: Duration,
     /// Whether instances are used again.
     pub isolation: Isolation,
     /// Instances of each component that may be alive at once.
@@ -54,6 +57,7 @@ impl SessionOptions {
             variant: None,
             environment_variables: IndexMap::new(),
             limits: Limits::default(),
+            longest_line: Duration::MAX,
             isolation: Isolation::default(),
             // promptflow runs at most 16 nodes of a line at once.
             instances: 16,
@@ -237,12 +241,13 @@ pub(crate) fn prepare(
             .parse()
             .ok()
             .and_then(|s: f64| Duration::try_from_secs_f64(s).ok());
-        limits.wall_time = seconds.filter(|time| !time.is_zero()).ok_or_else(|| {
+        let asked = seconds.filter(|time| !time.is_zero()).ok_or_else(|| {
             RunError::user(
                 "ValueError",
                 format!("{LINE_TIMEOUT} is not a number of seconds above zero"),
             )
         })?;
+        limits.wall_time = asked.min(options.longest_line);
     }
     let line_time = limits.wall_time;
     let mounts = mounts(host, workspace, &manifest)?;

@@ -3,13 +3,17 @@
 mod keys;
 mod oidc;
 
+use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZero;
 use std::sync::Arc;
 
 use axum::extract::{ConnectInfo, FromRequestParts};
+use axum::http::HeaderValue;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use flowcell_session::{Name, Role, UserName};
 use governor::clock::{Clock as _, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
@@ -175,14 +179,8 @@ async fn authenticate(parts: &Parts, app: &App) -> Result<Caller, Problem> {
         .headers
         .get(AUTHORIZATION)
         .ok_or_else(|| refused("send 'Authorization: Bearer KEY', with an API key or a token"))?;
-    let (scheme, credential) = header
-        .to_str()
-        .ok()
-        .and_then(|text| text.split_once(' '))
+    let credential = credential(header)
         .ok_or_else(|| refused("the Authorization header is not 'Bearer KEY'"))?;
-    if !scheme.eq_ignore_ascii_case("bearer") {
-        return Err(refused("the Authorization header is not 'Bearer KEY'"));
-    }
     let credential = credential.trim();
     if credential.starts_with(keys::PREFIX) {
         return keys::check(&app.ledger().state(), credential);
@@ -203,4 +201,19 @@ async fn authenticate(parts: &Parts, app: &App) -> Result<Caller, Problem> {
             "this is no API key, and the host takes no other tokens",
         )),
     }
+}
+
+/// The key or token of an `Authorization` header. Clients that only take an address have the key as its password:
+/// `http://user:KEY@host/` (the user does not count).
+fn credential(header: &HeaderValue) -> Option<Cow<'_, str>> {
+    let (scheme, rest) = header.to_str().ok()?.split_once(' ')?;
+    if scheme.eq_ignore_ascii_case("bearer") {
+        return Some(Cow::Borrowed(rest));
+    }
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return None;
+    }
+    let decoded = String::from_utf8(STANDARD.decode(rest.trim()).ok()?).ok()?;
+    let (_, password) = decoded.split_once(':')?;
+    Some(Cow::Owned(password.to_owned()))
 }

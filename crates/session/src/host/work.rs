@@ -323,6 +323,7 @@ impl Inner {
             cpu_time: self.settings.call_time,
             ..Limits::default()
         };
+        options.longest_line = self.settings.call_time;
         options.instances = live.limits.instances;
         options.wait = self.settings.instance_wait;
         options

@@ -145,6 +145,11 @@ impl Scene<'_> {
         name: &Name,
         sessions: u64,
     ) -> Result<Place, Refusal> {
+        if self.workspace.computes.contains_key(name) {
+            return Err(Refusal::Conflict(format!(
+                "there is a compute '{name}' already"
+            )));
+        }
         let base = Used {
             sessions,
             computes: 1,

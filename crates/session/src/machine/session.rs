@@ -35,6 +35,9 @@ impl Scene<'_> {
                 old.state.as_str()
             )));
         }
+        if old.is_none() && self.workspace.sessions.contains_key(id) {
+            return Err(Refusal::Conflict(format!("there is a session {id} already")));
+        }
         let idle_seconds = self.idle_seconds(wish.idle_seconds)?;
         let place = self.place(user, wish, new_compute, 1)?;
         let now = self.context.now;
@@ -70,7 +73,11 @@ impl Scene<'_> {
     pub(super) fn opened(&self, id: &Name, generation: u64) -> Step {
         let mut step = Step::default();
         if let Some(session) = self.in_state(id, generation, SessionState::Starting) {
-            let running = self.turned_to(session, SessionState::Running, "ready for calls");
+            let running = Session {
+                // Its idle time begins; it may have been long in coming.
+                last_use: self.context.now,
+                ..self.turned_to(session, SessionState::Running, "ready for calls")
+            };
             let what = running.reason.clone();
             self.put(running, &what, None, &mut step);
         }
@@ -173,24 +180,20 @@ impl Scene<'_> {
             .compute
             .as_ref()
             .is_some_and(|name| *name != session.compute);
-        let other_kind = wish.compute.is_none()
-            && wish
-                .compute_kind
-                .is_some_and(|kind| kind != session.compute_kind);
-        let other_type = wish.compute.is_none()
-            && match &wish.instance_type {
-                None => false,
-                Some(asked) => self
-                    .context
-                    .rules
-                    .catalog
-                    .find(asked)
-                    .is_none_or(|found| found.name != session.instance_type),
-            };
+        // Together with the present compute's name these contradict it, which `place` says.
+        let other_kind = wish
+            .compute_kind
+            .is_some_and(|kind| kind != session.compute_kind);
+        let catalog = &self.context.rules.catalog;
+        let other_type = wish.instance_type.as_ref().is_some_and(|asked| {
+            let found = catalog.find(asked);
+            found.is_none_or(|found| found.name != session.instance_type)
+        });
         if !(other_compute || other_kind || other_type) {
             return Ok(None);
         }
-        if other_type && !other_kind && session.compute_kind == ComputeKind::Instance {
+        let stays = !other_kind && wish.compute.is_none();
+        if other_type && stays && session.compute_kind == ComputeKind::Instance {
             return Err(Refusal::Invalid {
                 field: "instance_type",
                 problem: format!(
