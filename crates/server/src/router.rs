@@ -32,11 +32,27 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
     described(api::routes(config.upload_bytes).into_openapi())
 }
 
-/// The router writes a parameter that may hold '/' as `{*path}`; OpenAPI has `{path}` for all.
+/// The description as others understand it: the router writes a parameter that may hold '/' as `{*path}`, where OpenAPI
+/// has `{path}`; and operations that are called alike in different parts get the part's name before their own.
 fn described(mut document: utoipa::openapi::OpenApi) -> utoipa::openapi::OpenApi {
     let paths = std::mem::take(&mut document.paths.paths).into_iter();
     document.paths.paths = paths
-        .map(|(path, item)| (path.replace("{*", "{"), item))
+        .map(|(path, mut item)| {
+            let operations = [
+                &mut item.get,
+                &mut item.put,
+                &mut item.post,
+                &mut item.patch,
+                &mut item.delete,
+            ];
+            for operation in operations.into_iter().flatten() {
+                let part = operation.tags.iter().flatten().next();
+                if let (Some(part), Some(id)) = (part, &operation.operation_id) {
+                    operation.operation_id = Some(format!("{part}_{id}"));
+                }
+            }
+            (path.replace("{*", "{"), item)
+        })
         .collect();
     document
 }

@@ -151,7 +151,7 @@ fn word(result: &FlowResult) -> &'static str {
 }
 
 /// Lists the calls that are under way.
-#[utoipa::path(get, path = "/v1/workspaces/{workspace}/sessions/{session}/calls", tag = "sessions",
+#[utoipa::path(get, operation_id = "list_calls", path = "/v1/workspaces/{workspace}/sessions/{session}/calls", tag = "sessions",
     params(("workspace" = String, Path), ("session" = String, Path)),
     responses((status = 200, body = Page<ActiveCallView>), (status = 404, body = Problem)))]
 pub async fn list(

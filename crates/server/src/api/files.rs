@@ -44,7 +44,7 @@ impl From<FileInfo> for FileView {
 }
 
 /// Lists the files of a flow.
-#[utoipa::path(get, path = "/v1/workspaces/{workspace}/flows/{flow}/files", tag = "flows",
+#[utoipa::path(get, operation_id = "list_files", path = "/v1/workspaces/{workspace}/flows/{flow}/files", tag = "flows",
     params(("workspace" = String, Path), ("flow" = String, Path)),
     responses((status = 200, body = Page<FileView>), (status = 404, body = Problem)))]
 pub async fn list(
