@@ -20,7 +20,7 @@ use crate::flow::FlowFolder;
 use crate::process::{binary, home};
 
 /// What has not happened after this time never will; no test waits for it in the ordinary case.
-pub const STUCK: Duration = Duration::from_secs(120);
+pub const STUCK: Duration = Duration::from_secs(60);
 /// A pause between two looks at something that is waited for.
 const LOOK: Duration = Duration::from_millis(20);
 /// The workspace that a fresh server has.
@@ -37,8 +37,8 @@ pub struct Setup {
     pub open_files: Option<u64>,
     /// Bytes that a file of it may have.
     pub file_bytes: Option<u64>,
-    /// Accepts any certificate.
-    pub insecure: bool,
+    /// A certificate that clients trust (PEM).
+    pub root: Option<String>,
 }
 
 impl Setup {
@@ -124,13 +124,12 @@ impl Server {
     #[track_caller]
     pub fn on(folder: TempDir, setup: Setup) -> Self {
         make_home(folder.path());
-        let http = Http::builder()
-            .no_proxy()
-            .timeout(None)
-            .pool_max_idle_per_host(64)
-            .danger_accept_invalid_certs(setup.insecure)
-            .build()
-            .unwrap();
+        let mut http = Http::builder().no_proxy().timeout(None);
+        if let Some(root) = &setup.root {
+            let root = reqwest::Certificate::from_pem(root.as_bytes()).unwrap();
+            http = http.tls_certs_only([root]);
+        }
+        let http = http.build().unwrap();
         let mut server = Self {
             home: folder,
             setup,

@@ -472,6 +472,7 @@ fn a_session_that_finds_no_room_fails_and_can_be_started_again() {
     session
         .request(&json!({}))
         .is_problem(409, "conflict", &["failed", "disk is full"]);
+    drop(file);
     std::fs::remove_file(&room).unwrap();
     admin.post(&session.path("/reset"), Value::Null);
     session.wait_for("running");

@@ -7,8 +7,11 @@
 )]
 
 mod calls;
+mod connections;
 mod durability;
 mod events;
 mod flows;
+mod host;
+mod oidc;
 mod roles;
 mod sessions;
