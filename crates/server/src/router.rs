@@ -1,12 +1,13 @@
 //! The API's routes with all that surrounds them.
 
 use std::any::Any;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Extension, MatchedPath, Request, State};
-use axum::http::{HeaderName, Method, Uri};
+use axum::http::{HeaderName, Method, StatusCode, Uri};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -17,24 +18,26 @@ use tower_http::compression::CompressionLayer;
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
 use tower_http::timeout::RequestBodyTimeoutLayer;
 use tower_http::trace::TraceLayer;
+use utoipa::openapi::{self, Content, Ref, RefOr, ResponseBuilder};
 
 use crate::api;
 use crate::app::App;
-use crate::problem::{Kind, Problem};
+use crate::problem::{Kind, PROBLEM_JSON, Problem};
 
 /// A client that sends nothing of its body for this time is gone.
 const BODY_PAUSE: Duration = Duration::from_secs(30);
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The API's description.
-pub fn openapi() -> utoipa::openapi::OpenApi {
+pub fn openapi() -> openapi::OpenApi {
     let config = crate::config::ServerConfig::default();
     described(api::routes(config.upload_bytes).into_openapi())
 }
 
 /// The description as others understand it: the router writes a parameter that may hold '/' as `{*path}`, where OpenAPI
-/// has `{path}`; and operations that are called alike in different parts get the part's name before their own.
-fn described(mut document: utoipa::openapi::OpenApi) -> utoipa::openapi::OpenApi {
+/// has `{path}`; operations that are called alike in different parts get the part's name before their own; and problems
+/// have a media type of their own, which any operation may answer with.
+fn described(mut document: openapi::OpenApi) -> openapi::OpenApi {
     let paths = std::mem::take(&mut document.paths.paths).into_iter();
     document.paths.paths = paths
         .map(|(path, mut item)| {
@@ -50,11 +53,31 @@ fn described(mut document: utoipa::openapi::OpenApi) -> utoipa::openapi::OpenApi
                 if let (Some(part), Some(id)) = (part, &operation.operation_id) {
                     operation.operation_id = Some(format!("{part}_{id}"));
                 }
+                describe_problems(&mut operation.responses.responses);
             }
             (path.replace("{*", "{"), item)
         })
         .collect();
     document
+}
+
+fn describe_problems(responses: &mut BTreeMap<String, RefOr<openapi::Response>>) {
+    let problem = Content::new(Some(Ref::from_schema_name("Problem")));
+    let response = |description: &str| {
+        ResponseBuilder::new()
+            .description(description)
+            .content(PROBLEM_JSON, problem.clone())
+            .build()
+    };
+    for (status, described) in responses.iter_mut() {
+        if let Ok(status @ 400..) = status.parse::<u16>() {
+            let reason = StatusCode::from_u16(status).ok();
+            let reason = reason.and_then(|status| status.canonical_reason());
+            *described = response(reason.unwrap_or_default()).into();
+        }
+    }
+    let default = response("Any other problem; its status says which kind");
+    responses.insert("default".to_owned(), default.into());
 }
 
 /// The whole API of a server.

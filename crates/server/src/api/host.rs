@@ -72,7 +72,7 @@ pub async fn version() -> Json<Version> {
 
 /// Counts what happens, in Prometheus' format. Administrators only, unless configured otherwise.
 #[utoipa::path(get, path = "/metrics", tag = "host",
-    responses((status = 200, content_type = "text/plain", body = String), (status = 401, body = Problem),
+    responses((status = 200, content_type = "application/openmetrics-text", body = String), (status = 401, body = Problem),
         (status = 403, body = Problem)))]
 pub async fn metrics(
     State(app): State<Arc<App>>,
