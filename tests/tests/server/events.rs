@@ -164,7 +164,7 @@ fn a_slow_reader_holds_nobody_up() {
     // Far more than all buffers between here and there hold.
     let line = "x".repeat(15_000);
     for _ in 0..100 {
-        let what = vec![line.as_str(); 6].join("|");
+        let what = [line.as_str(); 6].join("|");
         let answer = session.call(json!({"what": what, "wait": 0}));
         assert_eq!(answer["status"], "Completed");
         fast.wait_for("call_ended");
