@@ -50,6 +50,14 @@ impl Scene<'_> {
         }
     }
 
+    /// The compute, used just now.
+    pub(super) fn compute_used(&self, compute: &Compute) -> Change {
+        Change::PutCompute(Compute {
+            last_use: self.context.now,
+            ..compute.clone()
+        })
+    }
+
     pub(super) fn create_compute(
         &self,
         user: &UserName,
@@ -239,10 +247,7 @@ impl Scene<'_> {
                 Some(self.at_rest(compute, compute.state, &compute.reason))
             }
             // Its idle time begins.
-            (ComputeKind::Instance, ComputeState::Running) => Some(Change::PutCompute(Compute {
-                last_use: self.context.now,
-                ..compute.clone()
-            })),
+            (ComputeKind::Instance, ComputeState::Running) => Some(self.compute_used(compute)),
         }
     }
 }

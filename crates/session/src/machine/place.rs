@@ -90,7 +90,7 @@ impl Scene<'_> {
             ..Used::default()
         };
         let changes = match compute.state {
-            ComputeState::Running => Vec::new(),
+            ComputeState::Running => vec![self.compute_used(compute)],
             ComputeState::Stopped => {
                 wanted.resources = compute.resources;
                 self.check_host(&compute.resources)?;

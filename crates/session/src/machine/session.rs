@@ -36,7 +36,9 @@ impl Scene<'_> {
             )));
         }
         if old.is_none() && self.workspace.sessions.contains_key(id) {
-            return Err(Refusal::Conflict(format!("there is a session {id} already")));
+            return Err(Refusal::Conflict(format!(
+                "there is a session {id} already"
+            )));
         }
         let idle_seconds = self.idle_seconds(wish.idle_seconds)?;
         let place = self.place(user, wish, new_compute, 1)?;
@@ -79,7 +81,10 @@ impl Scene<'_> {
                 ..self.turned_to(session, SessionState::Running, "ready for calls")
             };
             let what = running.reason.clone();
+            let compute = self.workspace.computes.get(&running.compute);
             self.put(running, &what, None, &mut step);
+            step.changes
+                .extend(compute.map(|compute| self.compute_used(compute)));
         }
         step
     }
