@@ -22,3 +22,6 @@ echo "== guests: Python runner, built-in tools, examples" >&2
 
 echo "== host" >&2
 cargo test --workspace
+
+echo "== the server's description against the server" >&2
+sh tests/schemathesis.sh

@@ -163,7 +163,8 @@ impl SessionHost {
     }
 
     /// Takes in an event: what it changes is stored when this returns; what is to be done then goes on, and ends with
-    /// the handle. `more` gives further changes that are stored together with the event's.
+    /// the handle. `more` gives further changes that are stored together with the event's; what it holds is held until
+    /// they are stored.
     ///
     /// # Errors
     /// When the event is refused, or the registry fails.
@@ -171,7 +172,7 @@ impl SessionHost {
         &self,
         workspace: &Name,
         event: Event,
-        more: impl FnOnce(&Step) -> Vec<crate::state::Change> + Send + 'static,
+        more: impl Fn(&Step) -> Vec<crate::state::Change> + Send + 'static,
     ) -> Result<(Step, JoinHandle<()>), HappenError> {
         let step = self
             .inner
@@ -259,7 +260,7 @@ impl Inner {
         workspace: &Name,
         event: Event,
         durability: Durability,
-        more: impl FnOnce(&Step) -> Vec<crate::state::Change> + Send + 'static,
+        more: impl Fn(&Step) -> Vec<crate::state::Change> + Send + 'static,
     ) -> Result<Step, HappenError> {
         let inner = Arc::clone(self);
         let workspace = workspace.clone();

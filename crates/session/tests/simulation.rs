@@ -4,7 +4,11 @@
 //! `FLOWCELL_SIMULATION_CASES` sets the number of histories. A failure prints the shortest history that fails, event by
 //! event.
 
-#![expect(clippy::unwrap_used, reason = "a test stops where it fails")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test stops where it fails"
+)]
 
 #[path = "simulation/checks.rs"]
 mod checks;
@@ -52,7 +56,7 @@ fn histories() {
         })
     });
     if let Err(error) = outcome {
-        std::panic::panic_any(error.to_string());
+        panic!("{error}");
     }
 }
 

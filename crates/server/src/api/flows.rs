@@ -139,7 +139,8 @@ pub async fn create(
         }
         room_for_a_flow(workspace)?;
         let changes = [Change::PutFlow(flow)].into_iter().chain(answered);
-        Ok((changes.collect(), ()))
+        // Kept until it is stored: the request cannot be begun again before.
+        Ok((changes.collect(), creation))
     })
     .await
     .map_err(refuse)?;

@@ -182,7 +182,8 @@ pub async fn create(
             ));
         }
         let changes = [Change::PutUser(user)].into_iter().chain(answered);
-        Ok((changes.collect(), ()))
+        // Kept until it is stored: the request cannot be begun again before.
+        Ok((changes.collect(), creation))
     })
     .await
     .map_err(IntoResponse::into_response)?;
@@ -315,10 +316,11 @@ pub async fn create_key(
             ));
         }
         let changes = [Change::PutKey(key.record)].into_iter().chain(answered);
-        Ok((changes.collect(), key.text))
+        // Kept until it is stored: the request cannot be begun again before.
+        Ok((changes.collect(), (key.text, creation)))
     })
     .await
-    .map(|text| {
+    .map(|(text, _)| {
         view.key = Some(text);
         (
             StatusCode::CREATED,

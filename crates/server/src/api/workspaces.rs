@@ -131,7 +131,8 @@ pub async fn create(
             role: Role::Owner,
         };
         let changes = [Change::PutWorkspace(record), role].into_iter();
-        Ok((changes.chain(answered).collect(), ()))
+        // Kept until it is stored: the request cannot be begun again before.
+        Ok((changes.chain(answered).collect(), creation))
     })
     .await
     .map_err(IntoResponse::into_response)?;

@@ -1,8 +1,9 @@
 //! Calls into a session.
 
+use std::collections::HashMap;
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use flowcell_executor as executor;
@@ -15,6 +16,9 @@ use super::events::Watcher;
 use super::live::{AdmissionError, Live, Setup};
 use super::{Inner, Key, SessionEvent, SessionHost, Timer, blocking};
 use crate::session::{Session, SessionState};
+
+/// Longest text without an end of line that is held back, in bytes.
+const MAX_UNFINISHED: usize = 8 << 10;
 
 /// A call that did not come to its work, or not to its end.
 #[derive(Debug, thiserror::Error)]
@@ -189,36 +193,64 @@ fn fresh_call() -> String {
     format!("c-{}", uuid::Uuid::new_v4().simple())
 }
 
-/// Tells a session's watchers what happens in a call.
+/// Tells a session's watchers what happens in a call; printed text line by line, whatever pieces it comes in.
 fn observer(live: &Arc<Live>, call: &str) -> Observer {
     let events = Arc::clone(&live.events);
     let call = call.to_owned();
+    // Text without its end of line yet, by node and stream.
+    let unfinished: Mutex<HashMap<(String, &'static str), String>> = Mutex::default();
     Arc::new(move |event| {
         let call = call.clone();
-        let event = match event {
-            RunEvent::NodeStarted { node } => SessionEvent::NodeStarted {
-                call,
+        let log = |node: &str, stream, text| SessionEvent::Log {
+            call: call.clone(),
+            node: node.to_owned(),
+            stream,
+            text,
+        };
+        match event {
+            RunEvent::NodeStarted { node } => events.push(SessionEvent::NodeStarted {
                 node: node.to_owned(),
-            },
-            RunEvent::Printed { node, stream, text } => SessionEvent::Log {
                 call,
-                node: node.to_owned(),
-                stream: match stream {
+            }),
+            RunEvent::Printed { node, stream, text } => {
+                let stream = match stream {
                     Stream::Stdout => "stdout",
                     Stream::Stderr => "stderr",
                     Stream::Log => "log",
-                },
-                text: text.to_owned(),
-            },
-            RunEvent::NodeEnded(node) => SessionEvent::NodeEnded {
-                call,
-                node: node.name.clone(),
-                status: node.status.as_str(),
-                duration_ms: milliseconds(node.duration),
-            },
-            _ => return,
-        };
-        events.push(event);
+                };
+                let mut unfinished = unfinished.lock().unwrap_or_else(PoisonError::into_inner);
+                let held = unfinished.entry((node.to_owned(), stream)).or_default();
+                held.push_str(text);
+                let whole = if held.len() > MAX_UNFINISHED {
+                    held.len()
+                } else {
+                    held.rfind('\n').map_or(0, |end| end + 1)
+                };
+                if whole > 0 {
+                    let lines = held.drain(..whole).collect();
+                    events.push(log(node, stream, lines));
+                }
+            }
+            RunEvent::NodeEnded(node) => {
+                let mut unfinished = unfinished.lock().unwrap_or_else(PoisonError::into_inner);
+                if !unfinished.is_empty() {
+                    for stream in ["stdout", "stderr", "log"] {
+                        let held = unfinished.remove(&(node.name.clone(), stream));
+                        if let Some(text) = held.filter(|text| !text.is_empty()) {
+                            events.push(log(&node.name, stream, text));
+                        }
+                    }
+                }
+                drop(unfinished);
+                events.push(SessionEvent::NodeEnded {
+                    node: node.name.clone(),
+                    status: node.status.as_str(),
+                    duration_ms: milliseconds(node.duration),
+                    call,
+                });
+            }
+            _ => {}
+        }
     })
 }
 

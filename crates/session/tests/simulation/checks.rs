@@ -532,13 +532,13 @@ fn compute_became(now: Timestamp, event: &Event, was: &Compute, is: Option<&Comp
         return Ok(());
     }
     check!(is.revision > was.revision, "the revision of {name} stayed");
-    let is_allowed = match (was.state, is.state) {
+    let is_allowed = matches!(
+        (was.state, is.state),
         (Running, Running | Stopping | Stopped | Deleting)
-        | (Stopping, Stopping | Stopped | Deleting)
-        | (Stopped, Stopped | Running)
-        | (Deleting, Deleting) => true,
-        _ => false,
-    };
+            | (Stopping, Stopping | Stopped | Deleting)
+            | (Stopped, Stopped | Running)
+            | (Deleting, Deleting)
+    );
     check!(
         is_allowed,
         "compute {name} went from {} to {}",
