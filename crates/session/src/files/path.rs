@@ -69,6 +69,7 @@ impl Borrow<str> for FlowPath {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test stops where it fails")]
 mod tests {
     use proptest::prelude::*;
 

@@ -156,6 +156,7 @@ fn write(root: &Dir, path: &str, content: &[u8]) -> io::Result<()> {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test stops where it fails")]
 mod tests {
     use bytes::Bytes;
 
