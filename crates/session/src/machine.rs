@@ -293,7 +293,7 @@ pub enum Refusal {
         capacity: Resources,
     },
     /// Somebody else changed it meanwhile.
-    #[error("it was changed meanwhile: its revision is {current}, and If-Match names {seen}")]
+    #[error("its revision is {current}, and If-Match names {seen}; look at it again")]
     Stale {
         /// The revision that the user has seen.
         seen: u64,

@@ -182,12 +182,13 @@ fn objects_with_hostile_methods() {
 #[test]
 fn metrics_without_end_are_refused() {
     let answer = FlowFolder::new()
-        .file("flow.dag.yaml", "nodes:\n- {name: tool, type: python, aggregation: true, source: {type: code, path: t.py}, inputs: {}}\n")
-        .file("t.py", "from promptflow import tool, log_metric\n@tool\ndef t():\n    for n in range(100000): log_metric(f'm{n}', n)\n")
+        .file("flow.dag.yaml", "nodes:\n- {name: line, type: python, source: {type: code, path: line.py}, inputs: {}}\n- {name: tool, type: python, aggregation: true, source: {type: code, path: t.py}, inputs: {x: '${line.output}'}}\n")
+        .file("line.py", "from promptflow import tool\n@tool\ndef line(): return 1\n")
+        .file("t.py", "from promptflow import tool, log_metric\n@tool\ndef t(x):\n    for n in range(100000): log_metric(f'm{n}', n)\n")
         .test(&[]);
     let metrics = answer.json["metrics"].as_object().unwrap();
     assert!(metrics.len() <= 1_000, "{}", metrics.len());
-    let node = &answer.json["nodes"][0];
+    let node = &answer.json["nodes"][1];
     assert_eq!(node["status"], "Failed", "{answer:#?}");
     assert!(
         node["error"]["message"]

@@ -221,7 +221,7 @@ fn check_seen(seen: Option<u64>, current: Option<u64>) -> Result<(), Problem> {
     match (seen, current) {
         (Some(seen), current) if current != Some(seen) => Err(Problem::new(
             Kind::Stale,
-            "the flow was changed meanwhile; If-Match does not name its entity tag",
+            "If-Match does not name the flow's entity tag; look at it again",
         )),
         _ => Ok(()),
     }
