@@ -50,11 +50,12 @@ cat >"$home/schemathesis.toml" <<END
 END
 
 # Left out are what would take the things of all others away, event streams, which go on until their session ends, and
-# archives, which cannot be made from a schema. The tests in Rust have them.
+# archives, which cannot be made from a schema. The tests in Rust have them. promptflow's interfaces under a session answer
+# as promptflow does (500 where it has its SystemError); tests/contracts compares them with what it answers.
 cd "$home"
 "$tools/bin/schemathesis" --config-file "$home/schemathesis.toml" run "$url/openapi.json" \
   --header "Authorization: Bearer $key" \
-  --exclude-path-regex '/(events|files)$' \
+  --exclude-path-regex '/(events|files)$|/(executor|serve)/' \
   --exclude-name 'DELETE /v1/workspaces/{workspace}/flows/{flow}' \
   --exclude-name 'DELETE /v1/workspaces/{workspace}/computes/{compute}' \
   --phases examples,coverage,fuzzing \

@@ -28,7 +28,7 @@ fn a_host_without_a_base_image_is_not_ready() {
     let nobody = server.client("");
     nobody.get("/healthz").expect(200);
     let answer = nobody.get("/readyz");
-    answer.is_problem(503, "host-full", &["base image"]);
+    answer.is_problem(503, "unavailable", &["base image"]);
     assert!(!answer.header("retry-after").is_empty());
 }
 

@@ -173,6 +173,86 @@ const OPERATIONS: &[(&str, &str, Least)] = &[
         "/v1/workspaces/{workspace}/sessions/{session}/events",
         Reader,
     ),
+    (
+        "POST",
+        "/v1/workspaces/{workspace}/sessions/{session}/executor/aggregation",
+        OnlyOwn,
+    ),
+    (
+        "POST",
+        "/v1/workspaces/{workspace}/sessions/{session}/executor/execution",
+        OnlyOwn,
+    ),
+    (
+        "POST",
+        "/v1/workspaces/{workspace}/sessions/{session}/executor/execution/cancel",
+        OnlyOwn,
+    ),
+    (
+        "POST",
+        "/v1/workspaces/{workspace}/sessions/{session}/executor/execution/flow",
+        OnlyOwn,
+    ),
+    (
+        "POST",
+        "/v1/workspaces/{workspace}/sessions/{session}/executor/execution/node",
+        OnlyOwn,
+    ),
+    (
+        "POST",
+        "/v1/workspaces/{workspace}/sessions/{session}/executor/finalize",
+        OnlyOwn,
+    ),
+    (
+        "GET",
+        "/v1/workspaces/{workspace}/sessions/{session}/executor/health",
+        OnlyOwn,
+    ),
+    (
+        "POST",
+        "/v1/workspaces/{workspace}/sessions/{session}/executor/initialize",
+        OnlyOwn,
+    ),
+    (
+        "POST",
+        "/v1/workspaces/{workspace}/sessions/{session}/executor/tool/meta",
+        OnlyOwn,
+    ),
+    (
+        "GET",
+        "/v1/workspaces/{workspace}/sessions/{session}/executor/tool/package_tools",
+        OnlyOwn,
+    ),
+    (
+        "GET",
+        "/v1/workspaces/{workspace}/sessions/{session}/executor/version",
+        OnlyOwn,
+    ),
+    (
+        "POST",
+        "/v1/workspaces/{workspace}/sessions/{session}/serve/feedback",
+        OnlyOwn,
+    ),
+    (
+        "GET",
+        "/v1/workspaces/{workspace}/sessions/{session}/serve/health",
+        OnlyOwn,
+    ),
+    (
+        "POST",
+        "/v1/workspaces/{workspace}/sessions/{session}/serve/score",
+        OnlyOwn,
+    ),
+    (
+        "GET",
+        "/v1/workspaces/{workspace}/sessions/{session}/serve/swagger.json",
+        OnlyOwn,
+    ),
+    (
+        "GET",
+        "/v1/workspaces/{workspace}/sessions/{session}/serve/version",
+        OnlyOwn,
+    ),
 ];
 
 /// Whoever asks, by how much they may.
@@ -356,6 +436,10 @@ fn every_operation_works_for_those_who_may() {
     // What destroys comes last; here only reading and changing.
     for (method, pattern, least) in OPERATIONS {
         if *method == "DELETE" || pattern.ends_with("/stop") || pattern.ends_with("/events") {
+            continue;
+        }
+        // What promptflow's interfaces answer has tests of its own (contracts.rs).
+        if pattern.contains("/executor/") || pattern.contains("/serve/") {
             continue;
         }
         for (who, client) in &everybody {
