@@ -265,7 +265,7 @@ def filled(request, folder):
     return request if request["body"] is None else request | {"body": request["body"].replace("{flow}", folder)}
 
 
-FRAMES = re.compile(r'("(?:stackTrace|traceback)"\s*:\s*)"(?:[^"\\\\]|\\\\.)*"')
+FRAMES = re.compile(r'("(?:stackTrace|traceback)"\s*:\s*)"(?:[^"\\]|\\.)*"')
 
 
 def record(server, requests, folder):
