@@ -105,7 +105,7 @@ fn idle_memory_and_evictions() -> Result<()> {
     for index in 0..IDLE {
         let flow = format!("flow-{index}");
         server.upload(&flow)?;
-        sessions.push(server.start_session(&flow)?);
+        sessions.push((server.start_session(&flow)?, Instant::now()));
     }
     let after = server.pss()?;
     println!(
@@ -121,14 +121,14 @@ fn idle_memory_and_evictions() -> Result<()> {
         quiet.push(started.elapsed());
     }
     // All become due in the same second.
-    let begun = Instant::now();
-    let due = begun + Duration::from_secs(180);
-    for session in &sessions {
-        let left = due
-            .saturating_duration_since(Instant::now())
-            .as_secs()
-            .max(1);
-        server.update(session, &json!({ "idle_seconds": left }))?;
+    let due = Instant::now() + Duration::from_secs(60);
+    for (session, used) in &sessions {
+        let idle = due.saturating_duration_since(*used).as_secs();
+        server.update(session, &json!({ "idle_seconds": idle }))?;
+    }
+    let there = server.running()?;
+    if there != IDLE as u64 + 1 {
+        return Err(format!("only {there} sessions are there before they are due").into());
     }
     std::thread::sleep(due.saturating_duration_since(Instant::now() + Duration::from_secs(2)));
     let mut meanwhile = Times::default();
