@@ -487,7 +487,7 @@ fn wrong_bodies() {
     let mut stream = TcpStream::connect(server.url.strip_prefix("http://").unwrap()).unwrap();
     write!(
         stream,
-        "POST /v1/workspaces/default{session}/executor/execution/flow HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\nContent-Length: 67108864\r\nConnection: close\r\n\r\n",
+        "POST /v1/workspaces/default{session}/executor/execution/flow HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\nContent-Length: 100000000\r\nConnection: close\r\n\r\n",
         server.key
     )
     .unwrap();

@@ -120,6 +120,13 @@ impl Default for ServerConfig {
     }
 }
 
+impl ServerConfig {
+    /// The longest body that any operation takes, in bytes.
+    pub(crate) fn longest_body(&self) -> u64 {
+        self.body_bytes.max(self.upload_bytes) as u64
+    }
+}
+
 /// `[server.tls]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

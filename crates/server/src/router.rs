@@ -134,8 +134,16 @@ async fn measured(State(app): State<Arc<App>>, request: Request, next: Next) -> 
         .extensions()
         .get::<MatchedPath>()
         .map_or_else(|| "none".to_owned(), |path| path.as_str().to_owned());
+    let is_too_long = announced(&request) > app.config().server.longest_body();
     let answered = next.run(request);
-    let response = if takes_long(&route, method) {
+    let response = if is_too_long {
+        // Before anything of it is sent: whoever waits for the answer while sending might not get it.
+        Problem::new(
+            Kind::TooLarge,
+            "the body is larger than any operation takes",
+        )
+        .into_response()
+    } else if takes_long(&route, method) {
         answered.await
     } else {
         let time = app.config().request_time();
@@ -152,6 +160,13 @@ async fn measured(State(app): State<Arc<App>>, request: Request, next: Next) -> 
     app.metrics()
         .request(method, &route, status, started.elapsed());
     response
+}
+
+/// How long a request says that its body is.
+fn announced(request: &Request) -> u64 {
+    let length = request.headers().get(axum::http::header::CONTENT_LENGTH);
+    let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
+    length.unwrap_or(0)
 }
 
 /// A method as a metric's label: clients may make up others.
