@@ -157,7 +157,7 @@ impl Ours {
     }
 
     async fn start(&self, program: &Program) -> Result<Instance> {
-        Ok(Instance::start(&self.sandbox, program, &self.environment).await?)
+        Ok(Instance::start(&self.sandbox, program, &self.environment, None).await?)
     }
 
     async fn instantiate(&self, program: &Program) -> Result<Times> {

@@ -7,15 +7,15 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use flowcell_sandbox::{
-    Access, Argument, Environment, Instance, Limits, Mount, Outcome, Program, ProgramKind, Request,
-    Sandbox,
+    Access, Argument, Base, Environment, Instance, Limits, Mount, Outcome, Program,
+    ProgramKind, Request, Sandbox, Shell,
 };
 use serde::Deserialize;
 
 use crate::Progress;
 use crate::digest::Digest;
 use crate::error::{BundleError, IoContext as _};
-use crate::manifest::{Component, Manifest, Package, PythonInfo, Tool, Tree};
+use crate::manifest::{Component, Manifest, Package, PythonInfo, Start, Tool, Tree};
 use crate::programs::Programs;
 use crate::recipe::Recipe;
 use crate::store::Store;
@@ -24,6 +24,10 @@ use crate::tree;
 /// Where instances see the standard library and the packages: the names of the folders that a recipe's Python script
 /// makes.
 const PYTHON_TREES: [&str; 2] = ["python", "packages"];
+/// The folder of a throw-away flow, its file and its node: it runs once before a runner's memory becomes the base image.
+const WARM_UP: [&str; 3] = ["warm", "warm_up.py", "warm_up"];
+/// Balances a second of packing against size; unpacking hardly depends on it.
+const BASE_LEVEL: i32 = 9;
 /// How much of a failed script's output a message quotes.
 const OUTPUT_LINES: usize = 30;
 
@@ -82,8 +86,16 @@ pub async fn build(
             name: recipe.name.clone(),
             what: "[python] needs a component that is a Python runner".to_owned(),
         })?;
+        let wasm = store.get(&runner.digest)?;
         let runner = programs.component(runner, progress)?;
         let version = compile_python(sandbox, &runner, &out).await?;
+        progress("making the base image");
+        let start = image(&wasm, &out, store, sandbox, programs, progress).await?;
+        for component in &mut manifest.components {
+            if component.kind == ProgramKind::PythonRunner {
+                component.start = start.clone();
+            }
+        }
         manifest.trees.clear();
         for name in PYTHON_TREES {
             let archive = tree::pack(&out.join(name))?;
@@ -141,7 +153,84 @@ async fn add_component(
         digest: store.put(wasm)?,
         size: wasm.len() as u64,
         tools,
+        start: Start::Ordinary,
     })
+}
+
+/// Makes the shell and the base image of a runner, if it is fit for that.
+async fn image(
+    wasm: &[u8],
+    trees: &Path,
+    store: &Store,
+    sandbox: &Sandbox,
+    programs: &Programs,
+    progress: &Progress,
+) -> Result<Start, BundleError> {
+    let shell = match Shell::of(wasm) {
+        Ok(shell) => shell,
+        Err(error) => {
+            progress(&format!("it runs without images: {error}"));
+            return Ok(Start::Unsuitable(error.to_string()));
+        }
+    };
+    let digest = store.put(&shell.component)?;
+    // Without a digest: nothing has run in it yet.
+    let raw = Base::new(trees, &shell.memory, "").io("write in", trees)?;
+    let program = programs.shell(&digest, raw, progress)?;
+    let memory = match warm_memory(sandbox, &program, trees).await {
+        Ok(memory) => memory,
+        Err(why) => {
+            progress(&format!("it runs without images: {why}"));
+            return Ok(Start::Unsuitable(why));
+        }
+    };
+    let packed = zstd::bulk::compress(&memory, BASE_LEVEL).io("compress", trees)?;
+    Ok(Start::Image {
+        shell: digest,
+        base: store.put(&packed)?,
+        memory: memory.len() as u64,
+    })
+}
+
+/// The memory of a runner in which a flow has run.
+async fn warm_memory(
+    sandbox: &Sandbox,
+    runner: &Program,
+    trees: &Path,
+) -> Result<Vec<u8>, String> {
+    let [folder, file, node] = WARM_UP;
+    let mut mounts = vec![Mount {
+        host: trees.join(folder),
+        guest: "/flow".to_owned(),
+        access: Access::ReadOnly,
+    }];
+    mounts.extend(PYTHON_TREES.map(|name| Mount {
+        host: trees.join(name),
+        guest: format!("/{name}"),
+        access: Access::ReadOnly,
+    }));
+    let environment = Environment::new(mounts, Vec::new(), Limits::default());
+    let instance = Instance::start(sandbox, runner, &environment, None).await;
+    let mut instance = instance.map_err(|error| error.to_string())?;
+    let request = Request {
+        node: node.to_owned(),
+        source: file.to_owned(),
+        init: Vec::new(),
+        inputs: Vec::new(),
+    };
+    let called = instance.call(&request).await.result;
+    match called.map_err(|fault| format!("the warm-up failed: {fault}"))? {
+        Ok(_) => {}
+        Err(error) => {
+            return Err(format!(
+                "the warm-up failed: {}: {}\n{}",
+                error.type_name, error.message, error.traceback
+            ));
+        }
+    }
+    instance.forget().await;
+    let memory = instance.whole_memory().await;
+    memory.map_err(|error| format!("its memory cannot be stored: {error}"))
 }
 
 async fn describe(
@@ -150,7 +239,7 @@ async fn describe(
     program: &Program,
 ) -> Result<Vec<Tool>, BundleError> {
     let environment = Environment::new(Vec::new(), Vec::new(), Limits::default());
-    let mut instance = Instance::start(sandbox, program, &environment).await?;
+    let mut instance = Instance::start(sandbox, program, &environment, None).await?;
     let described = instance.describe().await.result;
     let tools = described.map_err(|fault| BundleError::fault(name, &fault))?;
     Ok(tools.into_iter().map(Tool::from).collect())
@@ -186,7 +275,7 @@ async fn compile_python(
         access: Access::ReadWrite,
     }));
     let environment = Environment::new(mounts, Vec::new(), Limits::default());
-    let mut instance = Instance::start(sandbox, runner, &environment).await?;
+    let mut instance = Instance::start(sandbox, runner, &environment, None).await?;
     let folders = Argument::Json(r#"["/python", "/packages"]"#.to_owned());
     let request = Request {
         node: "compile".to_owned(),

@@ -18,7 +18,9 @@ mod tree;
 pub use build::{BuildReport, build};
 pub use digest::{Digest, DigestError};
 pub use error::{BundleError, IoContext};
-pub use manifest::{Component, Manifest, Package, PythonInfo, Reference, Tool, ToolInput, Tree};
+pub use manifest::{
+    Component, Manifest, Package, PythonInfo, Reference, Start, Tool, ToolInput, Tree,
+};
 pub use programs::Programs;
 pub use recipe::Recipe;
 pub use store::Store;

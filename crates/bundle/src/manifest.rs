@@ -76,6 +76,29 @@ pub struct Component {
     pub size: u64,
     /// Its tools; none for the Python runner, whose tools are in the flow.
     pub tools: Vec<Tool>,
+    /// How its instances get their memory.
+    #[serde(default)]
+    pub start: Start,
+}
+
+/// How instances of a component get their memory. It is decided when the component is built, by looking at it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Start {
+    /// Its data is in its code.
+    #[default]
+    Ordinary,
+    /// So it is here too, since its state is more than its memory, or it failed in the warm-up.
+    Unsuitable(String),
+    /// Its memory is an image, over which sessions have images of their own.
+    Image {
+        /// The shell: the component without its data.
+        shell: Digest,
+        /// The warmed memory, compressed with zstd.
+        base: Digest,
+        /// Size of that memory, in bytes.
+        memory: u64,
+    },
 }
 
 /// A tool of a component.

@@ -5,20 +5,25 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use dashmap::DashMap;
-use flowcell_sandbox::{Program, ProgramError, Sandbox};
+use flowcell_sandbox::{Base, CodeKind, Program, ProgramError, Sandbox};
 
 use crate::digest::Digest;
 use crate::error::{BundleError, IoContext as _};
+use crate::manifest::Start;
 use crate::store::{Store, write_whole};
 use crate::{Component, Progress};
 
+/// Largest base image, in bytes.
+const MAX_BASE: usize = 256 << 20;
+
 /// Gives programs, compiling each component at most once for this version of wasmtime and these engine settings.
 ///
-/// Compiled code is kept in `cache/compiled/<engine>/<digest>.cwasm`; code of another engine is never loaded.
+/// Compiled code is kept in `cache/compiled/<engine>/<digest>.cwasm`; code of another engine is never loaded. Base images
+/// are unpacked into files without a name, one for each process, in `cache/images`.
 pub struct Programs {
     store: Store,
     sandbox: Arc<Sandbox>,
-    folder: PathBuf,
+    images: PathBuf,
     loaded: DashMap<Digest, Arc<Mutex<Option<Arc<Program>>>>>,
 }
 
@@ -26,7 +31,7 @@ impl std::fmt::Debug for Programs {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter
             .debug_struct("Programs")
-            .field("folder", &self.folder)
+            .field("store", &self.store)
             .finish_non_exhaustive()
     }
 }
@@ -34,17 +39,19 @@ impl std::fmt::Debug for Programs {
 impl Programs {
     /// Programs of this store, for this engine.
     pub fn new(store: Store, sandbox: Arc<Sandbox>) -> Result<Self, BundleError> {
-        let folder = store
-            .cache()
-            .join("compiled")
-            .join(sandbox.compatibility_key());
-        fs::create_dir_all(&folder).io("make the folder", &folder)?;
+        let images = store.cache().join("images");
+        fs::create_dir_all(&images).io("make the folder", &images)?;
         Ok(Self {
             store,
             sandbox,
-            folder,
+            images,
             loaded: DashMap::new(),
         })
+    }
+
+    /// The folder for files of images.
+    pub fn images(&self) -> &Path {
+        &self.images
     }
 
     /// The program of a bundle's component.
@@ -53,9 +60,45 @@ impl Programs {
         component: &Component,
         progress: &Progress,
     ) -> Result<Arc<Program>, BundleError> {
-        self.program(&component.digest, &component.name, progress, || {
-            self.store.get(&component.digest)
-        })
+        let name = &component.name;
+        match &component.start {
+            Start::Image {
+                shell,
+                base,
+                memory,
+            } => self.once(shell, || {
+                let packed = self.store.get(base)?;
+                let damaged = || BundleError::Damaged {
+                    path: self.store.blob_path(base),
+                    found: "no image of the size that its bundle says".to_owned(),
+                };
+                let size = usize::try_from(*memory).ok().filter(|size| *size <= MAX_BASE);
+                let size = size.ok_or_else(damaged)?;
+                let content = zstd::bulk::decompress(&packed, size).map_err(|_| damaged())?;
+                if content.len() != size {
+                    return Err(damaged());
+                }
+                let base = Base::new(&self.images, &content, &base.to_string());
+                let base = base.io("write in", &self.images)?;
+                self.load_shell(shell, name, base, progress)
+            }),
+            Start::Ordinary | Start::Unsuitable(_) => {
+                self.program(&component.digest, name, progress, || {
+                    self.store.get(&component.digest)
+                })
+            }
+        }
+    }
+
+    /// The program of a shell that is in the store, over a base that is not.
+    pub(crate) fn shell(
+        &self,
+        shell: &Digest,
+        base: Arc<Base>,
+        progress: &Progress,
+    ) -> Result<Arc<Program>, BundleError> {
+        let program = self.load_shell(shell, "the shell", base, progress)?;
+        Ok(Arc::new(program))
     }
 
     /// The program of a component that is no part of a bundle; `name` is for messages.
@@ -75,41 +118,73 @@ impl Programs {
         progress: &Progress,
         wasm: impl FnOnce() -> Result<Vec<u8>, BundleError>,
     ) -> Result<Arc<Program>, BundleError> {
-        let unusable = |source: ProgramError| BundleError::Program {
-            name: name.to_owned(),
-            source,
+        self.once(digest, || {
+            self.compiled(digest, name, CodeKind::Ordinary, progress, wasm, |path| {
+                self.sandbox.load(path)
+            })
+        })
+    }
+
+    fn load_shell(
+        &self,
+        shell: &Digest,
+        name: &str,
+        base: Arc<Base>,
+        progress: &Progress,
+    ) -> Result<Program, BundleError> {
+        let wasm = || self.store.get(shell);
+        let load = |path: &Path| {
+            let named = shell.to_string();
+            self.sandbox.load_shell(path, &named, Arc::clone(&base))
         };
+        self.compiled(shell, name, CodeKind::Shell, progress, wasm, load)
+    }
+
+    /// The program of this name, made when it is first asked for; whoever asks meanwhile waits.
+    fn once(
+        &self,
+        digest: &Digest,
+        make: impl FnOnce() -> Result<Program, BundleError>,
+    ) -> Result<Arc<Program>, BundleError> {
         let slot = Arc::clone(&*self.loaded.entry(*digest).or_default());
         let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(program) = &*slot {
             return Ok(Arc::clone(program));
         }
-        let compiled = self.folder.join(format!("{}.cwasm", digest.hex()));
-        let program = match self.load(&compiled) {
-            Some(program) => program.map_err(unusable)?,
-            None => {
-                progress(&format!("compiling {name}"));
-                let code = self.sandbox.compile(&wasm()?).map_err(unusable)?;
-                write_whole(&compiled, &code)?;
-                self.sandbox.load(&compiled).map_err(unusable)?
-            }
-        };
-        let program = Arc::new(program);
+        let program = Arc::new(make()?);
         *slot = Some(Arc::clone(&program));
         Ok(program)
     }
 
-    /// The program in this file; `None` when there is no usable one.
-    fn load(&self, compiled: &Path) -> Option<Result<Program, ProgramError>> {
-        if !compiled.exists() {
-            return None;
-        }
-        match self.sandbox.load(compiled) {
-            Err(ProgramError::Compiled(reason)) => {
-                tracing::warn!(path = %compiled.display(), reason, "compiling again");
-                None
+    /// Loads compiled code, and compiles it when there is none.
+    fn compiled(
+        &self,
+        digest: &Digest,
+        name: &str,
+        kind: CodeKind,
+        progress: &Progress,
+        wasm: impl FnOnce() -> Result<Vec<u8>, BundleError>,
+        load: impl Fn(&Path) -> Result<Program, ProgramError>,
+    ) -> Result<Program, BundleError> {
+        let unusable = |source: ProgramError| BundleError::Program {
+            name: name.to_owned(),
+            source,
+        };
+        let engine = self.sandbox.compatibility_key(kind);
+        let folder = self.store.cache().join("compiled").join(engine);
+        fs::create_dir_all(&folder).io("make the folder", &folder)?;
+        let path = folder.join(format!("{}.cwasm", digest.hex()));
+        if path.exists() {
+            match load(&path) {
+                Err(ProgramError::Compiled(reason)) => {
+                    tracing::warn!(path = %path.display(), reason, "compiling again");
+                }
+                program => return program.map_err(unusable),
             }
-            program => Some(program),
         }
+        progress(&format!("compiling {name}"));
+        let code = self.sandbox.compile(&wasm()?, kind).map_err(unusable)?;
+        write_whole(&path, &code)?;
+        load(&path).map_err(unusable)
     }
 }

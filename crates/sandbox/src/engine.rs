@@ -1,7 +1,8 @@
-//! The engine: one place that makes the `wasmtime::Config`, so that compiled code made under another one is rebuilt
+//! The engines: one place that makes the `wasmtime::Config`, so that compiled code made under another one is rebuilt
 //! and never loaded.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use crate::contract::tool::ToolComponent;
 use crate::error::SandboxError;
 use crate::filesystem::HasQuotaFilesystem;
 use crate::guest::{Guest, TABLE_ELEMENTS};
+use crate::image::{GuestMemories, PAGE};
 
 /// The version of wasmtime that runs the guests.
 pub const WASMTIME_VERSION: &str = env!("FLOWCELL_WASMTIME_VERSION");
@@ -46,10 +48,28 @@ impl Default for SandboxConfig {
     }
 }
 
-/// The engine with everything that components may import, shared by all sessions.
+/// The engines with everything that components may import, shared by all sessions.
+///
+/// There are two, since wasmtime's pool of memories and memories that start from images exclude each other: ordinary
+/// components run in the one, shells in the other. Compiled code belongs to one of them.
 pub struct Sandbox {
-    engine: Engine,
-    linker: Linker<Guest>,
+    ordinary: Runtime,
+    images: Runtime,
+}
+
+/// An engine, and what its components may import.
+pub(crate) struct Runtime {
+    pub(crate) engine: Engine,
+    pub(crate) linker: Linker<Guest>,
+}
+
+/// Which of a [`Sandbox`]'s engines compiled code is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum CodeKind {
+    /// An ordinary component, whose data is in its code.
+    Ordinary,
+    /// A [`Shell`](crate::Shell), whose memory is an image.
+    Shell,
 }
 
 impl std::fmt::Debug for Sandbox {
@@ -59,44 +79,52 @@ impl std::fmt::Debug for Sandbox {
 }
 
 impl Sandbox {
-    /// Makes the engine, and the thread that drives its epochs until the engine is gone.
+    /// Makes the engines, and the thread that drives their epochs until they are gone.
     pub fn new(config: &SandboxConfig) -> Result<Self, SandboxError> {
-        let engine = pooled_engine(config).map_err(SandboxError::Engine)?;
-        let linker = linker(&engine).map_err(SandboxError::Engine)?;
-        let weak = engine.weak();
+        let runtime = |engine: wasmtime::Result<Engine>| {
+            let engine = engine.map_err(SandboxError::Engine)?;
+            let linker = linker(&engine).map_err(SandboxError::Engine)?;
+            Ok::<_, SandboxError>(Runtime { engine, linker })
+        };
+        let ordinary = runtime(pooled_engine(config))?;
+        let images = runtime(image_engine())?;
+        let engines = [&ordinary, &images].map(|runtime| runtime.engine.weak());
         thread::Builder::new()
             .name("flowcell-epochs".to_owned())
             .spawn(move || {
-                while let Some(engine) = weak.upgrade() {
-                    engine.increment_epoch();
-                    drop(engine);
+                loop {
+                    let mut live = engines.iter().filter_map(|engine| engine.upgrade()).peekable();
+                    if live.peek().is_none() {
+                        break;
+                    }
+                    live.for_each(|engine| engine.increment_epoch());
                     thread::sleep(TICK);
                 }
             })
             .map_err(|error| SandboxError::Engine(error.into()))?;
-        Ok(Self { engine, linker })
+        Ok(Self { ordinary, images })
     }
 
-    /// Names everything that compiled code depends on besides its component: wasmtime's version and the engine's settings.
-    pub fn compatibility_key(&self) -> String {
+    /// Names everything that compiled code of a kind depends on besides its component: wasmtime's version and the engine's
+    /// settings.
+    pub fn compatibility_key(&self, kind: CodeKind) -> String {
         let mut hasher = DefaultHasher::new();
-        self.engine
+        self.runtime(kind)
+            .engine
             .precompile_compatibility_hash()
             .hash(&mut hasher);
         format!("{WASMTIME_VERSION}-{:016x}", hasher.finish())
     }
 
-    pub(crate) fn engine(&self) -> &Engine {
-        &self.engine
-    }
-
-    pub(crate) fn linker(&self) -> &Linker<Guest> {
-        &self.linker
+    pub(crate) fn runtime(&self, kind: CodeKind) -> &Runtime {
+        match kind {
+            CodeKind::Ordinary => &self.ordinary,
+            CodeKind::Shell => &self.images,
+        }
     }
 }
 
-/// What every engine has in common. An engine for memory images (on-demand allocation over host memory) differs in its
-/// allocation strategy only, and its code must come from this same function.
+/// What both engines have in common: all but how memory is allocated.
 fn common_config() -> Config {
     let mut config = Config::new();
     config
@@ -108,11 +136,25 @@ fn common_config() -> Config {
         .max_wasm_stack(WASM_STACK)
         .async_stack_size(ASYNC_STACK)
         // A stack is handed from one tenant's call to another's.
-        .async_stack_zeroing(true)
-        // An instance's memory starts as a copy-on-write view of the component's data, whatever its size.
-        .memory_init_cow(true)
-        .memory_guaranteed_dense_image_size(256 << 20);
+        .async_stack_zeroing(true);
     config
+}
+
+/// An engine whose instances' memories are made by the host, so that images can be laid over them.
+fn image_engine() -> wasmtime::Result<Engine> {
+    let page = rustix::param::page_size();
+    if page != PAGE {
+        return Err(wasmtime::format_err!(
+            "this machine's pages have {page} bytes; memory images need {PAGE}"
+        ));
+    }
+    let mut config = common_config();
+    config
+        // A shell has no data. wasmtime 48 panics where data would be mapped into memory of the host's.
+        .memory_init_cow(false)
+        .with_host_memory(Arc::new(GuestMemories))
+        .allocation_strategy(InstanceAllocationStrategy::OnDemand);
+    Engine::new(&config)
 }
 
 fn pooled_engine(sandbox: &SandboxConfig) -> wasmtime::Result<Engine> {
@@ -143,7 +185,11 @@ fn pooled_engine(sandbox: &SandboxConfig) -> wasmtime::Result<Engine> {
         .table_keep_resident(0)
         .async_stack_keep_resident(0);
     let mut config = common_config();
-    config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+    config
+        // An instance's memory starts as a copy-on-write view of the component's data, whatever its size.
+        .memory_init_cow(true)
+        .memory_guaranteed_dense_image_size(256 << 20)
+        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
     Engine::new(&config)
 }
 

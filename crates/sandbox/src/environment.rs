@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::image::Owner;
 use crate::limits::Limits;
 use crate::quota::Quota;
 use crate::slice::Slice;
@@ -38,6 +39,8 @@ pub struct Environment {
     pub limits: Limits,
     /// The share of the host that all instances take their memory, CPU time and number from.
     pub slice: Arc<Slice>,
+    /// Whose instances these are: they start from no image of anybody else's.
+    pub owner: Owner,
     pub(crate) quota: Arc<Quota>,
 }
 
@@ -55,6 +58,7 @@ impl Environment {
             variables,
             limits,
             slice: Slice::unlimited(),
+            owner: Owner::default(),
             quota,
         }
     }
@@ -62,5 +66,9 @@ impl Environment {
     /// The same in a slice that it shares with others.
     pub fn with_slice(self, slice: Arc<Slice>) -> Self {
         Self { slice, ..self }
+    }
+    /// The same for a certain owner.
+    pub fn with_owner(self, owner: Owner) -> Self {
+        Self { owner, ..self }
     }
 }

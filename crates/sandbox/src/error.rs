@@ -22,6 +22,15 @@ pub enum SandboxError {
     /// An instance could not be made.
     #[error("cannot start an instance")]
     Start(#[source] wasmtime::Error),
+    /// The image that the instance should start from cannot be used.
+    #[error("cannot start an instance from its image")]
+    Image(#[from] crate::ImageError),
+    /// The guest failed in going on from its image.
+    #[error("an instance could not go on from its image: {0}")]
+    Resume(Fault),
+    /// A stored instance cannot go on. Its state is gone; the next call begins anew.
+    #[error("the session's stored state is lost, and its next call begins anew: {0}")]
+    Lost(#[source] Box<SandboxError>),
     /// The session's slice has no room for the instance.
     #[error("cannot start an instance: {0}")]
     NoRoom(Full),

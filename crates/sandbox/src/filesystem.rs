@@ -36,6 +36,7 @@ pub(crate) struct WritableDescriptors {
     descriptors: HashMap<u32, Option<Arc<OpenFile>>>,
     /// Whether the quota has said no. Guests report that as errors of many kinds.
     refused: Arc<AtomicBool>,
+    has_written: bool,
 }
 
 impl WritableDescriptors {
@@ -45,12 +46,23 @@ impl WritableDescriptors {
             mounts,
             descriptors: HashMap::new(),
             refused: Arc::default(),
+            has_written: false,
         }
     }
 
     /// Whether the quota refused anything since the last time this was asked.
     pub(crate) fn take_refused(&self) -> bool {
         self.refused.swap(false, Ordering::Relaxed)
+    }
+
+    /// How many directories the guest was given.
+    pub(crate) fn preopens(&self) -> usize {
+        self.mounts.len()
+    }
+
+    /// Whether the guest has changed any file or folder, or opened one in order to.
+    pub(crate) fn has_written(&self) -> bool {
+        self.has_written
     }
 
     fn charge_file(&self) -> Result<(), QuotaExceeded> {
@@ -191,6 +203,12 @@ impl types::HostDescriptor for QuotaFilesystem<'_> {
                 .open_at(fd, path_flags, path, open_flags, flags)
                 .await;
         }
+        let writes = types::DescriptorFlags::WRITE | types::DescriptorFlags::MUTATE_DIRECTORY;
+        let makes = types::OpenFlags::CREATE | types::OpenFlags::TRUNCATE;
+        let is_file = !open_flags.contains(types::OpenFlags::DIRECTORY);
+        if is_file && (flags.intersects(writes) || open_flags.intersects(makes)) {
+            self.writable.has_written = true;
+        }
         if open_flags.contains(types::OpenFlags::CREATE)
             && self.is_free(rep, path_flags, &path).await
         {
@@ -274,6 +292,7 @@ impl types::HostDescriptor for QuotaFilesystem<'_> {
         fd: Resource<Descriptor>,
         path: String,
     ) -> FsResult<()> {
+        self.writable.has_written = true;
         self.writable.charge_file()?;
         self.inner.create_directory_at(fd, path).await
     }
@@ -284,6 +303,7 @@ impl types::HostDescriptor for QuotaFilesystem<'_> {
         source: String,
         destination: String,
     ) -> FsResult<()> {
+        self.writable.has_written = true;
         self.writable.charge_file()?;
         self.inner.symlink_at(fd, source, destination).await
     }
@@ -296,6 +316,7 @@ impl types::HostDescriptor for QuotaFilesystem<'_> {
         new_fd: Resource<Descriptor>,
         new_path: String,
     ) -> FsResult<()> {
+        self.writable.has_written = true;
         self.writable.charge_file()?;
         self.inner
             .link_at(fd, old_flags, old_path, new_fd, new_path)
@@ -303,6 +324,7 @@ impl types::HostDescriptor for QuotaFilesystem<'_> {
     }
 
     async fn unlink_file_at(&mut self, fd: Resource<Descriptor>, path: String) -> FsResult<()> {
+        self.writable.has_written = true;
         if self.is_writable(fd.rep()) {
             self.losing_name(fd.rep(), &path).await;
         }
@@ -316,6 +338,7 @@ impl types::HostDescriptor for QuotaFilesystem<'_> {
         new_fd: Resource<Descriptor>,
         new_path: String,
     ) -> FsResult<()> {
+        self.writable.has_written = true;
         if self.is_writable(new_fd.rep()) {
             self.losing_name(new_fd.rep(), &new_path).await;
         }

@@ -1,15 +1,18 @@
 //! The host's side of one instance: its WASI context, its limits, what it printed and measured.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use wasmtime::component::ResourceTable;
-use wasmtime_wasi::filesystem::WasiFilesystemCtxView;
-use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime_wasi::filesystem::{Descriptor, WasiFilesystemCtxView};
+use wasmtime_wasi::p2::{DynInputStream, DynOutputStream};
+use wasmtime_wasi::{FsPerms, HostMonotonicClock, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 
 use crate::contract::tool::flowcell::tool::{host, types};
 use crate::environment::{Access, Environment};
 use crate::error::SandboxError;
 use crate::filesystem::{QuotaFilesystem, WritableDescriptors};
+use crate::image::GuestMemory;
 use crate::json::is_python_json;
 use crate::limits::MemoryLimiter;
 use crate::output::{Capture, Listener, Logs, Stream};
@@ -31,11 +34,42 @@ pub(crate) struct Guest {
     stderr: Capture,
     log: Capture,
     pub(crate) memory: MemoryLimiter,
+    /// The instance's memory, if it starts from images.
+    pub(crate) linear: OnceLock<Arc<GuestMemory>>,
+    clock: Monotonic,
     metrics: Vec<(String, String)>,
 }
 
+/// The guest's monotonic time. It goes on where it was when the guest's memory was stored.
+#[derive(Debug, Clone, Copy)]
+struct Monotonic {
+    /// The guest's time when this instance began, in nanoseconds.
+    offset: u64,
+    began: Instant,
+}
+
+impl HostMonotonicClock for Monotonic {
+    fn resolution(&self) -> u64 {
+        1
+    }
+
+    fn now(&self) -> u64 {
+        let since = u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.offset.saturating_add(since)
+    }
+}
+
 impl Guest {
-    pub(crate) fn new(environment: &Environment, seat: Arc<Seat>) -> Result<Self, SandboxError> {
+    /// A guest whose monotonic time begins at so many nanoseconds.
+    pub(crate) fn new(
+        environment: &Environment,
+        seat: Arc<Seat>,
+        monotonic_ns: u64,
+    ) -> Result<Self, SandboxError> {
+        let clock = Monotonic {
+            offset: monotonic_ns,
+            began: Instant::now(),
+        };
         let capture = |stream| Capture::new(stream, environment.limits.log);
         let (stdout, stderr) = (capture(Stream::Stdout), capture(Stream::Stderr));
         let mut wasi = WasiCtxBuilder::new();
@@ -47,6 +81,7 @@ impl Guest {
             .allow_tcp(false)
             .allow_udp(false)
             .allow_ip_name_lookup(false)
+            .monotonic_clock(clock)
             .envs(&environment.variables);
         for mount in &environment.mounts {
             let permissions = match mount.access {
@@ -75,6 +110,8 @@ impl Guest {
             stderr,
             log: capture(Stream::Log),
             memory: MemoryLimiter::new(environment.limits.memory, TABLE_ELEMENTS, seat),
+            linear: OnceLock::new(),
+            clock,
             metrics: Vec::new(),
         })
     }
@@ -91,6 +128,49 @@ impl Guest {
             stderr: self.stderr.take(),
             log: self.log.take(),
         }
+    }
+
+    /// The guest's monotonic time, in nanoseconds.
+    pub(crate) fn monotonic_ns(&self) -> u64 {
+        self.clock.now()
+    }
+
+    /// What the guest holds of the host's, beyond its directories and its standard streams: with `rounds` of those, since
+    /// a guest that was made to forget its handles takes new ones.
+    pub(crate) fn held(&mut self, rounds: usize) -> Vec<String> {
+        let directories = self.writable.preopens();
+        let (mut files, mut folders, mut inputs, mut outputs, mut others) = (0, 0, 0, 0, 0);
+        for resource in self.table.iter_mut() {
+            if let Some(descriptor) = resource.downcast_ref::<Descriptor>() {
+                match descriptor {
+                    Descriptor::File(_) => files += 1,
+                    Descriptor::Dir(_) => folders += 1,
+                }
+            } else if resource.is::<DynInputStream>() {
+                inputs += 1;
+            } else if resource.is::<DynOutputStream>() {
+                outputs += 1;
+            } else {
+                others += 1;
+            }
+        }
+        [
+            (files, 0, "open files"),
+            (folders, directories, "open folders"),
+            (inputs, 1, "streams that are read"),
+            (outputs, 2, "streams that are written"),
+            (others, 0, "sockets, timers or other things of the host's"),
+        ]
+        .into_iter()
+        .filter_map(|(found, usual, what): (usize, usize, _)| {
+            let more = found.saturating_sub(usual * rounds);
+            (more > 0).then(|| format!("it holds {more} {what}"))
+        })
+        .collect()
+    }
+
+    pub(crate) fn has_written(&self) -> bool {
+        self.writable.has_written()
     }
 
     /// Whether the disk quota refused anything since the last time this was asked.

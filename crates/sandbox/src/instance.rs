@@ -1,10 +1,12 @@
 //! One live instance, and calls into it.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::time::error::Elapsed;
+use wasmtime::component::TypedFunc;
 use wasmtime::{Store, Trap};
 use wasmtime_wasi::I32Exit;
 
@@ -14,22 +16,33 @@ use crate::contract::{Argument, LoadError, Outcome, Request, ToolError, ToolInfo
 use crate::engine::Sandbox;
 use crate::environment::Environment;
 use crate::error::{Fault, SandboxError};
+use crate::image::{
+    self, AtRest, Destination, Image, ImageError, Mode, Owner, StoreError, Stored, made_by,
+};
 use crate::guest::Guest;
 use crate::json::{is_json, is_python_json};
 use crate::limits::Limits;
 use crate::metered::{CpuTimeExceeded, Metered};
 use crate::output::{Listener, Logs};
-use crate::program::{Linked, Program};
+use crate::program::{Linked, LinkedShell, Program};
 use crate::slice::Seat;
 
 /// Headroom over the output limit for what travels with a value (names, tracebacks, other host calls).
 const TRANSFER_SLACK: usize = 1 << 20;
 /// Time for the destructors of kept objects: nobody waits for what they do, but everybody for their end.
 const FORGET_TIME: Duration = Duration::from_secs(2);
+/// Bytes of a page of WebAssembly's.
+const WASM_PAGE: u64 = 64 << 10;
+/// Time for a guest to get ready for its memory to be stored, or to go on from there.
+const SUSPEND_TIME: Duration = Duration::from_secs(2);
 /// Longest message or traceback of a guest's error, in bytes: it is read by people.
 const MAX_MESSAGE: usize = 64 << 10;
 /// Longest class name.
 const MAX_NAME: usize = 256;
+/// Most reasons why an instance cannot be suspended.
+const MAX_REASONS: usize = 20;
+/// Longest such reason, in bytes.
+const MAX_REASON: usize = 1 << 10;
 
 /// Runs one call into the guest under the instance's limits.
 macro_rules! bounded {
@@ -89,8 +102,21 @@ pub struct Instance {
     exports: Exports,
     limits: Limits,
     broken: bool,
+    stored: Option<FromImage>,
+    /// The file that it went on from, which is deleted with it.
+    pub(crate) slept_in: Option<PathBuf>,
     // Last, so that it is given back when the engine has the rest back.
     seat: Arc<Seat>,
+}
+
+/// What an instance that started from an image needs in order to be stored itself.
+struct FromImage {
+    image: Image,
+    owner: Owner,
+    mode: Mode,
+    settle: TypedFunc<(), (i32,)>,
+    /// How often the guest took its standard streams and directories: once more after each time it was stored.
+    rounds: usize,
 }
 
 enum Exports {
@@ -109,21 +135,23 @@ impl std::fmt::Debug for Instance {
 }
 
 impl Instance {
-    /// Makes a fresh instance, which no pool knows.
+    /// Makes a fresh instance, which no pool knows; of a shell from an image, or from its base.
     ///
     /// # Errors
-    /// When the environment's slice has no room, a directory cannot be mounted, the engine has no instance left, or
-    /// start-up code traps.
+    /// When the environment's slice has no room, a directory cannot be mounted, the engine has no instance left, the image
+    /// cannot be used, or start-up code traps.
     pub async fn start(
         sandbox: &Sandbox,
         program: &Program,
         environment: &Environment,
+        image: Option<&Image>,
     ) -> Result<Self, SandboxError> {
         let seat = environment
             .slice
-            .admit(program.memory())
+            .admit(image.map_or(program.memory(), Image::memory))
+            .await
             .map_err(|refused| SandboxError::NoRoom(refused.full))?;
-        Self::start_in(seat, sandbox, program, environment).await
+        Self::start_in(seat, sandbox, program, environment, image).await
     }
 
     /// Makes a fresh instance where there is room for it.
@@ -132,24 +160,43 @@ impl Instance {
         sandbox: &Sandbox,
         program: &Program,
         environment: &Environment,
+        image: Option<&Image>,
     ) -> Result<Self, SandboxError> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
 
         let limits = environment.limits.clone();
         let seat = Arc::new(seat);
-        let guest = Guest::new(environment, Arc::clone(&seat))?;
-        let mut store = Store::new(sandbox.engine(), guest);
-        store.limiter(|guest| &mut guest.memory);
+        let image = match (&program.linked, image) {
+            (Linked::Shell(shell), None) => Some(&shell.base),
+            (_, image) => image,
+        };
+        if let Some(image) = image {
+            check_size(image, &limits)?;
+        }
+        let monotonic = image.map_or(0, Image::monotonic_ns);
+        let guest = Guest::new(environment, Arc::clone(&seat), monotonic)?;
+        let engine = &sandbox.runtime(program.code_kind()).engine;
+        let mut store = Store::new(engine, guest);
+        store.limiter_async(|guest| &mut guest.memory);
         store.set_epoch_deadline(1);
         store.epoch_deadline_async_yield_and_update(1);
         store.set_hostcall_fuel(limits.output.saturating_add(TRANSFER_SLACK));
         let exports = async {
-            match &program.linked {
-                Linked::Tool(pre) => pre.instantiate_async(&mut store).await.map(Exports::Tool),
-                Linked::PythonRunner(pre) => pre
-                    .instantiate_async(&mut store)
-                    .await
-                    .map(Exports::PythonRunner),
+            match (&program.linked, image) {
+                (Linked::Tool(pre), _) => {
+                    let tool = pre.instantiate_async(&mut store).await?;
+                    Ok((Exports::Tool(tool), None))
+                }
+                (Linked::PythonRunner(pre), _) => {
+                    let runner = pre.instantiate_async(&mut store).await?;
+                    Ok((Exports::PythonRunner(runner), None))
+                }
+                (Linked::Shell(shell), image) => {
+                    let image = image.unwrap_or(&shell.base);
+                    let (runner, from) =
+                        from_image(&mut store, shell, image, &environment.owner).await?;
+                    Ok((Exports::PythonRunner(runner), Some(from)))
+                }
             }
         };
         let mut usage = Usage::default();
@@ -162,17 +209,148 @@ impl Instance {
             Err(_) => Err(wasmtime::format_err!("start-up did not finish in time")),
         };
         let refused = store.data_mut().memory.take_refused();
-        let exports = exports.map_err(|error| {
-            refused.map_or_else(|| SandboxError::Start(error), SandboxError::Memory)
+        let (exports, stored) = exports.map_err(|error| {
+            refused.map_or_else(|| start_error(error), SandboxError::Memory)
         })?;
-        Ok(Self {
+        let mut instance = Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             store,
             exports,
             limits,
             broken: false,
+            stored,
+            slept_in: None,
             seat,
-        })
+        };
+        if let Some(image) = image.filter(|image| !image.is_raw()) {
+            // What is its session's alone goes on where it was; what many start from does not.
+            let is_copy = !image.is_private() || image.info().is_some_and(|info| info.is_copy);
+            instance.wake(is_copy).await?;
+        }
+        Ok(instance)
+    }
+
+    /// The first call of an instance that started from an image.
+    async fn wake(&mut self, is_copy: bool) -> Result<(), SandboxError> {
+        let resumed = self.brief(async |instance| instance.resume(is_copy).await).await;
+        resumed.result.map_err(SandboxError::Resume)
+    }
+
+    /// Runs a call of the host's own with little time: nobody waits for what it does, but everybody for its end.
+    async fn brief<T>(&mut self, call: impl AsyncFnOnce(&mut Self) -> T) -> T {
+        let limits = (self.limits.wall_time, self.limits.cpu_time);
+        self.limits.wall_time = limits.0.min(SUSPEND_TIME);
+        self.limits.cpu_time = limits.1.min(SUSPEND_TIME);
+        let done = call(self).await;
+        (self.limits.wall_time, self.limits.cpu_time) = limits;
+        done
+    }
+
+    /// How its memory came from an image; `None` for a program that has its data in its code.
+    pub fn mode(&self) -> Option<Mode> {
+        self.stored.as_ref().map(|from| from.mode)
+    }
+
+    /// What it changed of the host's files or folders, or may have changed, since it was made.
+    pub fn has_written(&self) -> bool {
+        self.store.data().has_written()
+    }
+
+    /// The image that it started from; `None` for a program that has its data in its code.
+    pub(crate) fn image(&self) -> Option<&Image> {
+        self.stored.as_ref().map(|from| &from.image)
+    }
+
+    /// Stores the instance's memory as it differs from the image that it started from, or, where that was this session's
+    /// own, from the one below; [`Instance::start`] can go on from there.
+    ///
+    /// The instance is at its end then, and [broken](Self::is_broken).
+    ///
+    /// # Errors
+    /// When it holds what would not survive, has changed more than may be stored, or the file cannot be written. It goes
+    /// on then, unless it is broken.
+    pub async fn store(&mut self, destination: &Destination) -> Result<Stored, StoreError> {
+        let image = self.image().cloned();
+        let below = match &image {
+            Some(image) if image.is_private() => image.below().cloned(),
+            image => image.clone(),
+        };
+        let Some(below) = below else {
+            return Err(StoreError::Ordinary);
+        };
+        let store = |memory: &AtRest<'_>, owner: &Owner, monotonic| {
+            image::store(memory, &below, owner, monotonic, destination)
+        };
+        let stored = self.store_at_rest(store, destination.lasting).await;
+        let stored = stored.and_then(|stored| stored);
+        match &stored {
+            Ok(_) => self.broken = true,
+            Err(_) if self.broken => {}
+            Err(_) => self.go_on().await,
+        }
+        stored
+    }
+
+    /// The instance's whole memory, for a [`Base`](crate::Base) that many start from.
+    ///
+    /// # Errors
+    /// When it holds what would not survive.
+    pub async fn whole_memory(&mut self) -> Result<Vec<u8>, StoreError> {
+        let memory = self
+            .store_at_rest(|memory, _, _| memory.bytes().to_vec(), true)
+            .await;
+        self.broken |= memory.is_ok();
+        memory
+    }
+
+    async fn store_at_rest<T>(
+        &mut self,
+        store: impl FnOnce(&AtRest<'_>, &Owner, u64) -> T,
+        lasting: bool,
+    ) -> Result<T, StoreError> {
+        let Some(from) = &self.stored else {
+            return Err(StoreError::Ordinary);
+        };
+        let (settle, owner, rounds) = (from.settle, from.owner.clone(), from.rounds);
+        self.store.data_mut().memory.fix(true);
+        let suspended = self.brief(async |instance| instance.suspend(lasting).await).await;
+        self.store.data_mut().memory.fix(false);
+        suspended
+            .result
+            .map_err(StoreError::Failed)?
+            .map_err(StoreError::Busy)?;
+        let held = self.store.data_mut().held(rounds);
+        if !held.is_empty() {
+            return Err(StoreError::Busy(held));
+        }
+        let settled = self
+            .brief(async |instance| {
+                bounded!(instance, store, _exports => settle.call_async(store, ()))
+            })
+            .await;
+        match settled.result.map_err(StoreError::Failed)? {
+            (0,) => {}
+            (global,) => {
+                return Err(StoreError::Busy(vec![format!(
+                    "it is in the middle of something (global {global})"
+                )]));
+            }
+        }
+        // From here on it has forgotten its handles: should it go on, it takes new ones.
+        if let Some(from) = &mut self.stored {
+            from.rounds += 1;
+        }
+        let monotonic = self.store.data().monotonic_ns();
+        let stored = AtRest::of(&mut self.store).map(|memory| store(&memory, &owner, monotonic));
+        stored.ok_or(StoreError::Ordinary)
+    }
+
+    /// Lets it go on after its memory could not be stored. Should that fail, it is broken.
+    async fn go_on(&mut self) {
+        let resumed = self.brief(async |instance| instance.resume(false).await).await;
+        if let Err(fault) = resumed.result {
+            tracing::debug!(instance = self.id, %fault, "it does not go on after it was not stored");
+        }
     }
 
     /// A number that no other instance of this process has.
@@ -267,6 +445,18 @@ impl Instance {
         call
     }
 
+    /// Readies the instance for its memory to be stored; `lasting` when many instances will start from it. The answer
+    /// names what stands in the way, such as an open file; the instance is of use as before either way.
+    pub async fn suspend(&mut self, lasting: bool) -> Call<Result<(), Vec<String>>> {
+        bounded!(self, store, exports => exports.runner()?.call_suspend(store, lasting))
+    }
+
+    /// Makes what came out of stored memory current again: its first call. `copy` when other instances start from the
+    /// same memory, which should not share random numbers.
+    pub async fn resume(&mut self, copy: bool) -> Call<()> {
+        bounded!(self, store, exports => exports.runner()?.call_resume(store, copy))
+    }
+
     /// Turns the end of a call into its result, and the instance back into a usable one if it is.
     fn conclude<T: Answer>(&mut self, usage: Usage, ended: Ended<T>) -> Call<T> {
         let limits = &self.limits;
@@ -334,6 +524,61 @@ impl Instance {
     }
 }
 
+/// An instance of a shell, with an image as its memory.
+async fn from_image(
+    store: &mut Store<Guest>,
+    shell: &LinkedShell,
+    image: &Image,
+    owner: &Owner,
+) -> wasmtime::Result<(PythonRunner, FromImage)> {
+    let (instance, memory) = made_by(shell.pre.instantiate_async(&mut *store)).await;
+    let instance = instance?;
+    if let Some(memory) = memory {
+        // It is new, so nothing else is in its place.
+        let _ = store.data().linear.set(memory);
+    }
+    let has = AtRest::of(store).map_or(0, |memory| memory.bytes().len() as u64);
+    let missing = image.memory().saturating_sub(has).div_ceil(WASM_PAGE);
+    if missing > 0 {
+        let grow: TypedFunc<(i32,), (i32,)> = instance.get_typed_func(&mut *store, shell.grow)?;
+        let pages = i32::try_from(missing)?;
+        let (before,) = grow.call_async(&mut *store, (pages,)).await?;
+        if before < 0 {
+            return Err(wasmtime::format_err!("there is no memory for the image"));
+        }
+    }
+    let mode = match AtRest::of(store) {
+        Some(mut memory) => image.lay(&mut memory, owner)?,
+        None => return Err(wasmtime::format_err!("the component has no memory")),
+    };
+    let settle = instance.get_typed_func(&mut *store, shell.settle)?;
+    let runner = shell.exports.load(&mut *store, &instance)?;
+    let from = FromImage {
+        image: image.clone(),
+        owner: owner.clone(),
+        mode,
+        settle,
+        rounds: 1,
+    };
+    Ok((runner, from))
+}
+
+/// Before anything is allocated for it.
+fn check_size(image: &Image, limits: &Limits) -> Result<(), SandboxError> {
+    let (needed, limit) = (image.memory(), limits.memory as u64);
+    if needed > limit {
+        return Err(SandboxError::Image(ImageError::TooLarge { needed, limit }));
+    }
+    Ok(())
+}
+
+fn start_error(error: wasmtime::Error) -> SandboxError {
+    match error.downcast::<ImageError>() {
+        Ok(error) => SandboxError::Image(error),
+        Err(error) => SandboxError::Start(error),
+    }
+}
+
 fn is_sound(outcome: &Outcome) -> bool {
     match outcome {
         Outcome::Json(json) => is_json(json),
@@ -388,6 +633,7 @@ trait Answer {
 }
 
 impl Answer for () {}
+impl Answer for (i32,) {}
 impl Answer for Vec<ToolInfo> {}
 
 impl<T> Answer for Result<T, ToolError> {
@@ -418,6 +664,21 @@ impl Answer for Result<ToolInfo, LoadError> {
     fn shorten(&mut self) {
         if let Err(LoadError::ImportFailed(error)) = self {
             shorten_error(error);
+        }
+    }
+}
+
+impl Answer for Result<(), Vec<String>> {
+    fn shorten(&mut self) {
+        if let Err(reasons) = self {
+            let whole = reasons.len();
+            reasons.truncate(MAX_REASONS);
+            for reason in &mut *reasons {
+                shorten(reason, MAX_REASON);
+            }
+            if whole > MAX_REASONS {
+                reasons.push(format!("and {} more", whole - MAX_REASONS));
+            }
         }
     }
 }

@@ -15,6 +15,8 @@ mod environment;
 mod error;
 mod filesystem;
 mod guest;
+mod hibernation;
+mod image;
 mod instance;
 mod json;
 mod limits;
@@ -28,12 +30,17 @@ mod slice;
 pub use contract::{
     Argument, ErrorKind, LoadError, Outcome, Parameter, Request, ToolError, ToolInfo,
 };
-pub use engine::{Sandbox, SandboxConfig, WASMTIME_VERSION};
+pub use engine::{CodeKind, Sandbox, SandboxConfig, WASMTIME_VERSION};
 pub use environment::{Access, Environment, Mount};
 pub use error::{Fault, Full, ProgramError, SandboxError};
+pub use hibernation::Hibernation;
+pub use image::{
+    Base, Destination, Image, ImageError, ImageInfo, ImageKey, Mode, Owner, Shell, ShellError,
+    StoreError, Stored,
+};
 pub use instance::{Call, Instance, Usage};
 pub use limits::Limits;
 pub use output::{Listener, Logs, Stream};
-pub use pool::{Isolation, Lease, Pool, PoolError};
+pub use pool::{Hibernated, Isolation, Lease, Pool, PoolError, PoolOptions};
 pub use program::{MAX_COMPONENT, Program, ProgramKind};
 pub use slice::{Slice, SliceLimits, SliceUsage};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use wasmtime::ResourceLimiter;
+use wasmtime::ResourceLimiterAsync;
 
 use crate::error::Fault;
 use crate::slice::Seat;
@@ -53,6 +53,7 @@ pub(crate) struct MemoryLimiter {
     table_elements: usize,
     seat: Arc<Seat>,
     refused: Option<Fault>,
+    is_fixed: bool,
 }
 
 impl MemoryLimiter {
@@ -62,7 +63,13 @@ impl MemoryLimiter {
             table_elements,
             seat,
             refused: None,
+            is_fixed: false,
         }
+    }
+
+    /// Lets the memory grow no more, for a while; that is no refusal to be told of.
+    pub(crate) fn fix(&mut self, is_fixed: bool) {
+        self.is_fixed = is_fixed;
     }
 
     /// Why growth was refused since the last time this was asked, if it was.
@@ -71,17 +78,21 @@ impl MemoryLimiter {
     }
 }
 
-impl ResourceLimiter for MemoryLimiter {
-    fn memory_growing(
+#[async_trait::async_trait]
+impl ResourceLimiterAsync for MemoryLimiter {
+    async fn memory_growing(
         &mut self,
         _current: usize,
         desired: usize,
         maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
+        if self.is_fixed {
+            return Ok(false);
+        }
         let fits = if desired > self.limit || maximum.is_some_and(|most| desired > most) {
             Err(Fault::Memory { limit: self.limit })
         } else {
-            let grown = self.seat.grow_to(desired as u64);
+            let grown = self.seat.grow_to(desired as u64).await;
             grown.map_err(|limit| Fault::ComputeMemory { limit })
         };
         Ok(fits.map_err(|fault| self.refused = Some(fault)).is_ok())
@@ -92,7 +103,7 @@ impl ResourceLimiter for MemoryLimiter {
         1
     }
 
-    fn table_growing(
+    async fn table_growing(
         &mut self,
         _current: usize,
         desired: usize,

@@ -5,11 +5,13 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Mutex as AsyncMutex, OwnedSemaphorePermit, Semaphore};
 
 use crate::engine::Sandbox;
 use crate::environment::Environment;
 use crate::error::{Full, SandboxError};
+use crate::hibernation::{Asleep, Hibernation, delete, tried};
+use crate::image::{Image, StoreError};
 use crate::instance::Instance;
 use crate::program::Program;
 use crate::slice::{LastUse, Refused, Seat, Slice, SliceLimits, SliceUsage};
@@ -43,8 +45,9 @@ pub enum PoolError {
 /// Lends instances of one program in one session, and makes them when they are needed and its session's
 /// [`Slice`] has room.
 ///
-/// Idle instances stay for the next call until [`Pool::shrink`], until the slice needs their room for others, or until
-/// the pool is dropped.
+/// Idle instances stay for the next call until [`Pool::shrink`] or [`Pool::hibernate`], until the slice needs their room
+/// for others, or until the pool is dropped. A call prefers an instance that is idle to one that is stored, and that to a
+/// new one.
 #[derive(Debug)]
 pub struct Pool {
     sandbox: Arc<Sandbox>,
@@ -57,24 +60,64 @@ pub struct Pool {
     slice: Arc<Slice>,
     // Boxed, since an instance changes hands several times for each call.
     idle: Mutex<BTreeMap<LastUse, Box<Instance>>>,
+    /// What new instances start from, where that is more than the program's base.
+    image: Mutex<Option<Image>>,
+    hibernation: Option<Hibernation>,
+    /// What is stored, that which was used last at the end; not known before it is first asked for.
+    asleep: Mutex<Option<Vec<Asleep>>>,
+    /// Held while an instance is being stored, so that whoever needs one waits for that one.
+    settling: AsyncMutex<()>,
+}
+
+/// What a [`Pool`] lends, and to how many.
+#[derive(Debug)]
+pub struct PoolOptions {
+    /// The program.
+    pub program: Arc<Program>,
+    /// What its instances are given.
+    pub environment: Arc<Environment>,
+    /// How much one call may see of another.
+    pub isolation: Isolation,
+    /// Most live instances.
+    pub instances: usize,
+    /// What new instances start from, where that is more than the program's base.
+    pub image: Option<Image>,
+    /// Where idle instances are stored. Of no use for a program that has its data in its code, and where calls do not
+    /// share instances.
+    pub hibernation: Option<Hibernation>,
+}
+
+/// What came of storing a pool's idle instances.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Hibernated {
+    /// Instances that are stored now, with those of earlier.
+    pub instances: usize,
+    /// Bytes of their files.
+    pub bytes: u64,
+    /// Why others are not stored: those stay as they are.
+    pub kept: Vec<String>,
 }
 
 /// Where a call finds its instance.
 enum Place {
     Idle(Box<Instance>),
+    Asleep(Seat, Asleep),
     New(Seat),
 }
 
 impl Pool {
-    /// A pool of at most `instances` live instances; none is made yet.
-    pub fn new(
-        sandbox: Arc<Sandbox>,
-        program: Arc<Program>,
-        environment: Arc<Environment>,
-        isolation: Isolation,
-        instances: usize,
-    ) -> Arc<Self> {
+    /// A pool; no instance is made yet.
+    pub fn new(sandbox: Arc<Sandbox>, options: PoolOptions) -> Arc<Self> {
+        let PoolOptions {
+            program,
+            environment,
+            isolation,
+            instances,
+            image,
+            hibernation,
+        } = options;
         let slice = Slice::new(SliceLimits::UNLIMITED, Some(Arc::clone(&environment.slice)));
+        let can_be_stored = isolation == Isolation::Session && program.base().is_some();
         Arc::new(Self {
             sandbox,
             program,
@@ -84,7 +127,22 @@ impl Pool {
             permits: Arc::new(Semaphore::new(instances)),
             slice,
             idle: Mutex::default(),
+            image: Mutex::new(image),
+            hibernation: hibernation.filter(|_| can_be_stored),
+            asleep: Mutex::default(),
+            settling: AsyncMutex::default(),
         })
+    }
+
+    /// Lets new instances start from an image.
+    pub fn set_image(&self, image: Image) {
+        *self.image.lock().unwrap_or_else(PoisonError::into_inner) = Some(image);
+    }
+
+    /// What new instances start from; `None` for a program that has its data in its code.
+    pub fn image(&self) -> Option<Image> {
+        let image = self.image.lock().unwrap_or_else(PoisonError::into_inner);
+        image.as_ref().or(self.program.base()).cloned()
     }
 
     /// An idle instance, or a new one, for which an idle one of another pool may have to go; waits while there is
@@ -120,29 +178,121 @@ impl Pool {
         let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
             return Ok(None);
         };
-        match self.try_place() {
+        match self.try_place().await {
             Ok(place) => self.lend(permit, place).await.map(Some),
             Err(refused) if refused.forever => Err(SandboxError::NoRoom(refused.full).into()),
             Err(_) => Ok(None),
         }
     }
 
-    /// Drops the instances that have been idle for at least this long; [`Duration::ZERO`] means all idle ones. Gives
-    /// their number.
+    /// Drops the instances that have been idle for at least this long, and what they hold; [`Duration::ZERO`] means all
+    /// idle ones. Gives their number.
     pub fn shrink(&self, idle_for: Duration) -> usize {
-        let Some(latest) = Instant::now().checked_sub(idle_for) else {
-            return 0;
-        };
-        let dropped = {
-            let mut idle = self.lock();
-            let kept = idle.split_off(&(latest, u64::MAX));
-            let dropped = std::mem::replace(&mut *idle, kept);
-            for last_use in dropped.keys() {
-                self.environment.slice.unregister_idle(*last_use);
-            }
-            dropped
-        };
+        let dropped = self.take_idle_for(idle_for);
+        for instance in &dropped {
+            forget_file(instance);
+        }
         dropped.len()
+    }
+
+    /// Stores the instances that have been idle for at least this long, and frees their memory. Instances of a pool that
+    /// stores none are dropped.
+    pub async fn hibernate(self: &Arc<Self>, idle_for: Duration) -> Hibernated {
+        if self.hibernation.is_none() {
+            self.shrink(idle_for);
+            return Hibernated::default();
+        }
+        let _settling = self.settling.lock().await;
+        let mut kept = Vec::new();
+        for instance in self.take_idle_for(idle_for) {
+            if let Err((instance, why)) = self.put_to_sleep(instance).await {
+                match instance {
+                    Some(instance) => self.keep(instance),
+                    None => tracing::warn!(why, "an instance is lost"),
+                }
+                if !kept.contains(&why) {
+                    kept.push(why);
+                }
+            }
+        }
+        self.with_asleep(|asleep| Hibernated {
+            instances: asleep.len(),
+            bytes: asleep.iter().map(|asleep| asleep.size).sum(),
+            kept,
+        })
+    }
+
+    /// Takes its room from an idle instance, if it is still there: it is stored, or dropped where that is not possible.
+    pub(crate) async fn give_up(&self, last_use: LastUse) -> bool {
+        let _settling = self.settling.lock().await;
+        let Some(instance) = self.take(last_use) else {
+            return false;
+        };
+        if self.hibernation.is_some()
+            && let Err((instance, why)) = self.put_to_sleep(instance).await
+        {
+            tracing::info!(why, "an instance was dropped to make room, with what it held");
+            if let Some(instance) = instance {
+                forget_file(&instance);
+            }
+        }
+        true
+    }
+
+    /// Stores an instance, and drops it; otherwise gives it back, if it is still of use, with the reason.
+    async fn put_to_sleep(
+        &self,
+        mut instance: Box<Instance>,
+    ) -> Result<(), (Option<Box<Instance>>, String)> {
+        let Some(hibernation) = &self.hibernation else {
+            return Err((Some(instance), "its pool stores none".to_owned()));
+        };
+        let begun = Instant::now();
+        let image = instance.image();
+        let below = match image {
+            Some(image) if image.is_private() => image.below(),
+            image => image,
+        };
+        let stored = match hibernation.keep_below(below) {
+            Ok(()) => instance.store(&hibernation.destination()).await,
+            Err(source) => Err(StoreError::Io {
+                path: hibernation.folder.clone(),
+                source,
+            }),
+        };
+        match stored {
+            Ok(stored) => {
+                forget_file(&instance);
+                let file = stored.image.file().map(|(file, _)| file.to_owned());
+                let asleep = Asleep {
+                    file: file.unwrap_or_default(),
+                    size: stored.size,
+                    image: stored.image,
+                };
+                self.with_asleep(|all| all.push(asleep));
+                drop(instance);
+                self.slice.count_hibernation(begun.elapsed());
+                Ok(())
+            }
+            Err(error) if instance.is_broken() => {
+                forget_file(&instance);
+                Err((None, error.to_string()))
+            }
+            Err(error) => Err((Some(instance), with_causes(&error))),
+        }
+    }
+
+    fn take_idle_for(&self, idle_for: Duration) -> Vec<Box<Instance>> {
+        let Some(latest) = Instant::now().checked_sub(idle_for) else {
+            return Vec::new();
+        };
+        let mut idle = self.lock();
+        let kept = idle.split_off(&(latest, u64::MAX));
+        let taken = std::mem::replace(&mut *idle, kept);
+        for last_use in taken.keys() {
+            self.environment.slice.unregister_idle(*last_use);
+        }
+        taken.into_values().collect()
     }
 
     /// What the pool's instances use now, and what its calls have used in total.
@@ -163,7 +313,7 @@ impl Pool {
 
     /// A place as soon as there is one. What is missing for it meanwhile is noted in `full`.
     async fn place(&self, full: &mut Full) -> Result<Place, SandboxError> {
-        let mut refused = match self.try_place() {
+        let mut refused = match self.try_place().await {
             Ok(place) => return Ok(place),
             Err(refused) => refused,
         };
@@ -176,7 +326,7 @@ impl Pool {
             let mut freed = pin!(slice.freed().notified());
             // Listens from here on, so that nothing is missed that happens after the next try.
             freed.as_mut().enable();
-            refused = match self.try_place() {
+            refused = match self.try_place().await {
                 Ok(place) => return Ok(place),
                 Err(refused) => refused,
             };
@@ -187,20 +337,43 @@ impl Pool {
         }
     }
 
-    fn try_place(&self) -> Result<Place, Refused> {
-        // The one used last is the likeliest to be in the processor's caches.
-        let latest = {
-            let mut idle = self.lock();
-            let latest = idle.pop_last();
-            if let Some((last_use, _)) = &latest {
-                self.environment.slice.unregister_idle(*last_use);
-            }
-            latest
-        };
-        match latest {
-            Some((_, instance)) => Ok(Place::Idle(instance)),
-            None => self.slice.admit(self.program.memory()).map(Place::New),
+    async fn try_place(&self) -> Result<Place, Refused> {
+        if let Some(instance) = self.take_last() {
+            return Ok(Place::Idle(instance));
         }
+        if self.hibernation.is_some() {
+            let asleep = {
+                let _settled = self.settling.lock().await;
+                self.with_asleep(Vec::pop)
+            };
+            if let Some(asleep) = asleep {
+                // Back in its place if it is not taken after all.
+                let mut taken = Taken {
+                    pool: self,
+                    asleep: Some(asleep),
+                };
+                let memory = taken.asleep.as_ref().map_or(0, |asleep| asleep.image.memory());
+                let seat = self.slice.admit(memory).await?;
+                if let Some(asleep) = taken.asleep.take() {
+                    return Ok(Place::Asleep(seat, asleep));
+                }
+            }
+            // One that could not be stored is idle again.
+            if let Some(instance) = self.take_last() {
+                return Ok(Place::Idle(instance));
+            }
+        }
+        let memory = self.image().map(|image| image.memory());
+        let memory = memory.unwrap_or(self.program.memory());
+        self.slice.admit(memory).await.map(Place::New)
+    }
+
+    /// The idle instance that was used last: the one likeliest to be in the processor's caches.
+    fn take_last(&self) -> Option<Box<Instance>> {
+        let mut idle = self.lock();
+        let (last_use, instance) = idle.pop_last()?;
+        self.environment.slice.unregister_idle(last_use);
+        Some(instance)
     }
 
     async fn lend(
@@ -210,15 +383,81 @@ impl Pool {
     ) -> Result<Lease, PoolError> {
         let instance = match place {
             Place::Idle(instance) => instance,
-            Place::New(seat) => Box::new(
-                Instance::start_in(seat, &self.sandbox, &self.program, &self.environment).await?,
-            ),
+            Place::Asleep(seat, asleep) => Box::new(self.go_on(seat, asleep).await?),
+            Place::New(seat) => Box::new(self.begin(seat).await?),
         };
         Ok(Lease {
             instance: Some(instance),
             pool: Arc::clone(self),
             _permit: permit,
         })
+    }
+
+    async fn start(&self, seat: Seat, image: Option<&Image>) -> Result<Instance, SandboxError> {
+        let begun = Instant::now();
+        let started =
+            Instance::start_in(seat, &self.sandbox, &self.program, &self.environment, image).await;
+        self.slice.count_start(begun.elapsed());
+        started
+    }
+
+    /// A new instance.
+    async fn begin(&self, seat: Seat) -> Result<Instance, SandboxError> {
+        let image = self.image();
+        match self.start(seat, image.as_ref()).await {
+            // Without its image it takes longer, and does the same.
+            Err(SandboxError::Image(error)) if image.is_some() => {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "an image is not used any more"
+                );
+                *self.image.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                let memory = self.program.memory();
+                let seat = self.slice.admit(memory).await;
+                let seat = seat.map_err(|refused| SandboxError::NoRoom(refused.full))?;
+                self.start(seat, None).await
+            }
+            started => started,
+        }
+    }
+
+    /// An instance that was stored.
+    async fn go_on(&self, seat: Seat, asleep: Asleep) -> Result<Instance, SandboxError> {
+        let file = tried(&asleep.file).unwrap_or_else(|error| {
+            tracing::warn!(%error, "a stored instance's file keeps its name");
+            asleep.file.clone()
+        });
+        match self.start(seat, Some(&asleep.image)).await {
+            Ok(mut instance) => {
+                instance.slept_in = Some(file);
+                self.slice.count_resume();
+                Ok(instance)
+            }
+            Err(error @ (SandboxError::Image(_) | SandboxError::Resume(_))) => {
+                delete(&file);
+                Err(SandboxError::Lost(Box::new(error)))
+            }
+            Err(error) => {
+                self.with_asleep(|all| all.push(Asleep { file, ..asleep }));
+                Err(error)
+            }
+        }
+    }
+
+    /// Looks at what is stored; it is read from the disk at first.
+    fn with_asleep<T>(&self, look: impl FnOnce(&mut Vec<Asleep>) -> T) -> T {
+        let mut asleep = self.asleep.lock().unwrap_or_else(PoisonError::into_inner);
+        let asleep = asleep.get_or_insert_with(|| {
+            let (Some(hibernation), Some(base)) = (&self.hibernation, self.program.base()) else {
+                return Vec::new();
+            };
+            let (stored, lost) = hibernation.stored(base);
+            for why in lost {
+                tracing::warn!(owner = ?hibernation.owner, why, "a stored instance");
+            }
+            stored
+        });
+        look(asleep)
     }
 
     /// Keeps an instance for the next call, and tells those who may need its room.
@@ -234,7 +473,7 @@ impl Pool {
     }
 
     /// Takes out a certain idle instance, if it is still there.
-    pub(crate) fn take(&self, last_use: LastUse) -> Option<Box<Instance>> {
+    fn take(&self, last_use: LastUse) -> Option<Box<Instance>> {
         let mut idle = self.lock();
         let instance = idle.remove(&last_use)?;
         self.environment.slice.unregister_idle(last_use);
@@ -248,8 +487,40 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        self.shrink(Duration::ZERO);
+        self.take_idle_for(Duration::ZERO);
     }
+}
+
+/// A stored instance that is about to be gone on from; it goes back to its pool when dropped.
+struct Taken<'a> {
+    pool: &'a Pool,
+    asleep: Option<Asleep>,
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        if let Some(asleep) = self.asleep.take() {
+            self.pool.with_asleep(|all| all.push(asleep));
+        }
+    }
+}
+
+/// Deletes what an instance went on from: its state is gone for good.
+fn forget_file(instance: &Instance) {
+    if let Some(file) = &instance.slept_in {
+        delete(file);
+    }
+}
+
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
 }
 
 /// An instance on loan; it goes back to its pool when dropped, unless it is broken or must not be shared.
@@ -279,10 +550,12 @@ impl std::ops::DerefMut for Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if let Some(mut instance) = self.instance.take()
-            && !instance.is_broken()
-            && self.pool.isolation == Isolation::Session
-        {
+        let Some(mut instance) = self.instance.take() else {
+            return;
+        };
+        if instance.is_broken() || self.pool.isolation == Isolation::Call {
+            forget_file(&instance);
+        } else {
             instance.listen(None);
             self.pool.keep(instance);
         }

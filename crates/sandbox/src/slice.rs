@@ -4,8 +4,8 @@
 //! limits, which counts what the pool uses. Whatever an instance takes is charged to its pool's slice and to every slice
 //! above it, and given back when the instance is gone.
 //!
-//! Memory and instances are refused when they are used up, after idle instances have been dropped, the one that was used
-//! least recently first. CPU time is never refused, only delayed.
+//! Memory and instances are refused when they are used up, after idle instances have been stored or dropped, the one that
+//! was used least recently first. CPU time is never refused, only delayed.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -61,6 +61,16 @@ pub struct SliceUsage {
     pub cpu_time: Duration,
     /// Time for which calls were held up because the CPU share of a slice was used up, in total over all calls.
     pub throttled: Duration,
+    /// Instances that were made, those that went on from being stored included, in total.
+    pub starts: u64,
+    /// Time that this took.
+    pub start_time: Duration,
+    /// Instances that went on from being stored, in total.
+    pub resumes: u64,
+    /// Instances that were stored, in total.
+    pub hibernations: u64,
+    /// Time that this took.
+    pub hibernate_time: Duration,
 }
 
 impl SliceUsage {
@@ -85,6 +95,11 @@ pub struct Slice {
     calls: AtomicU64,
     cpu_nanos: AtomicU64,
     throttled_nanos: AtomicU64,
+    starts: AtomicU64,
+    start_nanos: AtomicU64,
+    resumes: AtomicU64,
+    hibernations: AtomicU64,
+    hibernate_nanos: AtomicU64,
     freed: Notify,
 }
 
@@ -119,6 +134,11 @@ impl Slice {
             calls: AtomicU64::new(0),
             cpu_nanos: AtomicU64::new(0),
             throttled_nanos: AtomicU64::new(0),
+            starts: AtomicU64::new(0),
+            start_nanos: AtomicU64::new(0),
+            resumes: AtomicU64::new(0),
+            hibernations: AtomicU64::new(0),
+            hibernate_nanos: AtomicU64::new(0),
             freed: Notify::new(),
         })
     }
@@ -144,22 +164,28 @@ impl Slice {
             calls: self.calls.load(Ordering::Relaxed),
             cpu_time: nanos(&self.cpu_nanos),
             throttled: nanos(&self.throttled_nanos),
+            starts: self.starts.load(Ordering::Relaxed),
+            start_time: nanos(&self.start_nanos),
+            resumes: self.resumes.load(Ordering::Relaxed),
+            hibernations: self.hibernations.load(Ordering::Relaxed),
+            hibernate_time: nanos(&self.hibernate_nanos),
         }
     }
 
     /// Takes room for one more instance with this much memory, for which idle instances may have to go.
-    pub(crate) fn admit(self: &Arc<Self>, memory: u64) -> Result<Seat, Refused> {
-        self.make_room(1, memory)?;
+    pub(crate) async fn admit(self: &Arc<Self>, memory: u64) -> Result<Seat, Refused> {
+        self.make_room(1, memory).await?;
         Ok(Seat {
             slice: Arc::clone(self),
             memory: AtomicU64::new(memory),
         })
     }
 
-    fn make_room(self: &Arc<Self>, instances: usize, memory: u64) -> Result<(), Refused> {
+    async fn make_room(self: &Arc<Self>, instances: usize, memory: u64) -> Result<(), Refused> {
         loop {
             match self.charge(instances, memory) {
-                Err(refused) if !refused.forever && refused.slice.reclaim() => {}
+                // On the heap: storing an instance runs a guest, which may need room itself.
+                Err(refused) if !refused.forever && Box::pin(refused.slice.reclaim()).await => {}
                 ended => return ended,
             }
         }
@@ -192,8 +218,9 @@ impl Slice {
         Ok(())
     }
 
-    /// Drops the idle instance, here or below, that was used least recently; whether there was one.
-    fn reclaim(&self) -> bool {
+    /// Takes its room from the idle instance, here or below, that was used least recently; whether there was one. The
+    /// instance is stored where its pool can do that, and dropped otherwise.
+    async fn reclaim(&self) -> bool {
         loop {
             let (last_use, pool) = {
                 let mut state = self.lock();
@@ -210,8 +237,7 @@ impl Slice {
                 }
             };
             // An instance that is lent at this moment is no longer registered when its pool says that it is gone.
-            if let Some(instance) = pool.take(last_use) {
-                drop(instance);
+            if pool.give_up(last_use).await {
                 return true;
             }
         }
@@ -244,6 +270,26 @@ impl Slice {
     pub(crate) fn count_call(&self) {
         for slice in self.with_ancestors() {
             slice.calls.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn count_start(&self, time: Duration) {
+        for slice in self.with_ancestors() {
+            slice.starts.fetch_add(1, Ordering::Relaxed);
+            add_nanos(&slice.start_nanos, time);
+        }
+    }
+
+    pub(crate) fn count_resume(&self) {
+        for slice in self.with_ancestors() {
+            slice.resumes.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn count_hibernation(&self, time: Duration) {
+        for slice in self.with_ancestors() {
+            slice.hibernations.fetch_add(1, Ordering::Relaxed);
+            add_nanos(&slice.hibernate_nanos, time);
         }
     }
 
@@ -296,12 +342,13 @@ impl Seat {
     ///
     /// # Errors
     /// The limit of the slice that has no room, in bytes.
-    pub(crate) fn grow_to(&self, bytes: u64) -> Result<(), u64> {
+    pub(crate) async fn grow_to(&self, bytes: u64) -> Result<(), u64> {
         // Only the instance's own thread of control grows it, so nothing comes between these steps.
         let growth = bytes.saturating_sub(self.memory.load(Ordering::Relaxed));
         if growth > 0 {
             self.slice
                 .make_room(0, growth)
+                .await
                 .map_err(|refused| refused.slice.limits.memory)?;
             self.memory.fetch_add(growth, Ordering::Relaxed);
         }

@@ -1,0 +1,208 @@
+//! Idle instances of one session, stored while nobody calls them.
+//!
+//! ```text
+//! <folder>/<identity>.below                the image that they lie over: a link, so that it stays as long as they do
+//! <folder>/<when>-<number>.<tries>.asleep  one instance
+//! ```
+//!
+//! A file stays when its instance goes on, until that instance is stored again or is gone for good. So after a crash the
+//! session goes on from what was stored last. `tries` counts how often the file was gone on from: an instance that takes
+//! its process down each time is given up after [`MAX_TRIES`].
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::image::{Destination, Image, ImageError, ImageKey, Owner};
+
+/// How often an instance is gone on from before its file is given up.
+const MAX_TRIES: u32 = 3;
+/// Most files of a folder that are looked at.
+const MAX_FILES: usize = 1_000;
+/// Bytes that a file may have beyond what its pages may.
+const SLACK: u64 = 1 << 20;
+const ASLEEP: &str = "asleep";
+const BELOW: &str = "below";
+
+/// Where and as what a session's idle instances are stored.
+#[derive(Debug, Clone)]
+pub struct Hibernation {
+    /// The folder; nothing else is in it.
+    pub folder: PathBuf,
+    /// The host's key.
+    pub key: Arc<ImageKey>,
+    /// The session.
+    pub owner: Owner,
+    /// What names the code and settings that the instances run with: those of others are not gone on from.
+    pub made_from: String,
+    /// Most bytes that may have changed of one instance's memory.
+    pub limit: u64,
+}
+
+/// An instance that is stored.
+#[derive(Debug, Clone)]
+pub(crate) struct Asleep {
+    pub(crate) image: Image,
+    pub(crate) file: PathBuf,
+    /// Size of the file, in bytes.
+    pub(crate) size: u64,
+}
+
+impl Hibernation {
+    /// What is stored from earlier, the one that was used last at the end; `base` is what sessions' images lie over.
+    ///
+    /// What cannot be gone on from is deleted, and told.
+    pub(crate) fn stored(&self, base: &Image) -> (Vec<Asleep>, Vec<String>) {
+        let (mut found, mut lost) = (Vec::new(), Vec::new());
+        let mut files = self.files(ASLEEP);
+        files.sort();
+        for file in files {
+            match self.open(base, &file) {
+                Ok(image) => found.push(Asleep {
+                    size: image.file().map_or(0, |(_, size)| size),
+                    image,
+                    file,
+                }),
+                Err(error) => {
+                    lost.push(format!("a stored instance is lost: {error}"));
+                    delete(&file);
+                }
+            }
+        }
+        if found.is_empty() {
+            self.files(BELOW).iter().for_each(|file| delete(file));
+        }
+        (found, lost)
+    }
+
+    fn open(&self, base: &Image, file: &Path) -> Result<Image, ImageError> {
+        let tries = tries(file).unwrap_or(MAX_TRIES);
+        if tries >= MAX_TRIES {
+            return Err(ImageError::Damaged(
+                "its process ended each time that it was gone on from",
+            ));
+        }
+        let limit = self.limit.saturating_add(SLACK);
+        // Found by what is there, since only the file itself says what it lies over.
+        let mut below = vec![base.clone()];
+        for file in self.files(BELOW) {
+            below.push(base.with(&file, &self.key, &self.owner, u64::MAX)?);
+        }
+        let mut found = Err(ImageError::Damaged("what it lies over is missing"));
+        for below in below {
+            found = below.with(file, &self.key, &self.owner, limit);
+            match &found {
+                Err(ImageError::Misfit { .. }) => {}
+                _ => break,
+            }
+        }
+        let image = found?;
+        if image.info().is_none_or(|info| info.made_from != self.made_from) {
+            return Err(ImageError::Misfit {
+                what: "flow or setting",
+                found: "another".to_owned(),
+                expected: "the present one".to_owned(),
+            });
+        }
+        Ok(image)
+    }
+
+    /// Where the next instance goes.
+    pub(crate) fn destination(&self) -> Destination {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let now = now.map_or(0, |now| now.as_millis());
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        // Names in order of time, among all processes that had the session.
+        let name = format!("{now:015}-{}-{number:08}.0.{ASLEEP}", std::process::id());
+        Destination {
+            path: self.folder.join(name),
+            key: Arc::clone(&self.key),
+            owner: self.owner.clone(),
+            made_from: self.made_from.clone(),
+            limit: self.limit,
+            lasting: false,
+        }
+    }
+
+    /// Makes the folder, and keeps the image below there.
+    pub(crate) fn keep_below(&self, below: Option<&Image>) -> io::Result<()> {
+        fs::create_dir_all(&self.folder)?;
+        let Some((identity, (path, _))) =
+            below.and_then(|below| Some((below.identity()?, below.file()?)))
+        else {
+            return Ok(());
+        };
+        let link = self.folder.join(format!("{identity}.{BELOW}"));
+        if link.exists() {
+            return Ok(());
+        }
+        match fs::hard_link(path, &link) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            // On another file system, or gone from the store.
+            Err(_) => {
+                let partial = self.folder.join(format!(".partial-{identity}"));
+                fs::copy(path, &partial)?;
+                fs::rename(&partial, &link)
+            }
+            linked => linked,
+        }
+    }
+
+    /// Copies what is stored to another session, whose instances go on from there as copies; gives their number.
+    ///
+    /// # Errors
+    /// When a file cannot be read or written. The other folder then holds some of them.
+    pub fn fork(&self, base: &Image, other: &Self) -> Result<usize, ImageError> {
+        let (stored, _) = self.stored(base);
+        for asleep in &stored {
+            let io = |source| ImageError::Io {
+                path: other.folder.clone(),
+                source,
+            };
+            other.keep_below(asleep.image.below()).map_err(io)?;
+            asleep
+                .image
+                .copy_for(&other.owner, &other.made_from, &other.destination().path)?;
+        }
+        Ok(stored.len())
+    }
+
+    fn files(&self, extension: &str) -> Vec<PathBuf> {
+        let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        entries
+            .map(|entry| entry.path())
+            .filter(|path| path.extension() == Some(OsStr::new(extension)))
+            .take(MAX_FILES)
+            .collect()
+    }
+}
+
+fn tries(file: &Path) -> Option<u32> {
+    let stem = Path::new(file.file_stem()?);
+    stem.extension()?.to_str()?.parse().ok()
+}
+
+/// Notes that an instance goes on from its file; gives the file's name then.
+pub(crate) fn tried(file: &Path) -> io::Result<PathBuf> {
+    let tries = tries(file).unwrap_or(0);
+    let stem = file.file_stem().map(Path::new).map(|stem| stem.with_extension(""));
+    let stem = stem.unwrap_or_default();
+    let name = format!("{}.{}.{ASLEEP}", stem.display(), tries + 1);
+    let to = file.with_file_name(name);
+    fs::rename(file, &to)?;
+    Ok(to)
+}
+
+/// Deletes the file of an instance that is gone for good.
+pub(crate) fn delete(file: &Path) {
+    if let Err(error) = fs::remove_file(file)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::warn!(file = %file.display(), %error, "a stored instance could not be deleted");
+    }
+}
