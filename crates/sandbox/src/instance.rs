@@ -312,9 +312,7 @@ impl Instance {
             return Err(StoreError::Ordinary);
         };
         let (settle, owner, rounds) = (from.settle, from.owner.clone(), from.rounds);
-        self.store.data_mut().memory.fix(true);
         let suspended = self.brief(async |instance| instance.suspend(lasting).await).await;
-        self.store.data_mut().memory.fix(false);
         suspended
             .result
             .map_err(StoreError::Failed)?
@@ -448,7 +446,11 @@ impl Instance {
     /// Readies the instance for its memory to be stored; `lasting` when many instances will start from it. The answer
     /// names what stands in the way, such as an open file; the instance is of use as before either way.
     pub async fn suspend(&mut self, lasting: bool) -> Call<Result<(), Vec<String>>> {
-        bounded!(self, store, exports => exports.runner()?.call_suspend(store, lasting))
+        // Whatever the guest asks for is then free already, so it can find all of that and clear it.
+        self.store.data_mut().memory.hold(true);
+        let call = bounded!(self, store, exports => exports.runner()?.call_suspend(store, lasting));
+        self.store.data_mut().memory.hold(false);
+        call
     }
 
     /// Makes what came out of stored memory current again: its first call. `copy` when other instances start from the

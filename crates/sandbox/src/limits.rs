@@ -53,7 +53,7 @@ pub(crate) struct MemoryLimiter {
     table_elements: usize,
     seat: Arc<Seat>,
     refused: Option<Fault>,
-    is_fixed: bool,
+    held: bool,
 }
 
 impl MemoryLimiter {
@@ -63,13 +63,13 @@ impl MemoryLimiter {
             table_elements,
             seat,
             refused: None,
-            is_fixed: false,
+            held: false,
         }
     }
 
-    /// Lets the memory grow no more, for a while; that is no refusal to be told of.
-    pub(crate) fn fix(&mut self, is_fixed: bool) {
-        self.is_fixed = is_fixed;
+    /// Refuses all growth while `held`, which is no fault.
+    pub(crate) fn hold(&mut self, held: bool) {
+        self.held = held;
     }
 
     /// Why growth was refused since the last time this was asked, if it was.
@@ -86,7 +86,7 @@ impl ResourceLimiterAsync for MemoryLimiter {
         desired: usize,
         maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        if self.is_fixed {
+        if self.held {
             return Ok(false);
         }
         let fits = if desired > self.limit || maximum.is_some_and(|most| desired > most) {

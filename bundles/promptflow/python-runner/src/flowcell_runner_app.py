@@ -7,8 +7,9 @@ The module's name, like the package's, is one that no flow's file will have: wha
 import gc
 import sys
 
+from componentize_py_types import Err
 from flowcell_runner import standard_modules  # noqa: F401  (imported so that the component has them)
-from flowcell_runner import calling, concurrency, errors, loading, logs, objects, paths, startup, templates, values
+from flowcell_runner import calling, concurrency, errors, loading, logs, objects, paths, startup, storing, templates, values
 from wit_world import exports
 from wit_world.exports.runner import Outcome_Json, Outcome_Object
 
@@ -109,3 +110,14 @@ class Runner(exports.Runner):
 
     def forget(self):
         objects.forget()
+
+    def suspend(self, lasting):
+        startup.ensure()
+        _flush()
+        try:
+            storing.ready(lasting)
+        except storing.Refused as refused:
+            raise Err(refused.reasons) from None
+
+    def resume(self, copy):
+        startup.resume(copy)

@@ -40,6 +40,7 @@ _module("componentize_py_types", Err=Err)
 _module("wit_world")
 _module("wit_world.imports")
 _module("wit_world.imports.environment", get_environment=lambda: list(os.environ.items()), get_arguments=lambda: ["runner"])
+_module("wit_world.imports.preopens", get_directories=list)
 _module(
     "wit_world.imports.host",
     Level=enum.Enum("Level", ["DEBUG", "INFO", "WARNING", "ERROR"]),

@@ -38,6 +38,13 @@ def forget():
     _objects.clear()
 
 
+def start_anew():
+    """Drops every object, and numbers those to come as in a new instance."""
+    global _ids
+    forget()
+    _ids = itertools.count(1)
+
+
 def pack(number):
     import cloudpickle  # of the bundle's packages; only sessions with several instances need it
 
