@@ -31,6 +31,7 @@ async fn measure() -> Result<()> {
     let host = Host::new(HostOptions {
         store: home(),
         sandbox: SandboxConfig::default(),
+        compiler: flowcell_bundle::Compiler::Here,
         progress: Arc::new(|step: &str| println!("{step} ...")),
     })?;
     let flow = repository().join("benches/flow");

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use flowcell_bench_contract::{runner, tool};
 use flowcell_benches::{Times, home, print_machine};
-use flowcell_bundle::{Manifest, Programs, Store};
+use flowcell_bundle::{Compiler, Manifest, Programs, Store};
 use flowcell_sandbox::{
     Access, Argument, Environment, Instance, Limits, Mount, Outcome, Program, Request, Sandbox,
     SandboxConfig,
@@ -134,7 +134,7 @@ struct Ours {
 impl Ours {
     fn new(store: &Store, manifest: &Manifest, setup: &Setup) -> Result<Self> {
         let sandbox = Arc::new(Sandbox::new(&SandboxConfig::default())?);
-        let programs = Programs::new(store.clone(), Arc::clone(&sandbox))?;
+        let programs = Programs::new(store.clone(), Arc::clone(&sandbox), Compiler::Here)?;
         let progress = |step: &str| println!("{step} ...");
         let runner = manifest
             .python_runner()

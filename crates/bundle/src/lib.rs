@@ -7,6 +7,7 @@
 //! This crate never runs a flow. It runs a bundle's own build scripts, on request, on the machine of whoever builds it.
 
 mod build;
+mod compiler;
 mod digest;
 mod error;
 mod manifest;
@@ -16,6 +17,7 @@ mod store;
 mod tree;
 
 pub use build::{BuildReport, build};
+pub use compiler::{CompileLimits, CompileProcess, Compiler, compile_for_parent};
 pub use digest::{Digest, DigestError};
 pub use error::{BundleError, IoContext};
 pub use manifest::{

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use dashmap::DashMap;
 use flowcell_sandbox::{Base, CodeKind, Program, ProgramError, Sandbox};
 
+use crate::compiler::Compiler;
 use crate::digest::Digest;
 use crate::error::{BundleError, IoContext as _};
 use crate::manifest::Start;
@@ -24,6 +25,7 @@ pub struct Programs {
     store: Store,
     sandbox: Arc<Sandbox>,
     images: PathBuf,
+    compiler: Compiler,
     loaded: DashMap<Digest, Arc<Mutex<Option<Arc<Program>>>>>,
 }
 
@@ -37,14 +39,19 @@ impl std::fmt::Debug for Programs {
 }
 
 impl Programs {
-    /// Programs of this store, for this engine.
-    pub fn new(store: Store, sandbox: Arc<Sandbox>) -> Result<Self, BundleError> {
+    /// Programs of this store, for this engine; `compiler` is for components of tenants.
+    pub fn new(
+        store: Store,
+        sandbox: Arc<Sandbox>,
+        compiler: Compiler,
+    ) -> Result<Self, BundleError> {
         let images = store.cache().join("images");
         fs::create_dir_all(&images).io("make the folder", &images)?;
         Ok(Self {
             store,
             sandbox,
             images,
+            compiler,
             loaded: DashMap::new(),
         })
     }
@@ -83,9 +90,8 @@ impl Programs {
                 self.load_shell(shell, name, base, progress)
             }),
             Start::Ordinary | Start::Unsuitable(_) => {
-                self.program(&component.digest, name, progress, || {
-                    self.store.get(&component.digest)
-                })
+                let wasm = || self.store.get(&component.digest);
+                self.program(&component.digest, name, progress, &Compiler::Here, wasm)
             }
         }
     }
@@ -101,14 +107,26 @@ impl Programs {
         Ok(Arc::new(program))
     }
 
-    /// The program of a component that is no part of a bundle; `name` is for messages.
+    /// The program of a component that becomes a part of a bundle; `name` is for messages.
     pub fn bytes(
         &self,
         wasm: &[u8],
         name: &str,
         progress: &Progress,
     ) -> Result<Arc<Program>, BundleError> {
-        self.program(&Digest::of(wasm), name, progress, || Ok(wasm.to_vec()))
+        let bytes = || Ok(wasm.to_vec());
+        self.program(&Digest::of(wasm), name, progress, &Compiler::Here, bytes)
+    }
+
+    /// The program of a tenant's component, compiled within the compiler's limits; `name` is for messages.
+    pub fn untrusted(
+        &self,
+        wasm: &[u8],
+        name: &str,
+        progress: &Progress,
+    ) -> Result<Arc<Program>, BundleError> {
+        let bytes = || Ok(wasm.to_vec());
+        self.program(&Digest::of(wasm), name, progress, &self.compiler, bytes)
     }
 
     fn program(
@@ -116,12 +134,16 @@ impl Programs {
         digest: &Digest,
         name: &str,
         progress: &Progress,
+        compiler: &Compiler,
         wasm: impl FnOnce() -> Result<Vec<u8>, BundleError>,
     ) -> Result<Arc<Program>, BundleError> {
         self.once(digest, || {
-            self.compiled(digest, name, CodeKind::Ordinary, progress, wasm, |path| {
-                self.sandbox.load(path)
-            })
+            let compile = || {
+                let wasm = wasm()?;
+                Ok(compiler.compile(&self.sandbox, &wasm))
+            };
+            let load = |path: &Path| self.sandbox.load(path);
+            self.compiled(digest, name, CodeKind::Ordinary, progress, compile, load)
         })
     }
 
@@ -132,12 +154,15 @@ impl Programs {
         base: Arc<Base>,
         progress: &Progress,
     ) -> Result<Program, BundleError> {
-        let wasm = || self.store.get(shell);
+        let compile = || {
+            let wasm = self.store.get(shell)?;
+            Ok(self.sandbox.compile(&wasm, CodeKind::Shell))
+        };
         let load = |path: &Path| {
             let named = shell.to_string();
             self.sandbox.load_shell(path, &named, Arc::clone(&base))
         };
-        self.compiled(shell, name, CodeKind::Shell, progress, wasm, load)
+        self.compiled(shell, name, CodeKind::Shell, progress, compile, load)
     }
 
     /// The program of this name, made when it is first asked for; whoever asks meanwhile waits.
@@ -163,7 +188,7 @@ impl Programs {
         name: &str,
         kind: CodeKind,
         progress: &Progress,
-        wasm: impl FnOnce() -> Result<Vec<u8>, BundleError>,
+        compile: impl FnOnce() -> Result<Result<Vec<u8>, ProgramError>, BundleError>,
         load: impl Fn(&Path) -> Result<Program, ProgramError>,
     ) -> Result<Program, BundleError> {
         let unusable = |source: ProgramError| BundleError::Program {
@@ -183,7 +208,7 @@ impl Programs {
             }
         }
         progress(&format!("compiling {name}"));
-        let code = self.sandbox.compile(&wasm()?, kind).map_err(unusable)?;
+        let code = compile()?.map_err(unusable)?;
         write_whole(&path, &code)?;
         load(&path).map_err(unusable)
     }

@@ -9,6 +9,7 @@ mod inputs;
 mod serve;
 mod settings;
 mod terminal;
+mod worker;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -66,6 +67,9 @@ enum Command {
     /// Keep hosts, workspaces and keys under a name.
     #[command(subcommand)]
     Profile(client::ProfileCommand),
+    /// Run sessions of a host; hosts start this themselves.
+    #[command(hide = true)]
+    Worker(worker::WorkerArgs),
     /// Print a script that completes commands in a shell.
     Completions {
         /// The shell.
@@ -128,6 +132,7 @@ fn main() -> ExitCode {
         Some(Ok(task)) => return block_on(client::run(task)),
         Some(Err(Command::Profile(command))) => return client::profile(&command),
         Some(Err(Command::Completions { shell })) => return completions(shell),
+        Some(Err(Command::Worker(args))) => return worker::main(&args),
         Some(Err(command)) => Some(command),
         None => None,
     };

@@ -21,6 +21,9 @@ pub(crate) struct ServeArgs {
     /// Listen here, whatever the configuration says.
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<std::net::SocketAddr>,
+    /// Run sessions in this many processes, whatever the configuration says; 0 runs them in this one.
+    #[arg(long, value_name = "N")]
+    workers: Option<usize>,
     /// For trying things out: refuse to listen anywhere but on this machine.
     #[arg(long)]
     dev: bool,
@@ -87,6 +90,8 @@ async fn run(settings: &Settings, config: Config) -> ExitCode {
             home: settings.home().to_owned(),
             bundle: Settings::base_bundle(),
             progress: Arc::new(terminal::progress),
+            worker: crate::worker::worker(),
+            compiler: crate::worker::compiler(),
             on_ready: Box::new(ready),
         },
         ending,
@@ -103,6 +108,10 @@ fn config(args: &ServeArgs) -> Result<Config, String> {
         Config::read(args.config.as_deref()).map_err(|error| terminal::chain(&error))?;
     if let Some(listen) = args.listen {
         config.server.listen = listen;
+    }
+    if args.workers.is_some() {
+        config.host.workers = args.workers;
+        config.check().map_err(|error| terminal::chain(&error))?;
     }
     let listen = config.server.listen;
     if args.dev && !listen.ip().is_loopback() {

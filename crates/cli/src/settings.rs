@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use flowcell_bundle::{Reference, Store};
+use flowcell_bundle::{CompileLimits, CompileProcess, Compiler, Reference, Store};
 use flowcell_executor::{Host, HostOptions, RunError};
 use flowcell_sandbox::{SandboxConfig, WASMTIME_VERSION};
 
-use crate::terminal;
+use crate::{terminal, worker};
 
 /// The base bundle's name; its version is this program's.
 const BASE_BUNDLE: &str = "promptflow";
@@ -52,6 +52,7 @@ impl Settings {
                 instances: INSTANCES,
                 ..SandboxConfig::default()
             },
+            compiler: compiler(),
             progress: Arc::new(terminal::progress),
         })
     }
@@ -83,4 +84,14 @@ impl Settings {
             env!("CARGO_PKG_VERSION")
         ));
     }
+}
+
+/// Components in a flow's folder are compiled in a process of their own.
+fn compiler() -> Compiler {
+    let command = worker::compiler();
+    Compiler::Process(CompileProcess::new(
+        command.program,
+        command.arguments,
+        CompileLimits::default(),
+    ))
 }

@@ -1,6 +1,7 @@
 //! What a flow's nodes call, for who edits the flow: each tool's signature, and what is wrong with it.
 
-use flowcell_flow::{Node, NodeKind, Severity, Source};
+use flowcell_flow::{Json, Node, NodeKind, Severity, Source, python_loads};
+use serde_json::json;
 
 use crate::check::Problem;
 use crate::error::RunError;
@@ -52,6 +53,58 @@ pub async fn describe(
         });
     }
     Ok(nodes)
+}
+
+/// The tools as JSON: for each node `node`, `type`, `source`, `description`, `inputs` (`name`, `types`, `default`,
+/// `required`) and `problems` (`severity`, `class`, `message`, `line`, `help`).
+pub fn described_json(nodes: &[NodeTool]) -> Json {
+    nodes.iter().map(node_json).collect()
+}
+
+fn node_json(node: &NodeTool) -> Json {
+    let mut problems: Vec<Json> = node.problems.iter().map(problem_json).collect();
+    let (description, inputs) = match &node.tool {
+        Ok(signature) => {
+            let inputs = signature.inputs.iter().map(|input| {
+                json!({
+                    "name": input.name,
+                    "types": input.types,
+                    "default": input.default.as_deref().and_then(python_loads),
+                    "required": input.required,
+                })
+            });
+            let description = Some(&signature.description).filter(|text| !text.is_empty());
+            (description, Some(inputs.collect::<Json>()))
+        }
+        Err(problem) => {
+            if !node.problems.contains(problem) {
+                problems.push(problem_json(problem));
+            }
+            (None, None)
+        }
+    };
+    let source = node.source.as_ref();
+    json!({
+        "node": node.node,
+        "type": node.kind.map(NodeKind::as_str),
+        "source": source.and_then(|source| source.path.as_ref().or(source.tool.as_ref())),
+        "description": description,
+        "inputs": inputs,
+        "problems": problems,
+    })
+}
+
+fn problem_json(problem: &Problem) -> Json {
+    json!({
+        "severity": match problem.severity {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+        },
+        "class": problem.class,
+        "message": problem.message,
+        "line": problem.location.map(|location| location.line),
+        "help": problem.help,
+    })
 }
 
 async fn described(

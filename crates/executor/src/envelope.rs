@@ -6,7 +6,7 @@ use flowcell_flow::{as_non_finite, python_loads};
 use serde_json::{Value, json};
 
 use crate::error::{Code, RunError};
-use crate::result::{FlowResult, Status, is_strict_json};
+use crate::result::{FlowResult, is_strict_json};
 
 /// Which JSON is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,10 +20,7 @@ pub enum Dialect {
 /// A result as one JSON object: `status`, `outputs`, `error`, `metrics`, `nodes`. Values are put in as the text they are,
 /// so big numbers keep their digits.
 pub fn envelope(result: &FlowResult, dialect: Dialect) -> String {
-    let status = match result.status() {
-        Status::Completed => "Completed",
-        Status::Failed => "Failed",
-    };
+    let status = result.status().as_str();
     let (outputs, failure) = match &result.outputs {
         Ok(outputs) => (written(outputs, dialect), Value::Null),
         Err(failure) => (Cow::Borrowed("{}"), error_json(failure)),

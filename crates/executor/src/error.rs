@@ -6,9 +6,10 @@ use std::sync::Arc;
 use flowcell_bundle::BundleError;
 use flowcell_flow::FlowError;
 use flowcell_sandbox::{ErrorKind, Fault, PoolError, SandboxError, ToolError};
+use serde::{Deserialize, Serialize};
 
 /// Whose error it is; promptflow's root error codes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Code {
     /// The flow's author, or whoever gave its inputs, can mend it.
     User,
@@ -16,8 +17,8 @@ pub enum Code {
     System,
 }
 
-/// A failure, as it is reported.
-#[derive(Debug, Clone, thiserror::Error)]
+/// A failure, as it is reported. One that was sent from one process to another has the texts of its causes as its source.
+#[derive(Debug, Clone, thiserror::Error, Serialize, Deserialize)]
 #[error("{message}")]
 pub struct RunError {
     /// The error's class: promptflow's, or that of the tool's own exception, or a [`Fault`]'s.
@@ -34,6 +35,7 @@ pub struct RunError {
     pub traceback: Option<String>,
     /// The failure below, where the message does not tell it already.
     #[source]
+    #[serde(with = "causes")]
     pub source: Option<Arc<dyn Error + Send + Sync>>,
 }
 
@@ -138,6 +140,40 @@ impl RunError {
             PoolError::Start(error) => Self::from(error),
         }
         .in_node(node)
+    }
+}
+
+/// The causes of an error as text.
+mod causes {
+    use super::{Arc, Deserialize, Error, Serialize};
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{0}")]
+    struct Causes(String);
+
+    type Source = Option<Arc<dyn Error + Send + Sync>>;
+
+    pub(super) fn serialize<S: serde::Serializer>(
+        source: &Source,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let text = source.as_ref().map(|error| {
+            let mut text = error.to_string();
+            let mut cause = error.source();
+            while let Some(error) = cause {
+                text.push_str(&format!(": {error}"));
+                cause = error.source();
+            }
+            text
+        });
+        text.serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: serde::Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Source, D::Error> {
+        let text = Option::<String>::deserialize(deserializer)?;
+        Ok(text.map(|text| Arc::new(Causes(text)) as Arc<dyn Error + Send + Sync>))
     }
 }
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use flowcell_bundle::{Manifest, Programs, Progress, Reference, Store};
+use flowcell_bundle::{Compiler, Manifest, Programs, Progress, Reference, Store};
 use flowcell_sandbox::{Sandbox, SandboxConfig};
 
 use crate::error::RunError;
@@ -14,6 +14,8 @@ pub struct HostOptions {
     pub store: PathBuf,
     /// The engine's sizes.
     pub sandbox: SandboxConfig,
+    /// Where tenants' components are compiled.
+    pub compiler: Compiler,
     /// Told at the start of each long step.
     pub progress: Arc<Progress>,
 }
@@ -40,7 +42,7 @@ impl Host {
     pub fn new(options: HostOptions) -> Result<Self, RunError> {
         let sandbox = Arc::new(Sandbox::new(&options.sandbox)?);
         let store = Store::open(options.store)?;
-        let programs = Programs::new(store.clone(), Arc::clone(&sandbox))?;
+        let programs = Programs::new(store.clone(), Arc::clone(&sandbox), options.compiler)?;
         Ok(Self {
             sandbox,
             store,

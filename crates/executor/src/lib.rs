@@ -32,13 +32,13 @@ mod value;
 mod workspace;
 
 pub use check::{Problem, check};
-pub use describe::{NodeTool, describe};
+pub use describe::{NodeTool, describe, described_json};
 pub use envelope::{Dialect, envelope, error_json};
 pub use error::{Code, RunError};
 pub use host::{Host, HostOptions};
 pub use images::ImageSink;
 pub use package_tools::package_tools_json;
-pub use presented::presented;
+pub use presented::{framed, presented};
 pub use records::{
     RunOf, aggregation_record, line_record, listed, listed_aggregation_inputs, record_time,
     single_node_record,

@@ -1,9 +1,12 @@
 //! Errors as promptflow's `ExceptionPresenter` writes them.
 
+use std::time::SystemTime;
+
 use flowcell_flow::Json;
 use serde_json::json;
 
 use crate::error::{Code, RunError};
+use crate::records::record_time;
 
 /// promptflow's classes below `UserErrorException` and `SystemErrorException` that have others between, and those.
 const PARENTS: [(&[&str], &[&str]); 14] = [
@@ -128,6 +131,18 @@ pub fn presented(error: &RunError, debug: bool) -> Json {
         });
     }
     entry
+}
+
+/// promptflow's frame of an error that its service answers.
+pub fn framed(error: Json) -> Json {
+    json!({
+        "error": error,
+        "correlation": null,
+        "environment": null,
+        "location": null,
+        "componentName": concat!("flowcell/", env!("CARGO_PKG_VERSION")),
+        "time": record_time(SystemTime::now()),
+    })
 }
 
 /// Python's own exceptions have none.

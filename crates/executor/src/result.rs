@@ -6,12 +6,13 @@ use std::time::{Duration, SystemTime};
 use flowcell_flow::JsonMap;
 use flowcell_sandbox::Logs;
 use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::error::RunError;
 
 /// Whether a flow, or a single node's test, answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Status {
     /// It has outputs.
     Completed,
@@ -20,7 +21,7 @@ pub enum Status {
 }
 
 /// What became of a node; promptflow's words.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum NodeStatus {
     /// It has an output.
     Completed,
@@ -30,6 +31,25 @@ pub enum NodeStatus {
     Bypassed,
     /// It was stopped, because another node failed or the time was up.
     Canceled,
+}
+
+impl Status {
+    /// promptflow's word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Completed => "Completed",
+            Self::Failed => "Failed",
+        }
+    }
+
+    /// That of an outcome.
+    pub fn of<T, E>(outcome: &Result<T, E>) -> Self {
+        if outcome.is_ok() {
+            Self::Completed
+        } else {
+            Self::Failed
+        }
+    }
 }
 
 impl NodeStatus {
@@ -110,11 +130,7 @@ impl FlowResult {
 
     /// Whether it answered.
     pub fn status(&self) -> Status {
-        if self.outputs.is_ok() {
-            Status::Completed
-        } else {
-            Status::Failed
-        }
+        Status::of(&self.outputs)
     }
 }
 

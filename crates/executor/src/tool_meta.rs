@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::error::RunError;
 use crate::files::FileError;
 use crate::host::Host;
-use crate::presented::presented;
+use crate::presented::{framed, presented};
 use crate::session::{Prepared, SessionOptions, prepare};
 use crate::tools::{Signature, Tools, read_template, stem};
 use crate::workspace::Workspace;
@@ -122,7 +122,7 @@ async fn file_tool(
 
 /// The answer of promptflow's `/tool/meta`: `{"tools": {path: tool}, "errors": {path: {"error": …}}}`.
 ///
-/// Beside each `error` promptflow has what only its server knows (`correlation`, `time` and their like). What it reads
+/// What promptflow reads
 /// out of Python and a [`Signature`] does not have is not there: the members of an `Enum`, the output's type, and
 /// `function` for a tool with a name of its own (`@tool(name=…)`).
 pub fn tool_meta_json(files: &[FileTool]) -> Json {
@@ -130,10 +130,7 @@ pub fn tool_meta_json(files: &[FileTool]) -> Json {
     for file in files {
         match &file.tool {
             Ok(signature) => tools.insert(file.path.clone(), tool_json(file, signature)),
-            Err(error) => errors.insert(
-                file.path.clone(),
-                json!({ "error": presented(error, false) }),
-            ),
+            Err(error) => errors.insert(file.path.clone(), framed(presented(error, false))),
         };
     }
     json!({ "tools": tools, "errors": errors })

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use flowcell_bundle::{Manifest, ToolInput};
 use flowcell_flow::{Flow, MessageFormat, Node, NodeInput, NodeKind, SourceKind, coerce_literals};
-use flowcell_sandbox::{Environment, Isolation, Lease, Pool, Program};
+use flowcell_sandbox::{Environment, Isolation, Lease, Pool, PoolOptions, Program};
 use indexmap::IndexMap;
 
 use crate::error::RunError;
@@ -245,13 +245,15 @@ impl Tools {
     }
 
     fn pool(&self, host: &Host, program: Arc<Program>) -> Arc<Pool> {
-        Pool::new(
-            Arc::clone(&host.sandbox),
+        let options = PoolOptions {
             program,
-            Arc::clone(&self.environment),
-            self.isolation,
-            self.instances,
-        )
+            environment: Arc::clone(&self.environment),
+            isolation: self.isolation,
+            instances: self.instances,
+            image: None,
+            hibernation: None,
+        };
+        Pool::new(Arc::clone(&host.sandbox), options)
     }
 }
 

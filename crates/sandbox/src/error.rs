@@ -97,6 +97,17 @@ pub enum ProgramError {
         /// What does not fit.
         reason: String,
     },
+    /// Compiling it took more than a component may take.
+    #[error(
+        "compiling it was stopped: it takes more than {limit}; make it smaller, above all its largest functions"
+    )]
+    TooCostly {
+        /// The limit, in words.
+        limit: String,
+    },
+    /// The process that compiles it failed.
+    #[error("the compiler did not finish: {0}")]
+    Compiler(String),
     /// Compiled code could not be read back.
     #[error("its compiled code is unusable: {0}")]
     Compiled(String),

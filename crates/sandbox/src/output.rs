@@ -19,7 +19,7 @@ pub struct Logs {
 }
 
 /// Where a guest prints.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Stream {
     /// Standard output.
     Stdout,
@@ -27,6 +27,17 @@ pub enum Stream {
     Stderr,
     /// The host's log, whose lines are `level: message`.
     Log,
+}
+
+impl Stream {
+    /// `stdout`, `stderr` or `log`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
+            Self::Log => "log",
+        }
+    }
 }
 
 /// Hears what a guest prints while it prints it: in pieces of whole characters which together are the text of the

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use figment::Figment;
 use figment::providers::{Env, Serialized};
+use flowcell_bundle::CompileLimits;
 use flowcell_session::machine::Rules;
 use flowcell_session::{
     Catalog, FileLimits, InstanceType, MAX_IDLE_SECONDS, MIN_IDLE_SECONDS, Name, Quota, Quotas,
@@ -15,6 +16,10 @@ use serde::{Deserialize, Serialize};
 
 /// Environment variables with this prefix override the file: `FLOWCELL__SERVER__LISTEN` is `server.listen`.
 pub const ENVIRONMENT: &str = "FLOWCELL__";
+/// Most workers, and most dedicated ones.
+const MAX_WORKERS: u64 = 64;
+/// Most workers that nobody has asked for.
+const MOST_BY_DEFAULT: usize = 8;
 /// Longest configuration file, in bytes.
 const MAX_FILE: u64 = 1 << 20;
 
@@ -181,17 +186,32 @@ pub struct HostConfig {
     pub instances: u32,
     /// How often memory, CPU and instances may be promised to computes. Most computes use little of their size.
     pub overcommit: u64,
-    /// Threads that run guests; 0 for one for each core.
+    /// Threads that run guests, in each worker; 0 for one for each core.
     pub threads: usize,
+    /// Processes that run sessions, at most 64; 0 to run them in the host's own process. Without it there is one for
+    /// each core, up to 8, as long as each has memory for four instances. Each worker has an equal share of the memory
+    /// and the instances, and so has each dedicated one: no compute gets more than its worker has.
+    pub workers: Option<usize>,
+    /// Workspaces whose sessions run in a worker of their own, beside the others; at most 64.
+    pub dedicated: Vec<Name>,
+    /// Memory that the compilation of a component in a flow's folder may take, in MiB; 256 to 65536.
+    pub compile_memory_mib: u64,
+    /// CPU time that it may take, in seconds; 1 to 3600.
+    pub compile_seconds: u64,
 }
 
 impl Default for HostConfig {
     fn default() -> Self {
+        let compile = CompileLimits::default();
         Self {
             memory_mib: 0,
             instances: 1_024,
             overcommit: 1_000,
             threads: 0,
+            workers: None,
+            dedicated: Vec::new(),
+            compile_memory_mib: compile.memory >> 20,
+            compile_seconds: compile.cpu_seconds,
         }
     }
 }
@@ -347,14 +367,19 @@ impl Config {
             figment = figment.merge(Serialized::defaults(table));
         }
         figment = figment.merge(Env::prefixed(ENVIRONMENT).split("__"));
-        let config: Self = figment
+        let mut config: Self = figment
             .extract()
             .map_err(|error| ConfigError::Key(shown(&error)))?;
+        config.host.workers = Some(config.workers());
         config.check()?;
         Ok(config)
     }
 
-    fn check(&self) -> Result<(), ConfigError> {
+    /// Checks all ranges.
+    ///
+    /// # Errors
+    /// The first value that is out of its range.
+    pub fn check(&self) -> Result<(), ConfigError> {
         let positive = [
             ("server.body_bytes", self.server.body_bytes as u64),
             ("server.upload_bytes", self.server.upload_bytes as u64),
@@ -385,6 +410,7 @@ impl Config {
         let sessions = &self.sessions;
         between("server.header_seconds", self.server.header_seconds, 1, 300)?;
         between("host.instances", u64::from(self.host.instances), 1, 4_096)?;
+        self.check_workers()?;
         between(
             "sessions.instance_memory_mib",
             sessions.instance_memory_mib as u64,
@@ -422,6 +448,63 @@ impl Config {
             return Err(wrong("sessions.base_image", "give it as name:version"));
         }
         Ok(())
+    }
+
+    fn check_workers(&self) -> Result<(), ConfigError> {
+        let host = &self.host;
+        let (workers, dedicated) = (self.workers() as u64, host.dedicated.len() as u64);
+        between("host.workers", workers, 0, MAX_WORKERS)?;
+        between("host.dedicated", dedicated, 0, MAX_WORKERS)?;
+        between(
+            "host.compile_memory_mib",
+            host.compile_memory_mib,
+            256,
+            65_536,
+        )?;
+        between("host.compile_seconds", host.compile_seconds, 1, 3_600)?;
+        for (at, one) in host.dedicated.iter().enumerate() {
+            if host.dedicated.iter().skip(at + 1).any(|other| other == one) {
+                let problem = format!("workspace {one} is there twice");
+                return Err(wrong("host.dedicated", &problem));
+            }
+        }
+        if workers == 0 {
+            if dedicated > 0 {
+                let problem = "without workers no workspace can have its own; set host.workers";
+                return Err(wrong("host.dedicated", problem));
+            }
+            return Ok(());
+        }
+        let all = workers + dedicated;
+        let memory = self.host_memory_mib() / all;
+        let needed = self.sessions.instance_memory_mib as u64;
+        if all > 1 && memory < needed {
+            let problem = format!(
+                "{all} workers, dedicated ones included, have {memory} MiB of memory each, and one instance may take {needed}; have fewer workers, or set host.memory_mib"
+            );
+            return Err(wrong("host.workers", &problem));
+        }
+        if u64::from(host.instances) < all {
+            let problem = format!(
+                "{all} workers, dedicated ones included, share {} instances; have fewer workers",
+                host.instances
+            );
+            return Err(wrong("host.workers", &problem));
+        }
+        Ok(())
+    }
+
+    /// Worker processes for all workspaces but the dedicated ones; 0 for none.
+    pub fn workers(&self) -> usize {
+        if let Some(workers) = self.host.workers {
+            return workers;
+        }
+        let instance = (self.sessions.instance_memory_mib as u64).max(1);
+        let fitting = self.host_memory_mib() / instance.saturating_mul(4);
+        let fitting = fitting.min(u64::from(self.host.instances));
+        let own = self.host.dedicated.len() as u64;
+        let fitting = usize::try_from(fitting.saturating_sub(own)).unwrap_or(usize::MAX);
+        cores().min(MOST_BY_DEFAULT).min(fitting).max(1)
     }
 
     /// Memory for all instances, in MiB.

@@ -33,6 +33,11 @@ struct RequestLabels {
 }
 
 #[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct WorkerLabels {
+    worker: u64,
+}
+
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct StateLabels {
     state: State,
 }
@@ -65,6 +70,9 @@ pub struct Metrics {
     memory: Gauge,
     cpu_seconds: Gauge<f64, AtomicU64>,
     throttled_seconds: Gauge<f64, AtomicU64>,
+    workers: Gauge,
+    worker_restarts: Gauge,
+    worker_sessions: Family<WorkerLabels, Gauge>,
 }
 
 impl Metrics {
@@ -84,6 +92,9 @@ impl Metrics {
             memory: Gauge::default(),
             cpu_seconds: Gauge::default(),
             throttled_seconds: Gauge::default(),
+            workers: Gauge::default(),
+            worker_restarts: Gauge::default(),
+            worker_sessions: Family::default(),
         };
         let mut registry = Registry::with_prefix("flowcell");
         registry.register(
@@ -138,6 +149,21 @@ impl Metrics {
             Unit::Seconds,
             metrics.throttled_seconds.clone(),
         );
+        registry.register(
+            "workers",
+            "Worker processes that are alive",
+            metrics.workers.clone(),
+        );
+        registry.register(
+            "worker_restarts",
+            "Worker processes started in place of one that had ended, since the host started",
+            metrics.worker_restarts.clone(),
+        );
+        registry.register(
+            "worker_sessions",
+            "Sessions that have a place in a worker, open or not",
+            metrics.worker_sessions.clone(),
+        );
         *metrics.lock() = registry;
         metrics
     }
@@ -188,15 +214,24 @@ impl Metrics {
                 .get_or_create(&StateLabels { state })
                 .set(count);
         }
-        let used = app.sessions().slice().usage();
+        let workers = app.sessions().workers();
+        let used = workers.used();
         let number = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
+        let count = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
         self.computes.set(number(computes));
-        self.instances_busy.set(number(used.busy()));
-        self.instances_idle.set(number(used.idle));
-        self.memory
-            .set(i64::try_from(used.memory).unwrap_or(i64::MAX));
-        self.cpu_seconds.set(used.cpu_time.as_secs_f64());
-        self.throttled_seconds.set(used.throttled.as_secs_f64());
+        self.instances_busy.set(count(used.busy()));
+        self.instances_idle.set(count(used.idle));
+        self.memory.set(count(used.memory));
+        self.cpu_seconds.set(used.cpu_time().as_secs_f64());
+        self.throttled_seconds.set(used.throttled().as_secs_f64());
+        let counts = workers.counts();
+        self.workers.set(number(counts.alive));
+        self.worker_restarts.set(count(counts.restarts));
+        for (worker, sessions) in (0..).zip(counts.sessions) {
+            self.worker_sessions
+                .get_or_create(&WorkerLabels { worker })
+                .set(number(sessions));
+        }
         let mut text = String::new();
         encode(&mut text, &self.lock())?;
         Ok(text)

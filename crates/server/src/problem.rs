@@ -11,6 +11,7 @@ use flowcell_session::{
     AdmissionError, ArchiveError, CallError, ChangeError, CopyError, EditError, InvalidName,
     InvalidPath, RegistryError, TooLarge,
 };
+use flowcell_worker::WorkerError;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
@@ -71,6 +72,8 @@ kinds! {
     HostFull, "host-full", SERVICE_UNAVAILABLE, "The host has no room for more";
     /// The host is not ready, or shutting down.
     Unavailable, "unavailable", SERVICE_UNAVAILABLE, "The host takes no requests at the moment";
+    /// The worker process that ran a session has ended.
+    WorkerLost, "worker-lost", SERVICE_UNAVAILABLE, "What ran the session has ended";
     /// `If-Match` does not match.
     Stale, "stale", PRECONDITION_FAILED, "Somebody else changed it meanwhile";
     /// Larger than allowed.
@@ -254,6 +257,24 @@ impl From<CallError> for Problem {
             CallError::Canceled => Self::new(Kind::Canceled, detail),
             CallError::Copy(error) => error.into(),
             CallError::Environment(_) => Self::new(Kind::Conflict, detail),
+            CallError::Worker(error) => error.into(),
+        }
+    }
+}
+
+impl From<WorkerError> for Problem {
+    fn from(error: WorkerError) -> Self {
+        let detail = error.to_string();
+        match error {
+            WorkerError::Lost { .. } => Self::new(Kind::WorkerLost, detail).retry_after(1),
+            WorkerError::Resting { seconds, .. } => {
+                Self::new(Kind::Unavailable, detail).retry_after(seconds)
+            }
+            WorkerError::Start { .. } => {
+                tracing::error!(error = &error as &dyn Error, "a worker cannot be started");
+                Self::new(Kind::Unavailable, detail).retry_after(1)
+            }
+            WorkerError::TooLong { .. } => Self::new(Kind::TooLarge, detail),
         }
     }
 }

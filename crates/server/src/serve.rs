@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use flowcell_bundle::{Progress, Reference};
-use flowcell_executor::{Host, HostOptions, RunError};
-use flowcell_sandbox::{SandboxConfig, Slice, SliceLimits};
+use flowcell_bundle::{BundleError, CompileLimits, Progress, Reference, Store};
+use flowcell_executor::RunError;
 use flowcell_session::{
     Change, ChangeError, Durability, HostSettings, Ledger, Name, RegistryError, Role, SessionHost,
     SqliteRegistry, User, UserName, WorkspaceRecord,
 };
+use flowcell_worker::{WorkerCommand, Workers, WorkersSettings};
 use jiff::Timestamp;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -29,7 +29,7 @@ use crate::router::router;
 const FIRST_USER: &str = "admin";
 const FIRST_WORKSPACE: &str = "default";
 /// Most memory of any instance, in bytes: the engine's slots have this size.
-const MAX_INSTANCE_MEMORY: usize = 1 << 30;
+const MAX_INSTANCE_MEMORY: u64 = 1 << 30;
 
 /// A server that could not start, or failed.
 #[derive(Debug, thiserror::Error)]
@@ -52,7 +52,10 @@ pub enum ServeError {
     /// The registry.
     #[error(transparent)]
     Registry(#[from] RegistryError),
-    /// The engine or the bundle store.
+    /// The bundle store.
+    #[error(transparent)]
+    Store(#[from] BundleError),
+    /// What runs sessions in this process.
     #[error(transparent)]
     Executor(#[from] RunError),
     /// The address.
@@ -90,6 +93,10 @@ pub struct Serve {
     pub bundle: Reference,
     /// Told at the start of each long step.
     pub progress: Arc<Progress>,
+    /// How a worker's process is started.
+    pub worker: WorkerCommand,
+    /// How a process that compiles is started.
+    pub compiler: WorkerCommand,
     /// Told when the server takes requests.
     pub on_ready: Box<dyn FnOnce(Ready) + Send>,
 }
@@ -124,6 +131,8 @@ pub async fn serve(serve: Serve, ending: CancellationToken) -> Result<(), ServeE
         home,
         bundle,
         progress,
+        worker,
+        compiler,
         on_ready,
     } = serve;
     let tls = config.server.tls.as_ref().map(acceptor).transpose()?;
@@ -134,26 +143,6 @@ pub async fn serve(serve: Serve, ending: CancellationToken) -> Result<(), ServeE
         let opened = tokio::task::spawn_blocking(move || open_ledger(&folder)).await;
         opened.map_err(|error| ServeError::Threads(error.into()))??
     };
-    let executor = Arc::new(Host::new(HostOptions {
-        store: home,
-        sandbox: SandboxConfig {
-            instances: config.host.instances,
-            max_memory: MAX_INSTANCE_MEMORY,
-        },
-        progress,
-    })?);
-    let guest_threads = match config.host.threads {
-        0 => cores(),
-        threads => threads,
-    };
-    let guests = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(guest_threads)
-        .thread_name("flowcell-guests")
-        .enable_time()
-        .build()
-        .map_err(ServeError::Threads)?;
-    // Dropping a runtime blocks, which a thread of another runtime must not.
-    let guests = Background(Some(guests));
     let bundle = match &config.sessions.base_image {
         Some(image) => image.parse().unwrap_or(bundle),
         None => bundle,
@@ -163,15 +152,33 @@ pub async fn serve(serve: Serve, ending: CancellationToken) -> Result<(), ServeE
         path: settings.folder.clone(),
         source,
     })?;
-    let slice = Slice::new(
-        SliceLimits {
-            memory: config.host_memory_mib() << 20,
-            instances: config.host.instances as usize,
-            ..SliceLimits::UNLIMITED
+    let threads = match config.host.threads {
+        0 => cores(),
+        threads => threads,
+    };
+    let store = Store::open(&home)?;
+    let workers = Workers::new(WorkersSettings {
+        count: config.workers(),
+        dedicated: config
+            .host
+            .dedicated
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
+        memory: config.host_memory_mib() << 20,
+        instances: config.host.instances,
+        instance_memory: MAX_INSTANCE_MEMORY,
+        threads: u32::try_from(threads).unwrap_or(u32::MAX),
+        store: home,
+        compile: CompileLimits {
+            memory: config.host.compile_memory_mib << 20,
+            cpu_seconds: config.host.compile_seconds,
         },
-        None,
-    );
-    let sessions = SessionHost::start(executor, ledger, settings, slice, guests.handle());
+        worker,
+        compiler,
+        progress,
+    })?;
+    let sessions = SessionHost::start(store, ledger, settings, workers);
     let app = App::new(config, sessions).map_err(ServeError::Client)?;
     let config = &app.config().server;
     let listener = TcpListener::bind(config.listen)
@@ -206,27 +213,6 @@ pub async fn serve(serve: Serve, ending: CancellationToken) -> Result<(), ServeE
     };
     tokio::join!(listening.run(ending), stop_calls);
     Ok(())
-}
-
-/// A runtime that is let go without waiting for it.
-struct Background(Option<tokio::runtime::Runtime>);
-
-impl Background {
-    fn handle(&self) -> tokio::runtime::Handle {
-        match &self.0 {
-            Some(runtime) => runtime.handle().clone(),
-            // Taken only when dropped.
-            None => tokio::runtime::Handle::current(),
-        }
-    }
-}
-
-impl Drop for Background {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.0.take() {
-            runtime.shutdown_background();
-        }
-    }
 }
 
 fn settings(config: &Config, folder: &Path, bundle: Reference) -> HostSettings {

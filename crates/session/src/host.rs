@@ -14,18 +14,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use dashmap::DashMap;
-use flowcell_bundle::Reference;
-use flowcell_executor as executor;
-use flowcell_sandbox::Slice;
+use flowcell_bundle::{Reference, Store};
+use flowcell_worker::{ComputeId, Used, Workers};
 use jiff::Timestamp;
-use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
 use self::clock::{Clock, Timer};
 pub use self::copy::CopyError;
 pub use self::events::{EventId, InvalidEventId, SessionEvent, Watched, Watcher};
 use self::live::Live;
-pub use self::live::{ActiveCall, AdmissionError, Setup, Usage};
+pub use self::live::{ActiveCall, AdmissionError, Usage};
 pub use self::work::CallError;
 use crate::ledger::{ChangeError, Ledger};
 use crate::machine::{self, Context, Event, Refusal, Rules, Step};
@@ -67,17 +65,14 @@ pub struct SessionHost {
 }
 
 pub(crate) struct Inner {
-    executor: Arc<executor::Host>,
+    store: Store,
     ledger: Arc<Ledger>,
     settings: HostSettings,
-    /// The whole host, as far as sessions may use it.
-    slice: Arc<Slice>,
-    slices: DashMap<Key, Arc<Slice>>,
+    /// Where guests run: apart from whoever serves requests, so that a guest at work holds up no request.
+    workers: Workers,
     live: DashMap<Key, Arc<Live>>,
     locks: Vec<tokio::sync::Mutex<()>>,
     used: Mutex<HashSet<Key>>,
-    /// Where guests run: apart from whoever serves requests, so that a guest at work holds up no request.
-    guests: Handle,
     clock: Clock,
     /// Tells the event logs of this start of the host from those of others.
     started: u64,
@@ -98,25 +93,22 @@ pub type HappenError = ChangeError<Refusal>;
 impl SessionHost {
     /// A host, and with it all that a host which died before has left undone.
     ///
-    /// `slice` is what all sessions together may use; guests run on `guests`.
+    /// Its base images are in `store`, and its sessions run in `workers`.
     pub fn start(
-        executor: Arc<executor::Host>,
+        store: Store,
         ledger: Arc<Ledger>,
         settings: HostSettings,
-        slice: Arc<Slice>,
-        guests: Handle,
+        workers: Workers,
     ) -> Self {
         let (clock, set) = Clock::new();
         let inner = Arc::new(Inner {
-            executor,
+            store,
             ledger,
             settings,
-            slice,
-            slices: DashMap::new(),
+            workers,
             live: DashMap::new(),
             locks: (0..LOCKS).map(|_| tokio::sync::Mutex::default()).collect(),
             used: Mutex::default(),
-            guests,
             clock,
             started: u64::try_from(Timestamp::now().as_millisecond()).unwrap_or(0),
         });
@@ -130,9 +122,9 @@ impl SessionHost {
         &self.inner.ledger
     }
 
-    /// The executor.
-    pub fn executor(&self) -> &Arc<executor::Host> {
-        &self.inner.executor
+    /// The store of base images.
+    pub fn store(&self) -> &Store {
+        &self.inner.store
     }
 
     /// The settings.
@@ -140,17 +132,14 @@ impl SessionHost {
         &self.inner.settings
     }
 
-    /// What all sessions together use, and may use.
-    pub fn slice(&self) -> &Arc<Slice> {
-        &self.inner.slice
+    /// Where the sessions run.
+    pub fn workers(&self) -> &Workers {
+        &self.inner.workers
     }
 
     /// What a compute uses; `None` when none of its sessions has run since the host started.
-    pub fn slice_of(&self, compute: &Key) -> Option<Arc<Slice>> {
-        self.inner
-            .slices
-            .get(compute)
-            .map(|slice| Arc::clone(&slice))
+    pub fn used_by(&self, compute: &Key) -> Option<Used> {
+        self.inner.workers.compute(&compute_id(compute))
     }
 
     /// What an event would lead to.
@@ -187,7 +176,9 @@ impl SessionHost {
     /// Usage of a session's present life; zeros when nothing of it is in memory.
     pub fn usage(&self, session: &Key) -> Usage {
         let live = self.inner.live.get(session);
-        live.map_or_else(Usage::default, |live| live.usage())
+        live.map_or_else(Usage::default, |live| {
+            live.usage(self.inner.workers.session(&live.spec.id))
+        })
     }
 
     /// When a session was last used.
@@ -217,7 +208,7 @@ impl SessionHost {
         calls.get(call).map(|call| call.cancel.cancel()).is_some()
     }
 
-    /// Ends all calls, and stores when sessions were last used. The sessions are there at the next start.
+    /// Ends all calls, stores when sessions were last used, and stops the workers. The sessions are there at the next start.
     pub async fn shut_down(&self, wait: Duration) {
         let lives: Vec<Arc<Live>> = self
             .inner
@@ -238,16 +229,23 @@ impl SessionHost {
             }
         }
         self.inner.store_uses().await;
+        self.inner.workers.stop().await;
+    }
+}
+
+fn compute_id((workspace, compute): &Key) -> ComputeId {
+    ComputeId {
+        workspace: workspace.to_string(),
+        compute: compute.to_string(),
     }
 }
 
 impl Inner {
     fn context(&self) -> Context<'_> {
         let free = self
-            .slice
-            .limits()
-            .memory
-            .saturating_sub(self.slice.usage().memory);
+            .workers
+            .memory()
+            .saturating_sub(self.workers.used().memory);
         Context {
             now: Timestamp::now(),
             rules: &self.settings.rules,

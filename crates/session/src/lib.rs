@@ -26,7 +26,7 @@ pub use files::{
 };
 pub use host::{
     ActiveCall, AdmissionError, CallError, CopyError, EventId, HappenError, HostSettings,
-    InvalidEventId, Key as SessionKey, SessionEvent, SessionHost, Setup, Usage, Watched, Watcher,
+    InvalidEventId, Key as SessionKey, SessionEvent, SessionHost, Usage, Watched, Watcher,
 };
 pub use ledger::{ChangeError, Ledger};
 pub use name::{InvalidName, Name, UserName};

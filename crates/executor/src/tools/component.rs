@@ -131,7 +131,7 @@ impl Tools {
                 })
             })?;
         let program = host
-            .compiled(|programs, progress| programs.bytes(&bytes, path, progress))
+            .compiled(|programs, progress| programs.untrusted(&bytes, path, progress))
             .map_err(|error| invalid(format!("Tool file {error}")))?;
         if program.kind() != ProgramKind::Tool {
             return Err(invalid(format!(

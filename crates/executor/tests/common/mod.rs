@@ -25,6 +25,7 @@ pub(crate) static HOST: LazyLock<Host> = LazyLock::new(|| {
             instances: 128,
             ..SandboxConfig::default()
         },
+        compiler: flowcell_bundle::Compiler::Here,
         progress: Arc::new(|_: &str| {}),
     })
     .unwrap()

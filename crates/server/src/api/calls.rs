@@ -6,8 +6,8 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use flowcell_executor::{Dialect, FlowResult, RunError, RunOptions, Status, envelope};
-use flowcell_session::{ActiveCall, Name, Role, Setup};
+use flowcell_session::{ActiveCall, Name, Role};
+use flowcell_worker::{Run, Setup, Values};
 use indexmap::IndexMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -117,37 +117,16 @@ pub async fn call(
         environment_variables: environment_variables.into_iter().collect(),
     };
     let started = std::time::Instant::now();
+    let run = Run::Call {
+        inputs: Values::from(&inputs),
+        node,
+    };
     let id = id.map(String::from);
-    let result = app
-        .sessions()
-        .call(&key, id, setup, word, move |flow, observer| async move {
-            let flow = match flow {
-                Ok(flow) => flow,
-                Err(error) => return FlowResult::failed(error),
-            };
-            let options = RunOptions {
-                observer: Some(observer),
-                ..RunOptions::default()
-            };
-            match node {
-                Some(node) => match flow.flow().node_test_inputs(&node, &inputs) {
-                    Ok(given) => flow.run_node(&node, &given, &options).await,
-                    Err(error) => FlowResult::failed(RunError::from(error)),
-                },
-                None => flow.run(&inputs, &options).await,
-            }
-        })
-        .await?;
-    app.metrics().call(word(&result), started.elapsed());
+    let answer = app.sessions().call(&key, id, setup, run).await?;
+    app.metrics()
+        .call(answer.status.as_str(), started.elapsed());
     let headers = [(header::CONTENT_TYPE, "application/json")];
-    Ok((headers, envelope(&result, Dialect::Strict)).into_response())
-}
-
-fn word(result: &FlowResult) -> &'static str {
-    match result.status() {
-        Status::Completed => "Completed",
-        Status::Failed => "Failed",
-    }
+    Ok((headers, answer.text()?).into_response())
 }
 
 /// Lists the calls that are under way.

@@ -434,7 +434,7 @@ fn view(app: &App, workspace: &Workspace, compute: &Compute) -> ComputeView {
         })
         .collect();
     let key = (compute.workspace.clone(), compute.name.clone());
-    let used = app.sessions().slice_of(&key).map(|slice| slice.usage());
+    let used = app.sessions().used_by(&key);
     let is_idle = compute.state == ComputeState::Running && sessions.is_empty();
     let stop_at = compute
         .idle_seconds
@@ -465,9 +465,9 @@ fn view(app: &App, workspace: &Workspace, compute: &Compute) -> ComputeView {
         sessions,
         used: used.map_or_else(ComputeUsage::default, |used| ComputeUsage {
             memory_bytes: used.memory,
-            instances: used.instances,
-            cpu_seconds: used.cpu_time.as_secs_f64(),
-            throttled_seconds: used.throttled.as_secs_f64(),
+            instances: usize::try_from(used.instances).unwrap_or(usize::MAX),
+            cpu_seconds: used.cpu_time().as_secs_f64(),
+            throttled_seconds: used.throttled().as_secs_f64(),
         }),
     }
 }

@@ -7,20 +7,17 @@ mod batch;
 mod fields;
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use flowcell_executor::{
-    Code, FlowResult, LineResult, NodeStatus, RunError, RunOf, RunOptions, Status,
-    aggregation_record, line_record, listed, listed_aggregation_inputs, package_tools_json,
-    presented, record_time, single_node_record, tool_meta, tool_meta_json,
-};
-use flowcell_flow::{Json, JsonMap, NodeTestInputs, python_json_compact};
-use flowcell_session::{CallError, Name, SessionKey, Setup};
+use flowcell_executor::{Code, RunError, framed, package_tools_json, presented};
+use flowcell_flow::{Json, JsonMap, python_json_compact};
+use flowcell_session::{CallError, Name, SessionKey};
+use flowcell_worker::{Answer, Look, Run, Setup, Values};
 use serde_json::json;
 
 use self::batch::Batch;
@@ -133,21 +130,12 @@ fn canceled(run: &str) -> RunError {
     )
 }
 
-/// promptflow's frame of an error.
-fn framed(error: Json) -> Json {
-    json!({
-        "error": error,
-        "correlation": null,
-        "environment": null,
-        "location": null,
-        "componentName": concat!("flowcell/", env!("CARGO_PKG_VERSION")),
-        "time": record_time(SystemTime::now()),
-    })
-}
-
 /// JSON as promptflow's service writes it.
 fn answer(status: StatusCode, value: &Json) -> Response {
-    let text = python_json_compact(value, false, false);
+    sent(status, python_json_compact(value, false, false))
+}
+
+fn sent(status: StatusCode, text: String) -> Response {
     (status, [(header::CONTENT_TYPE, "application/json")], text).into_response()
 }
 
@@ -294,28 +282,19 @@ fn begin(
     Ok((key, Fields::read(&body)?))
 }
 
-/// What came of a line: the flow's definition goes with it into the record.
-type Ran<T> = Result<T, RunError>;
-
-fn word<T>(ran: &Ran<(T, &'static str)>) -> &'static str {
-    match ran {
-        Ok((_, word)) => word,
-        Err(_) => "Failed",
-    }
-}
-
-fn line_word(result: &LineResult) -> &'static str {
-    match result.outputs {
-        Ok(_) => "Completed",
-        Err(_) => "Failed",
-    }
-}
-
-fn flow_word(result: &FlowResult) -> &'static str {
-    match result.status() {
-        Status::Completed => "Completed",
-        Status::Failed => "Failed",
-    }
+/// Runs a session's flow; what comes of it counts.
+async fn ran(
+    app: &App,
+    key: &SessionKey,
+    id: Option<&str>,
+    setup: Setup,
+    run: Run,
+) -> Result<Answer, CallError> {
+    let begun = Instant::now();
+    let call = app.sessions().call(key, id.map(str::to_owned), setup, run);
+    let answer = call.await?;
+    app.metrics().call(answer.status.as_str(), begun.elapsed());
+    Ok(answer)
 }
 
 /// Runs the flow once, aggregation included.
@@ -329,7 +308,7 @@ pub async fn execute_flow(
     At((name, id)): At<(Name, Name)>,
     body: Result<Bytes, BytesRejection>,
 ) -> Response {
-    let ran = async {
+    let answered = async {
         let (key, mut fields) = begin(&app, &caller, &name, &id, body)?;
         let base = Base::read(&mut fields);
         let run = run_id(&mut fields);
@@ -337,50 +316,16 @@ pub async fn execute_flow(
         fields.check()?;
         base.check().map_err(Refused::debug)?;
         let setup = base.setup().map_err(Refused::debug)?;
-        let begun = Instant::now();
-        let of = run.clone();
-        let call = app.sessions().call(
-            &key,
-            Some(run.clone()),
-            setup,
-            word,
-            move |flow, observer| async move {
-                let flow = flow?;
-                let options = RunOptions {
-                    observer: Some(observer),
-                    capture: true,
-                    ..RunOptions::default()
-                };
-                let (started, since) = (SystemTime::now(), Instant::now());
-                let result = flow.run_line(&inputs, Some(0), &options).await;
-                let duration = since.elapsed();
-                let aggregation = if result.aggregation_inputs.is_empty() {
-                    None
-                } else {
-                    let (inputs, gathered) =
-                        (listed(&result.inputs), listed_aggregation_inputs(&result));
-                    let aggregated = flow.aggregate(&inputs, &gathered, &options).await;
-                    if let Err(error) = &aggregated.outputs {
-                        return Err(error.clone());
-                    }
-                    Some(aggregated)
-                };
-                let of = RunOf {
-                    run_id: of,
-                    line: 0,
-                    started,
-                    duration,
-                    in_batch: false,
-                };
-                let record = line_record(flow.flow(), &of, &inputs, &result, aggregation.as_ref());
-                Ok((record, line_word(&result)))
-            },
-        );
-        let ran = call.await.map_err(|error| Refused::call(error, &run))?;
-        app.metrics().call(word(&ran), begun.elapsed());
-        Ok::<_, Refused>(ok(&ran.map_err(Refused::debug)?.0))
+        let work = Run::Flow {
+            run: run.clone(),
+            inputs: Values::from(&inputs),
+        };
+        let answer = ran(&app, &key, Some(&run), setup, work).await;
+        let answer = answer.map_err(|error| Refused::call(error, &run))?;
+        let text = answer.text().map_err(Refused::debug)?;
+        Ok::<_, Refused>(sent(StatusCode::OK, text))
     };
-    ran.await.unwrap_or_else(IntoResponse::into_response)
+    answered.await.unwrap_or_else(IntoResponse::into_response)
 }
 
 /// Runs one node.
@@ -394,62 +339,28 @@ pub async fn execute_node(
     At((name, id)): At<(Name, Name)>,
     body: Result<Bytes, BytesRejection>,
 ) -> Response {
-    let ran = async {
+    let answered = async {
         let (key, mut fields) = begin(&app, &caller, &name, &id, body)?;
         let base = Base::read(&mut fields);
         let run = run_id(&mut fields);
         let node = fields.string("node_name");
-        let given = NodeTestInputs {
-            flow_inputs: fields.defaulted_mapping("flow_inputs"),
-            node_outputs: fields
-                .defaulted_mapping("dependency_nodes_outputs")
-                .into_iter()
-                .collect(),
-            unknown: Vec::new(),
-        };
+        let flow_inputs = fields.defaulted_mapping("flow_inputs");
+        let node_outputs = fields.defaulted_mapping("dependency_nodes_outputs");
         fields.check()?;
         base.check().map_err(Refused::debug)?;
         let setup = base.setup().map_err(Refused::debug)?;
-        let begun = Instant::now();
-        let call = app.sessions().call(
-            &key,
-            Some(run.clone()),
-            setup,
-            word,
-            move |flow, observer| async move {
-                let flow = flow?;
-                if flow.flow().node(&node).is_none() {
-                    return Err(RunError::user(
-                        "SingleNodeValidationError",
-                        format!(
-                            "Validation failed when attempting to execute the node. Node '{node}' is not found in flow '{}'. Please change node name or correct the flow file.",
-                            base.flow_file
-                        ),
-                    ));
-                }
-                let options = RunOptions {
-                    observer: Some(observer),
-                    capture: true,
-                    ..RunOptions::default()
-                };
-                let result = flow.run_node(&node, &given, &options).await;
-                // A node that was not called because of what it was given is no run of it.
-                if let (Err(error), [reached]) = (&result.outputs, result.nodes.as_slice())
-                    && reached.captured.is_none()
-                    && reached.status == NodeStatus::Failed
-                    && error.class != "ToolExecutionError"
-                {
-                    return Err(error.clone());
-                }
-                let record = single_node_record(flow.flow(), &result)?;
-                Ok((record, flow_word(&result)))
-            },
-        );
-        let ran = call.await.map_err(|error| Refused::call(error, &run))?;
-        app.metrics().call(word(&ran), begun.elapsed());
-        Ok::<_, Refused>(ok(&ran.map_err(Refused::debug)?.0))
+        let work = Run::Node {
+            node,
+            flow_file: base.flow_file,
+            flow_inputs: Values::from(&flow_inputs),
+            node_outputs: Values::from(&node_outputs),
+        };
+        let answer = ran(&app, &key, Some(&run), setup, work).await;
+        let answer = answer.map_err(|error| Refused::call(error, &run))?;
+        let text = answer.text().map_err(Refused::debug)?;
+        Ok::<_, Refused>(sent(StatusCode::OK, text))
     };
-    ran.await.unwrap_or_else(IntoResponse::into_response)
+    answered.await.unwrap_or_else(IntoResponse::into_response)
 }
 
 /// Cancels a run of a flow or a node by its identifier. An unknown one is answered likewise.
@@ -497,33 +408,10 @@ pub async fn initialize(
         let generation = find(&app, &name, &id)?.generation;
         let opened = app
             .sessions()
-            .call(&key, None, setup.clone(), word, |flow, _| async move {
-                let flow = flow?;
-                let flow = flow.flow();
-                let inputs: JsonMap = flow
-                    .inputs
-                    .iter()
-                    .map(|(name, input)| {
-                        let definition = json!({
-                            "type": input.value_type.as_str(),
-                            "default": input.default,
-                            "description": input.description.as_deref().unwrap_or_default(),
-                            "enum": input.enum_values,
-                            "is_chat_input": input.is_chat_input,
-                            "is_chat_history": input.is_chat_history,
-                        });
-                        (name.clone(), definition)
-                    })
-                    .collect();
-                let infos = json!({
-                    "inputs_definition": inputs,
-                    "has_aggregation": flow.nodes.iter().any(|node| node.aggregation),
-                });
-                Ok((infos, "Completed"))
-            });
-        let (infos, _) = opened
+            .call(&key, None, setup.clone(), Run::Initialize)
             .await
-            .map_err(|error| Refused::call(error, "initialize"))??;
+            .map_err(|error| Refused::call(error, "initialize"))?;
+        let definition = opened.text()?;
         let most = app.sessions().settings().calls_per_session;
         let batch = Batch::new(generation, setup, line_seconds, workers, most);
         if !app.batches.put(&app.ledger().state(), key, batch) {
@@ -532,7 +420,7 @@ pub async fn initialize(
                 "Lines of another batch are under way in this session. Wait for them, or send '/finalize', which ends them.",
             )));
         }
-        Ok(ok(&infos))
+        Ok(sent(StatusCode::OK, definition))
     };
     initialized
         .await
@@ -563,7 +451,7 @@ pub async fn execute_line(
     At((name, id)): At<(Name, Name)>,
     body: Result<Bytes, BytesRejection>,
 ) -> Response {
-    let ran = async {
+    let answered = async {
         let (key, mut fields) = begin(&app, &caller, &name, &id, body)?;
         fields.optional_mapping("operation_context");
         let run = run_id(&mut fields);
@@ -575,37 +463,15 @@ pub async fn execute_line(
         let line = format!("{run}_{number}");
         let begun = async {
             let _worker = batch.workers.acquire().await;
-            let begun = Instant::now();
-            let of = run.clone();
-            let call = app.sessions().call(
-                &key,
-                Some(line.clone()),
-                batch.setup.clone(),
-                word,
-                move |flow, observer| async move {
-                    let flow = flow?;
-                    let options = RunOptions {
-                        observer: Some(observer),
-                        capture: true,
-                        line_time: Some(line_time),
-                        ..RunOptions::default()
-                    };
-                    let (started, since) = (SystemTime::now(), Instant::now());
-                    let result = flow.run_line(&inputs, Some(number), &options).await;
-                    let of = RunOf {
-                        run_id: of,
-                        line: number,
-                        started,
-                        duration: since.elapsed(),
-                        in_batch: true,
-                    };
-                    let record = line_record(flow.flow(), &of, &inputs, &result, None);
-                    Ok((record, line_word(&result)))
-                },
-            );
-            let ran = call.await.map_err(|error| Refused::call(error, &line))?;
-            app.metrics().call(word(&ran), begun.elapsed());
-            Ok::<_, Refused>(ok(&ran?.0))
+            let work = Run::Line {
+                run,
+                number,
+                inputs: Values::from(&inputs),
+                time: line_time,
+            };
+            let answer = ran(&app, &key, Some(&line), batch.setup.clone(), work).await;
+            let answer = answer.map_err(|error| Refused::call(error, &line))?;
+            Ok::<_, Refused>(sent(StatusCode::OK, answer.text()?))
         };
         tokio::select! {
             biased;
@@ -614,7 +480,7 @@ pub async fn execute_line(
             ran = begun => ran,
         }
     };
-    ran.await.unwrap_or_else(IntoResponse::into_response)
+    answered.await.unwrap_or_else(IntoResponse::into_response)
 }
 
 /// Runs the aggregation nodes over the lines of the batch.
@@ -628,7 +494,7 @@ pub async fn aggregate(
     At((name, id)): At<(Name, Name)>,
     body: Result<Bytes, BytesRejection>,
 ) -> Response {
-    let ran = async {
+    let answered = async {
         let (key, mut fields) = begin(&app, &caller, &name, &id, body)?;
         fields.optional_mapping("operation_context");
         let run = run_id(&mut fields);
@@ -637,35 +503,21 @@ pub async fn aggregate(
         let gathered = fields.mapping("aggregation_inputs");
         fields.check()?;
         let batch = present(&app, &key)?;
-        let of = run.clone();
-        let call = app.sessions().call(
-            &key,
-            Some(run.clone()),
-            batch.setup.clone(),
-            word,
-            move |flow, observer| async move {
-                let flow = flow?;
-                let options = RunOptions {
-                    observer: Some(observer),
-                    capture: true,
-                    ..RunOptions::default()
-                };
-                let result = flow.aggregate(&inputs, &gathered, &options).await;
-                if let Err(error) = &result.outputs {
-                    return Err(error.clone());
-                }
-                let record = aggregation_record(flow.flow(), &of, &result);
-                Ok((record, flow_word(&result)))
-            },
-        );
-        let ran = tokio::select! {
+        let work = Run::Aggregate {
+            run: run.clone(),
+            inputs: Values::from(&inputs),
+            gathered: Values::from(&gathered),
+        };
+        let setup = batch.setup.clone();
+        let call = app.sessions().call(&key, Some(run.clone()), setup, work);
+        let answer = tokio::select! {
             biased;
             () = batch.ended.cancelled() => return Err(Refused::from(canceled(&run))),
-            ran = call => ran.map_err(|error| Refused::call(error, &run))?,
+            answer = call => answer.map_err(|error| Refused::call(error, &run))?,
         };
-        Ok(ok(&ran?.0))
+        Ok(sent(StatusCode::OK, answer.text()?))
     };
-    ran.await.unwrap_or_else(IntoResponse::into_response)
+    answered.await.unwrap_or_else(IntoResponse::into_response)
 }
 
 /// Ends the batch; lines that are still under way end with it.
@@ -705,23 +557,9 @@ pub async fn meta(
         fields.path("working_dir");
         let files = files(&mut fields);
         fields.check()?;
-        let described =
-            app.sessions()
-                .inspect(&key, move |executor, workspace, options| async move {
-                    let files: Vec<(&str, &str)> = files
-                        .iter()
-                        .map(|(path, kind)| (path.as_str(), kind.as_str()))
-                        .collect();
-                    let described = tool_meta(&executor, &workspace, &options, &files).await?;
-                    Ok(tool_meta_json(&described))
-                });
-        let mut described = described.await.map_err(Problem::from)??;
-        if let Some(Json::Object(errors)) = described.get_mut("errors") {
-            for error in errors.values_mut() {
-                *error = framed(error["error"].take());
-            }
-        }
-        Ok::<_, Refused>(ok(&described))
+        let described = app.sessions().look(&key, Look::ToolMeta { files }).await;
+        let described = described.map_err(Problem::from)?;
+        Ok::<_, Refused>(sent(StatusCode::OK, described.text()?))
     };
     described.await.unwrap_or_else(IntoResponse::into_response)
 }
@@ -768,13 +606,13 @@ pub async fn package_tools(
 ) -> Result<Response, Problem> {
     usable(&app, &caller, &name, &id)?;
     let image = find(&app, &name, &id)?.image;
-    let host = Arc::clone(app.sessions().executor());
+    let store = app.sessions().store().clone();
     let tools = blocking(move || {
         let reference = image.reference.parse().map_err(|error| {
             tracing::error!(%error, "a session's image is no reference");
             Problem::not_found("image", &image.reference)
         })?;
-        let manifest = host.store().manifest(&reference);
+        let manifest = store.manifest(&reference);
         let manifest = manifest.map_err(|error| Problem::internal(&error))?;
         Ok::<_, Problem>(package_tools_json(&manifest))
     });

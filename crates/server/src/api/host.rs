@@ -51,7 +51,7 @@ pub async fn ready(State(app): State<Arc<App>>) -> Result<Json<Health>, Problem>
     let bundle = app.sessions().settings().bundle.clone();
     let checked = Arc::clone(&app);
     let has_bundle = crate::app::blocking(move || {
-        let store = checked.sessions().executor().store();
+        let store = checked.sessions().store();
         store.resolve(&bundle).is_ok()
     })
     .await?;

@@ -9,11 +9,10 @@ use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use flowcell_executor::{
-    Accepted, Code, RunError, RunOptions, Served, served_inputs, served_outputs, swagger,
-};
+use flowcell_executor::{Code, RunError, swagger};
 use flowcell_flow::{Flow, Json, python_json_compact, python_loads};
-use flowcell_session::{Name, RegistryError, Setup};
+use flowcell_session::{Name, RegistryError};
+use flowcell_worker::{Body, Run, Setup};
 use serde_json::json;
 
 use super::executor::PROMPTFLOW;
@@ -111,37 +110,23 @@ pub async fn score(
         .iter()
         .filter_map(|value| value.to_str().ok())
         .collect();
-    let accepted = Accepted::new(&accept.join(","));
+    let run = Run::Score {
+        body: body.into(),
+        accept: accept.join(","),
+    };
     let started = std::time::Instant::now();
-    let call = app.sessions().call(
-        &key,
-        None,
-        Setup::default(),
-        status,
-        move |flow, observer| async move {
-            let flow = flow?;
-            let inputs = served_inputs(flow.flow(), &body)?;
-            let options = RunOptions {
-                observer: Some(observer),
-                streams: accepted.events(),
-                ..RunOptions::default()
-            };
-            let result = flow.run_line(&inputs, None, &options).await;
-            let outputs = served_outputs(flow.flow(), &result.outputs?);
-            // promptflow runs the flow before it looks at this, too.
-            accepted.serve(outputs, &result.streams)
-        },
-    );
-    let scored = call.await?;
-    app.metrics().call(status(&scored), started.elapsed());
-    Ok(match scored {
-        Ok(Served::Json(outputs)) => answer(StatusCode::OK, &outputs),
-        Ok(Served::Events(events)) => {
-            let headers = [(header::CONTENT_TYPE, "text/event-stream; charset=utf-8")];
-            (headers, events).into_response()
-        }
-        Err(error) => failed(&error),
-    })
+    let scored = app
+        .sessions()
+        .call(&key, None, Setup::default(), run)
+        .await?;
+    app.metrics()
+        .call(scored.status.as_str(), started.elapsed());
+    let (kind, text) = match scored.body {
+        Ok(Body::Json(outputs)) => ("application/json", outputs),
+        Ok(Body::Events(events)) => ("text/event-stream; charset=utf-8", events),
+        Err(error) => return Ok(failed(&error)),
+    };
+    Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
 }
 
 /// Takes what a user thinks of an answer; it goes to the host's log.
@@ -166,13 +151,6 @@ pub async fn feedback(
         StatusCode::OK,
         &json!({ "status": "Feedback received." }),
     ))
-}
-
-fn status(scored: &Result<Served, RunError>) -> &'static str {
-    match scored {
-        Ok(_) => "Completed",
-        Err(_) => "Failed",
-    }
 }
 
 fn failed(error: &RunError) -> Response {

@@ -8,13 +8,13 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use flowcell_bundle::Reference;
-use flowcell_executor as executor;
 use flowcell_flow::Flow;
 use flowcell_session::machine::{Event, Step, Wish};
 use flowcell_session::{
     ComputeKind, Happening, Identity, Image, Name, Role, Session, SessionKey, SessionState, Usage,
     UserName,
 };
+use flowcell_worker::Look;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
@@ -278,21 +278,6 @@ pub struct ProblemView {
     pub line: Option<usize>,
     /// The way out, if it is known.
     pub help: Option<String>,
-}
-
-impl From<&executor::Problem> for ProblemView {
-    fn from(problem: &executor::Problem) -> Self {
-        Self {
-            severity: match problem.severity {
-                flowcell_flow::Severity::Error => "error".to_owned(),
-                flowcell_flow::Severity::Warning => "warning".to_owned(),
-            },
-            class: problem.class.clone(),
-            message: problem.message.clone(),
-            line: problem.location.map(|location| location.line),
-            help: problem.help.clone(),
-        }
-    }
 }
 
 /// Lists the sessions, stopped ones included.
@@ -567,47 +552,13 @@ pub async fn tools(
     At((name, id)): At<(Name, Name)>,
 ) -> Result<Json<Page<ToolView>>, Problem> {
     let key = usable(&app, &caller, &name, &id)?;
-    let described = app.sessions().describe(&key).await??;
-    let tools = described.into_iter().map(tool_view).collect();
+    let described = app.sessions().look(&key, Look::Describe).await?.text()?;
+    let tools: Vec<ToolView> =
+        serde_json::from_str(&described).map_err(|error| Problem::internal(&error))?;
     Ok(Json(Page {
         items: tools,
         next_cursor: None,
     }))
-}
-
-fn tool_view(node: executor::NodeTool) -> ToolView {
-    let input = |input: flowcell_bundle::ToolInput| ToolInputView {
-        default: input
-            .default
-            .as_deref()
-            .and_then(flowcell_flow::python_loads),
-        name: input.name,
-        types: input.types,
-        required: input.required,
-    };
-    let mut problems: Vec<ProblemView> = node.problems.iter().map(ProblemView::from).collect();
-    let (description, inputs) = match node.tool {
-        Ok(signature) => {
-            let description = Some(signature.description).filter(|text| !text.is_empty());
-            let inputs = signature.inputs.into_iter().map(input).collect();
-            (description, Some(inputs))
-        }
-        Err(problem) => {
-            if !node.problems.contains(&problem) {
-                problems.push((&problem).into());
-            }
-            (None, None)
-        }
-    };
-    let source = node.source.and_then(|source| source.path.or(source.tool));
-    ToolView {
-        node: node.node,
-        kind: node.kind.map(|kind| kind.as_str().to_owned()),
-        source,
-        description,
-        inputs,
-        problems,
-    }
 }
 
 /// An identifier that nobody else has.
@@ -626,7 +577,7 @@ async fn image(
     let (app, name, flow) = (Arc::clone(app), name.clone(), flow.clone());
     let asked = asked.map(str::to_owned);
     blocking(move || {
-        let store = app.sessions().executor().store();
+        let store = app.sessions().store();
         let reference = match asked {
             Some(asked) => match asked.parse::<Reference>() {
                 Ok(reference) if store.resolve(&reference).is_ok() => reference,

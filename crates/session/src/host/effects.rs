@@ -4,14 +4,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flowcell_bundle::Reference;
-use flowcell_sandbox::{Slice, SliceLimits};
+use flowcell_worker::{ComputeSpec, SessionId, SessionSpec, WorkerError};
 
 use super::copy::{CopyError, WorkingCopy};
 use super::idle::left;
 use super::live::Live;
-use super::{Inner, Key, SessionEvent, Timer, blocking};
-use crate::compute::{Compute, ComputeState, Resources};
+use super::{Inner, Key, SessionEvent, Timer, blocking, compute_id};
+use crate::compute::{Compute, ComputeState};
 use crate::machine::{self, Effect, Event, Step};
 use crate::name::Name;
 use crate::registry::Durability;
@@ -30,6 +29,9 @@ pub(super) enum OpenError {
     /// Its base image.
     #[error("{0}")]
     Image(String),
+    /// What is to run it.
+    #[error(transparent)]
+    Worker(#[from] WorkerError),
 }
 
 impl Inner {
@@ -116,21 +118,18 @@ impl Inner {
             (session.clone(), compute.clone(), flow.revision)
         };
         let copy = WorkingCopy::new(self.folder(workspace, id, generation));
-        let inner = Arc::clone(self);
-        let of_session = session.clone();
-        let (copy, image) = blocking(move || {
-            let image = inner.load_image(&of_session)?;
-            copy.update(
-                inner.ledger.registry(),
-                &of_session.workspace,
-                &of_session.flow,
-            )?;
-            Ok::<_, OpenError>((copy, image))
-        })
-        .await?;
-        let slice = self.slice_for(&compute);
+        let (inner, to_write) = (Arc::clone(self), copy.clone());
+        let (of, flow) = (session.workspace.clone(), session.flow.clone());
+        blocking(move || to_write.update(inner.ledger.registry(), &of, &flow)).await?;
+        let spec = self.spec(&session, &compute, &copy);
+        // So that the first call does not wait for it.
+        let loaded = self.workers.open(spec.clone()).await?;
+        loaded.map_err(|why| {
+            let image = &session.image.reference;
+            OpenError::Image(format!("base image {image} cannot be used: {why}"))
+        })?;
         let log = self.started.wrapping_add(generation);
-        let live = Arc::new(Live::new(&session, image, slice, copy, revision, log));
+        let live = Arc::new(Live::new(&session, spec, copy, revision, log));
         live.events.push(SessionEvent::State {
             state: SessionState::Running.as_str().to_owned(),
             reason: session.reason,
@@ -139,25 +138,27 @@ impl Inner {
         Ok(live)
     }
 
-    /// Loads the base image, so that the first call does not wait for it.
-    fn load_image(&self, session: &Session) -> Result<Reference, OpenError> {
-        let image = &session.image.reference;
-        let load = || -> Result<Reference, String> {
-            let reference: Reference = image.parse().map_err(|_| "it is no name".to_owned())?;
-            let manifest = self
-                .executor
-                .store()
-                .manifest(&reference)
-                .map_err(|error| error.to_string())?;
-            if let Some(runner) = manifest.python_runner() {
-                let programs = self.executor.programs();
-                programs
-                    .component(runner, self.executor.progress())
-                    .map_err(|error| error.to_string())?;
-            }
-            Ok(reference)
-        };
-        load().map_err(|why| OpenError::Image(format!("base image {image} cannot be used: {why}")))
+    /// What a session's worker is told about it.
+    fn spec(&self, session: &Session, compute: &Compute, copy: &WorkingCopy) -> SessionSpec {
+        SessionSpec {
+            id: SessionId {
+                workspace: session.workspace.to_string(),
+                session: session.id.to_string(),
+                generation: session.generation,
+            },
+            compute: ComputeSpec {
+                id: compute_id(&(compute.workspace.clone(), compute.name.clone())),
+                memory: compute.resources.memory_mib << 20,
+                cpu_millis: compute.resources.cpu_millis,
+                instances: compute.resources.instances,
+            },
+            folder: copy.folder().into(),
+            flow: session.flow.to_string(),
+            image: session.image.reference.clone(),
+            instance_memory: self.settings.instance_memory as u64,
+            call_time: self.settings.call_time,
+            instance_wait: self.settings.instance_wait,
+        }
     }
 
     /// Ends a session's life: calls end, instances and files go.
@@ -169,7 +170,7 @@ impl Inner {
             live.ending.cancel();
             live.tracker.close();
             live.tracker.wait().await;
-            live.close_flow().await;
+            self.workers.end(&live.spec.id).await;
             let (state, reason) = {
                 let state = self.ledger.state();
                 let session = state
@@ -199,16 +200,7 @@ impl Inner {
         self.settings.folder.join(name)
     }
 
-    /// The slice of a compute.
-    fn slice_for(&self, compute: &Compute) -> Arc<Slice> {
-        let key = (compute.workspace.clone(), compute.name.clone());
-        let slice = self.slices.entry(key).or_insert_with(|| {
-            Slice::new(limits(&compute.resources), Some(Arc::clone(&self.slice)))
-        });
-        Arc::clone(&slice)
-    }
-
-    /// What follows from a step beside its effects: timers are set, slices that nobody needs go.
+    /// What follows from a step beside its effects: timers are set, what stopped computes have used is forgotten.
     pub(super) fn note(&self, step: &Step) {
         for change in &step.changes {
             match change {
@@ -226,12 +218,13 @@ impl Inner {
                         (ComputeState::Running, Some(seconds)) => self
                             .clock
                             .set(Timer::Compute(key), std::time::Duration::from_secs(seconds)),
-                        (ComputeState::Stopped, _) => drop(self.slices.remove(&key)),
+                        (ComputeState::Stopped, _) => self.workers.forget(&compute_id(&key)),
                         _ => {}
                     }
                 }
                 Change::DeleteCompute { workspace, compute } => {
-                    self.slices.remove(&(workspace.clone(), compute.clone()));
+                    self.workers
+                        .forget(&compute_id(&(workspace.clone(), compute.clone())));
                 }
                 _ => {}
             }
@@ -285,13 +278,5 @@ impl Inner {
         });
         self.clock
             .set(Timer::Housekeeping, super::idle::HOUSEKEEPING);
-    }
-}
-
-fn limits(resources: &Resources) -> SliceLimits {
-    SliceLimits {
-        memory: resources.memory_mib << 20,
-        cpu: resources.cpu_millis as f64 / 1000.0,
-        instances: usize::try_from(resources.instances).unwrap_or(usize::MAX),
     }
 }

@@ -1,35 +1,20 @@
 //! A session that runs: its working copy, its open flow, its calls.
 
 use std::collections::HashMap;
-use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use flowcell_bundle::Reference;
-use flowcell_executor as executor;
-use flowcell_executor::RunError;
-use flowcell_sandbox::{Slice, SliceLimits};
+use flowcell_worker::{SessionSpec, Used};
 use jiff::Timestamp;
 use serde::Serialize;
+use tokio::sync::{OwnedRwLockReadGuard, RwLock};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::copy::WorkingCopy;
 use super::events::{EventLog, SessionEvent};
 use crate::name::Name;
-
-/// Ways in which a session's flow is kept open at once: variants and environment variables that calls bring along.
-const MAX_SETUPS: usize = 8;
-
-/// What a call changes of how the flow is set up.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
-pub struct Setup {
-    /// `${node.variant}`.
-    pub variant: Option<String>,
-    /// Environment variables over the flow's own.
-    pub environment_variables: Vec<(String, String)>,
-}
 
 /// A call under way.
 #[derive(Debug, Clone, Serialize)]
@@ -62,11 +47,9 @@ pub(super) struct Live {
     pub(super) workspace: Name,
     pub(super) id: Name,
     pub(super) flow: Name,
-    pub(super) image: Reference,
     pub(super) generation: u64,
-    pub(super) slice: Arc<Slice>,
-    /// What the session's compute may use.
-    pub(super) limits: SliceLimits,
+    /// What its worker is told about it.
+    pub(super) spec: SessionSpec,
     pub(super) copy: WorkingCopy,
     pub(super) events: Arc<EventLog>,
     pub(super) tracker: TaskTracker,
@@ -79,16 +62,12 @@ pub(super) struct Live {
     last_use: AtomicI64,
     calls_ended: AtomicU64,
     calls: Mutex<HashMap<String, ActiveCall>>,
-    open: tokio::sync::Mutex<Open>,
+    /// The flow's revision in the copy. Whoever opens the flow shares it; whoever changes the files has it alone.
+    revision: Arc<RwLock<u64>>,
 }
 
-/// The flow, as it is open.
-#[derive(Default)]
-struct Open {
-    /// The flow's revision in the copy.
-    revision: u64,
-    sessions: HashMap<Setup, Arc<executor::Session>>,
-}
+/// The copy does not change while this is there.
+pub(super) type Still = OwnedRwLockReadGuard<u64>;
 
 impl std::fmt::Debug for Live {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -119,23 +98,17 @@ pub enum AdmissionError {
 impl Live {
     pub(super) fn new(
         session: &crate::session::Session,
-        image: Reference,
-        compute: Arc<Slice>,
+        spec: SessionSpec,
         copy: WorkingCopy,
         revision: u64,
         log: u64,
     ) -> Self {
-        // Its own, without limits of its own: it counts what this session uses of the compute.
-        let limits = *compute.limits();
-        let slice = Slice::new(SliceLimits::UNLIMITED, Some(compute));
         Self {
             workspace: session.workspace.clone(),
             id: session.id.clone(),
             flow: session.flow.clone(),
-            image,
             generation: session.generation,
-            slice,
-            limits,
+            spec,
             copy,
             events: Arc::new(EventLog::new(log)),
             tracker: TaskTracker::new(),
@@ -145,10 +118,7 @@ impl Live {
             last_use: AtomicI64::new(session.last_use.as_millisecond()),
             calls_ended: AtomicU64::new(0),
             calls: Mutex::default(),
-            open: tokio::sync::Mutex::new(Open {
-                revision,
-                sessions: HashMap::new(),
-            }),
+            revision: Arc::new(RwLock::new(revision)),
         }
     }
 
@@ -198,47 +168,34 @@ impl Live {
         })
     }
 
-    /// The flow in this setup, up to date with its files: `update` writes them when `revision` is another one than
-    /// before, `open` opens the flow when it is not open in this setup.
-    pub(super) async fn session<E>(
+    /// The copy, up to date with the flow's files: `update` writes them when `revision` is another one than before.
+    pub(super) async fn still<E>(
         &self,
-        setup: &Setup,
-        revision: u64,
-        update: impl Future<Output = Result<(), E>>,
-        open: impl Future<Output = Result<executor::Session, RunError>>,
-    ) -> Result<Result<Arc<executor::Session>, RunError>, E> {
-        let mut opened = self.open.lock().await;
-        if opened.revision != revision {
-            update.await?;
-            opened.sessions.clear();
-            opened.revision = revision;
+        revision: impl Fn() -> u64,
+        update: impl AsyncFnOnce() -> Result<(), E>,
+    ) -> Result<Still, E> {
+        let present = Arc::clone(&self.revision).read_owned().await;
+        if *present == revision() {
+            return Ok(present);
         }
-        if let Some(session) = opened.sessions.get(setup) {
-            return Ok(Ok(Arc::clone(session)));
+        drop(present);
+        let mut present = Arc::clone(&self.revision).write_owned().await;
+        // Somebody else may have written them meanwhile.
+        let revision = revision();
+        if *present != revision {
+            update().await?;
+            *present = revision;
         }
-        let session = match open.await {
-            Ok(session) => Arc::new(session),
-            Err(error) => return Ok(Err(error)),
-        };
-        if opened.sessions.len() >= MAX_SETUPS {
-            opened.sessions.clear();
-        }
-        opened.sessions.insert(setup.clone(), Arc::clone(&session));
-        Ok(Ok(session))
+        Ok(present.downgrade())
     }
 
-    /// Closes the flow, and with it all idle instances; calls under way keep theirs.
-    pub(super) async fn close_flow(&self) {
-        self.open.lock().await.sessions.clear();
-    }
-
-    pub(super) fn usage(&self) -> Usage {
-        let used = self.slice.usage();
+    pub(super) fn usage(&self, used: Used) -> Usage {
+        let number = |count| usize::try_from(count).unwrap_or(usize::MAX);
         Usage {
-            busy: used.busy(),
-            idle: used.idle,
+            busy: number(used.busy()),
+            idle: number(used.idle),
             memory: used.memory,
-            cpu_time: used.cpu_time,
+            cpu_time: used.cpu_time(),
             calls: self.calls_ended.load(Ordering::Relaxed),
         }
     }

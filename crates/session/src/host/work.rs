@@ -1,24 +1,17 @@
 //! Calls into a session.
 
-use std::collections::HashMap;
-use std::future::Future;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use flowcell_executor as executor;
-use flowcell_executor::{NodeTool, Observer, RunError, RunEvent, SessionOptions, Workspace};
-use flowcell_sandbox::{Limits, Stream};
+use flowcell_worker::{Answer, Hear, Heard, Job, Look, News, Run, Setup, Work, WorkerError};
 
 use super::copy::CopyError;
 use super::effects::OpenError;
 use super::events::Watcher;
-use super::live::{AdmissionError, Live, Setup};
+use super::live::{AdmissionError, CallGuard, Live, Still};
 use super::{Inner, Key, SessionEvent, SessionHost, Timer, blocking};
 use crate::session::{Session, SessionState};
-
-/// Longest text without an end of line that is held back, in bytes.
-const MAX_UNFINISHED: usize = 8 << 10;
 
 /// A call that did not come to its work, or not to its end.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +41,9 @@ pub enum CallError {
     /// The environment cannot be used any more.
     #[error("{0}")]
     Environment(String),
+    /// What runs the session failed, or is not there.
+    #[error(transparent)]
+    Worker(#[from] WorkerError),
 }
 
 impl SessionHost {
@@ -70,24 +66,17 @@ impl SessionHost {
         }
     }
 
-    /// Runs some work in a session, as a call: it can be cancelled under its identifier, and it is when this future is
-    /// dropped. `work` gets the open flow (or why it cannot be opened) and whom to tell what happens; it says by
-    /// `status` how it ended.
+    /// Runs a session's flow, as a call: it can be cancelled under its identifier, and it is when this future is dropped.
     ///
     /// # Errors
-    /// When the session does not run or has too many calls, or the call is cancelled.
-    pub async fn call<T, F>(
+    /// When the session does not run or has too many calls, or the call is cancelled or loses its worker.
+    pub async fn call(
         &self,
         session: &Key,
         id: Option<String>,
         setup: Setup,
-        status: fn(&T) -> &'static str,
-        work: impl FnOnce(Result<Arc<executor::Session>, RunError>, Observer) -> F + Send + 'static,
-    ) -> Result<T, CallError>
-    where
-        T: Send + 'static,
-        F: Future<Output = T> + Send + 'static,
-    {
+        run: Run,
+    ) -> Result<Answer, CallError> {
         let inner = &self.inner;
         let live = inner.live(session).await?;
         let id = id.unwrap_or_else(fresh_call);
@@ -98,31 +87,9 @@ impl SessionHost {
         guard.event(SessionEvent::CallStarted {
             call: guard.id().to_owned(),
         });
-        let token = guard.token();
-        let observer = observer(&live, guard.id());
-        let task = {
-            let (inner, live) = (Arc::clone(inner), Arc::clone(&live));
-            let tracker = live.tracker.clone();
-            let work = async move {
-                let opened = inner.flow(&live, &setup).await?;
-                Ok(work(opened, observer).await)
-            };
-            let cancelable = async move {
-                tokio::select! {
-                    biased;
-                    () = token.cancelled() => Err(CallError::Canceled),
-                    done = work => done,
-                }
-            };
-            tracker.spawn_on(cancelable, &self.inner.guests)
-        };
-        // Should this future be dropped, the guard goes and cancels the task.
-        let done = match task.await {
-            Ok(done) => done,
-            Err(_) => Err(CallError::Canceled),
-        };
+        let done = inner.work(&live, &guard, setup, Work::Run(run)).await;
         let word = match &done {
-            Ok(done) => status(done),
+            Ok(done) => done.status.as_str(),
             Err(CallError::Canceled) => "Canceled",
             Err(_) => "Failed",
         };
@@ -133,59 +100,18 @@ impl SessionHost {
         });
         done
     }
-}
-
-impl SessionHost {
-    /// Describes the tools of a session's nodes, from the flow's present files.
-    ///
-    /// # Errors
-    /// When the session does not run; inside, when nothing of the flow can be loaded.
-    pub async fn describe(
-        &self,
-        session: &Key,
-    ) -> Result<Result<Vec<NodeTool>, RunError>, CallError> {
-        self.inspect(session, |executor, workspace, options| async move {
-            executor::describe(&executor, &workspace, &options).await
-        })
-        .await
-    }
 
     /// Looks at a session's files with its environment, in place of a call.
     ///
     /// # Errors
-    /// When the session does not run; inside, when the flow cannot be read, or what `look` says.
-    pub async fn inspect<T, F>(
-        &self,
-        session: &Key,
-        look: impl FnOnce(Arc<executor::Host>, Workspace, SessionOptions) -> F + Send + 'static,
-    ) -> Result<Result<T, RunError>, CallError>
-    where
-        T: Send + 'static,
-        F: Future<Output = Result<T, RunError>> + Send,
-    {
+    /// When the session does not run, or what runs it is lost.
+    pub async fn look(&self, session: &Key, look: Look) -> Result<Answer, CallError> {
         let live = self.inner.live(session).await?;
         let guard = live.admit(fresh_call(), self.inner.settings.calls_per_session)?;
         self.inner.touch(session, &live);
-        let (inner, token) = (Arc::clone(&self.inner), guard.token());
-        let tracker = live.tracker.clone();
-        let work = async move {
-            inner.update_copy(&live).await?;
-            let workspace = match Workspace::open(live.copy.folder(), live.flow.as_str()) {
-                Ok(workspace) => workspace,
-                Err(error) => return Ok(Err(error)),
-            };
-            let options = inner.options(&live);
-            Ok(look(Arc::clone(&inner.executor), workspace, options).await)
-        };
-        let cancelable = async move {
-            tokio::select! {
-                biased;
-                () = token.cancelled() => Err(CallError::Canceled),
-                looked = work => looked,
-            }
-        };
-        let looked = tracker.spawn_on(cancelable, &self.inner.guests).await;
-        looked.unwrap_or(Err(CallError::Canceled))
+        self.inner
+            .work(&live, &guard, Setup::default(), Work::Look(look))
+            .await
     }
 }
 
@@ -193,64 +119,36 @@ fn fresh_call() -> String {
     format!("c-{}", uuid::Uuid::new_v4().simple())
 }
 
-/// Tells a session's watchers what happens in a call; printed text line by line, whatever pieces it comes in.
-fn observer(live: &Arc<Live>, call: &str) -> Observer {
+/// Tells a session's watchers what happens in a call, and lets go of the working copy once it was read.
+fn hear(live: &Arc<Live>, call: &str, still: Still) -> Hear {
     let events = Arc::clone(&live.events);
     let call = call.to_owned();
-    // Text without its end of line yet, by node and stream.
-    let unfinished: Mutex<HashMap<(String, &'static str), String>> = Mutex::default();
-    Arc::new(move |event| {
+    let still = Mutex::new(Some(still));
+    Arc::new(move |heard| {
         let call = call.clone();
-        let log = |node: &str, stream, text| SessionEvent::Log {
-            call: call.clone(),
-            node: node.to_owned(),
-            stream,
-            text,
-        };
-        match event {
-            RunEvent::NodeStarted { node } => events.push(SessionEvent::NodeStarted {
-                node: node.to_owned(),
+        events.push(match heard {
+            Heard::Opened => {
+                drop(still.lock().unwrap_or_else(PoisonError::into_inner).take());
+                return;
+            }
+            Heard::News(News::NodeStarted { node }) => SessionEvent::NodeStarted { node, call },
+            Heard::News(News::Printed { node, stream, text }) => SessionEvent::Log {
                 call,
-            }),
-            RunEvent::Printed { node, stream, text } => {
-                let stream = match stream {
-                    Stream::Stdout => "stdout",
-                    Stream::Stderr => "stderr",
-                    Stream::Log => "log",
-                };
-                let mut unfinished = unfinished.lock().unwrap_or_else(PoisonError::into_inner);
-                let held = unfinished.entry((node.to_owned(), stream)).or_default();
-                held.push_str(text);
-                let whole = if held.len() > MAX_UNFINISHED {
-                    held.len()
-                } else {
-                    held.rfind('\n').map_or(0, |end| end + 1)
-                };
-                if whole > 0 {
-                    let lines = held.drain(..whole).collect();
-                    events.push(log(node, stream, lines));
-                }
-            }
-            RunEvent::NodeEnded(node) => {
-                let mut unfinished = unfinished.lock().unwrap_or_else(PoisonError::into_inner);
-                if !unfinished.is_empty() {
-                    for stream in ["stdout", "stderr", "log"] {
-                        let held = unfinished.remove(&(node.name.clone(), stream));
-                        if let Some(text) = held.filter(|text| !text.is_empty()) {
-                            events.push(log(&node.name, stream, text));
-                        }
-                    }
-                }
-                drop(unfinished);
-                events.push(SessionEvent::NodeEnded {
-                    node: node.name.clone(),
-                    status: node.status.as_str(),
-                    duration_ms: milliseconds(node.duration),
-                    call,
-                });
-            }
-            _ => {}
-        }
+                node,
+                stream: stream.as_str(),
+                text,
+            },
+            Heard::News(News::NodeEnded {
+                node,
+                status,
+                duration_ms,
+            }) => SessionEvent::NodeEnded {
+                call,
+                node,
+                status: status.as_str(),
+                duration_ms,
+            },
+        });
     })
 }
 
@@ -283,6 +181,7 @@ impl Inner {
             }),
             Err(OpenError::Copy(error)) => Err(error.into()),
             Err(error @ OpenError::Image(_)) => Err(CallError::Environment(error.to_string())),
+            Err(OpenError::Worker(error)) => Err(error.into()),
         }
     }
 
@@ -309,21 +208,48 @@ impl Inner {
         }
     }
 
-    /// The open flow of a life.
-    async fn flow(
+    /// Does some work in a life, until it is done or cancelled.
+    async fn work(
         self: &Arc<Self>,
         live: &Arc<Live>,
-        setup: &Setup,
-    ) -> Result<Result<Arc<executor::Session>, RunError>, CallError> {
-        let revision = {
+        guard: &CallGuard,
+        setup: Setup,
+        work: Work,
+    ) -> Result<Answer, CallError> {
+        let work = async {
+            let still = self.still(live).await?;
+            let job = Job {
+                session: live.spec.clone(),
+                revision: *still,
+                setup,
+                work,
+            };
+            let hear = hear(live, guard.id(), still);
+            Ok(self.workers.perform(job, hear).await?)
+        };
+        let canceled = guard.token();
+        // Going away cancels the work, too.
+        live.tracker
+            .track_future(async {
+                tokio::select! {
+                    biased;
+                    () = canceled.cancelled() => Err(CallError::Canceled),
+                    done = work => done,
+                }
+            })
+            .await
+    }
+
+    /// The working copy of a life, up to date.
+    async fn still(self: &Arc<Self>, live: &Arc<Live>) -> Result<Still, CopyError> {
+        let revision = || {
             let state = self.ledger.state();
             let workspace = state.workspaces.get(&live.workspace);
             let flow = workspace.and_then(|workspace| workspace.flows.get(&live.flow));
             flow.map_or(0, |flow| flow.revision)
         };
-        let update = self.update_copy(live);
-        let open = self.open_flow(live, setup);
-        Ok(live.session(setup, revision, update, open).await?)
+        live.still(revision, async || self.update_copy(live).await)
+            .await
     }
 
     /// Brings a working copy up to date with the flow's files.
@@ -334,30 +260,5 @@ impl Inner {
                 .update(inner.ledger.registry(), &live.workspace, &live.flow)
         });
         registry.await
-    }
-
-    async fn open_flow(&self, live: &Live, setup: &Setup) -> Result<executor::Session, RunError> {
-        let workspace = Workspace::open(live.copy.folder(), live.flow.as_str())?;
-        let mut options = self.options(live);
-        options.variant = setup.variant.as_deref().map(str::parse).transpose()?;
-        options.environment_variables = setup.environment_variables.iter().cloned().collect();
-        executor::Session::open(&self.executor, workspace, options).await
-    }
-
-    pub(super) fn options(&self, live: &Live) -> SessionOptions {
-        let mut options = SessionOptions::new(self.settings.bundle.clone());
-        options.image = Some(live.image.clone());
-        options.slice = Arc::clone(&live.slice);
-        let memory = usize::try_from(live.limits.memory).unwrap_or(usize::MAX);
-        options.limits = Limits {
-            memory: self.settings.instance_memory.min(memory),
-            wall_time: self.settings.call_time,
-            cpu_time: self.settings.call_time,
-            ..Limits::default()
-        };
-        options.longest_line = self.settings.call_time;
-        options.instances = live.limits.instances;
-        options.wait = self.settings.instance_wait;
-        options
     }
 }

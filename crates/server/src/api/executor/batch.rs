@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dashmap::{DashMap, Entry};
-use flowcell_session::{SessionKey, Setup, State};
+use flowcell_session::{SessionKey, State};
+use flowcell_worker::Setup;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 

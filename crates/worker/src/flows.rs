@@ -1,0 +1,289 @@
+//! The sessions that run here: their open flows, and the slices of their computes.
+
+use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use flowcell_bundle::Reference;
+use flowcell_executor::{Host, RunError, Session, SessionOptions, Workspace};
+use flowcell_sandbox::{Limits, Slice, SliceLimits};
+use futures_util::FutureExt as _;
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::news::{Hear, Heard};
+use crate::perform;
+use crate::spec::{ComputeId, ComputeSpec, Job, SessionId, SessionSpec, Setup};
+use crate::usage::{Snapshot, Used};
+use crate::work::{Answer, Work};
+
+/// Ways in which a session's flow is kept open at once: variants and environment variables that calls bring along.
+const MAX_SETUPS: usize = 8;
+
+/// What runs here.
+pub(crate) struct Flows {
+    executor: Arc<Host>,
+    /// What all sessions here may use together.
+    slice: Arc<Slice>,
+    held: Mutex<Held>,
+    /// Where guests run: apart from whoever serves requests, so that a guest at work holds up no request.
+    guests: Handle,
+}
+
+#[derive(Default)]
+struct Held {
+    /// A compute's slice is there as long as a session has it.
+    computes: HashMap<ComputeId, Weak<Slice>>,
+    sessions: HashMap<SessionId, Arc<Live>>,
+}
+
+/// A session that runs here.
+struct Live {
+    compute: ComputeId,
+    /// Its own, without limits of its own: it counts what the session uses of the compute.
+    slice: Arc<Slice>,
+    limits: SliceLimits,
+    /// The jobs under way.
+    jobs: TaskTracker,
+    open: tokio::sync::Mutex<Open>,
+}
+
+/// The flow, as it is open.
+#[derive(Default)]
+struct Open {
+    /// The flow's revision in the copy.
+    revision: u64,
+    flows: HashMap<Setup, Arc<Session>>,
+}
+
+impl std::fmt::Debug for Flows {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Flows").finish_non_exhaustive()
+    }
+}
+
+impl Flows {
+    pub(crate) fn new(executor: Arc<Host>, memory: u64, instances: usize, guests: Handle) -> Self {
+        let limits = SliceLimits {
+            memory,
+            instances,
+            ..SliceLimits::UNLIMITED
+        };
+        Self {
+            executor,
+            slice: Slice::new(limits, None),
+            held: Mutex::default(),
+            guests,
+        }
+    }
+
+    /// Makes sure of a session's base image.
+    pub(crate) async fn open(self: &Arc<Self>, session: SessionSpec) -> Result<(), String> {
+        self.live(&session);
+        let executor = Arc::clone(&self.executor);
+        let load = move || perform::load_image(&executor, &session.image);
+        match self.guests.spawn_blocking(load).await {
+            Ok(loaded) => loaded,
+            Err(_) => Err("the host failed".to_owned()),
+        }
+    }
+
+    /// Begins a job. `done` hears of its answer; of none if the job was cancelled.
+    pub(crate) fn begin(
+        self: &Arc<Self>,
+        job: Job,
+        hear: Hear,
+        cancel: CancellationToken,
+        done: impl FnOnce(Option<Answer>) + Send + 'static,
+    ) {
+        let live = self.live(&job.session);
+        let jobs = live.jobs.clone();
+        let flows = Arc::clone(self);
+        let work = async move {
+            let work = AssertUnwindSafe(flows.job(&live, job, hear)).catch_unwind();
+            let answer = tokio::select! {
+                biased;
+                () = cancel.cancelled() => None,
+                answer = work => Some(answer.unwrap_or_else(|_| {
+                    Answer::failed(RunError::system("SystemErrorException", "the host failed"))
+                })),
+            };
+            // The guests are gone by now, so whatever the answer leads to finds them gone.
+            done(answer);
+        };
+        jobs.spawn_on(work, &self.guests);
+    }
+
+    async fn job(&self, live: &Live, job: Job, hear: Hear) -> Answer {
+        let Job {
+            session,
+            revision,
+            setup,
+            work,
+        } = job;
+        match work {
+            Work::Run(run) => {
+                let flow = self.flow(live, &session, &setup, revision).await;
+                hear(Heard::Opened);
+                perform::run(flow, run, hear).await
+            }
+            Work::Look(look) => {
+                let opened = Workspace::open(Path::new(&session.folder), &session.flow);
+                hear(Heard::Opened);
+                let options = self.options(live, &session);
+                match (opened, options) {
+                    (Ok(workspace), Ok(options)) => {
+                        perform::look(&self.executor, &workspace, &options, look).await
+                    }
+                    (Err(error), _) | (_, Err(error)) => Answer::failed(error),
+                }
+            }
+        }
+    }
+
+    /// The flow in this setup, from these files.
+    async fn flow(
+        &self,
+        live: &Live,
+        session: &SessionSpec,
+        setup: &Setup,
+        revision: u64,
+    ) -> Result<Arc<Session>, RunError> {
+        let mut open = live.open.lock().await;
+        if open.revision != revision {
+            open.flows.clear();
+            open.revision = revision;
+        }
+        if let Some(flow) = open.flows.get(setup) {
+            return Ok(Arc::clone(flow));
+        }
+        let workspace = Workspace::open(Path::new(&session.folder), &session.flow)?;
+        let mut options = self.options(live, session)?;
+        options.variant = setup.variant.as_deref().map(str::parse).transpose()?;
+        options.environment_variables = setup.environment_variables.iter().cloned().collect();
+        let flow = Arc::new(Session::open(&self.executor, workspace, options).await?);
+        if open.flows.len() >= MAX_SETUPS {
+            open.flows.clear();
+        }
+        open.flows.insert(setup.clone(), Arc::clone(&flow));
+        Ok(flow)
+    }
+
+    fn options(&self, live: &Live, session: &SessionSpec) -> Result<SessionOptions, RunError> {
+        let image: Reference = session.image.parse()?;
+        let mut options = SessionOptions::new(image.clone());
+        options.image = Some(image);
+        options.slice = Arc::clone(&live.slice);
+        let memory = session.instance_memory.min(live.limits.memory);
+        options.limits = Limits {
+            memory: usize::try_from(memory).unwrap_or(usize::MAX),
+            wall_time: session.call_time,
+            cpu_time: session.call_time,
+            ..Limits::default()
+        };
+        options.longest_line = session.call_time;
+        options.instances = live.limits.instances;
+        options.wait = session.instance_wait;
+        Ok(options)
+    }
+
+    /// Closes a session's flow, and with it all idle instances; jobs under way keep theirs.
+    pub(crate) async fn close(&self, session: &SessionId) {
+        let live = self.held().sessions.get(session).map(Arc::clone);
+        if let Some(live) = live {
+            live.open.lock().await.flows.clear();
+        }
+    }
+
+    /// Ends a session, whose jobs have ended or were cancelled; waits until nothing of it is left, and says what it
+    /// has used.
+    pub(crate) async fn end(&self, session: &SessionId) -> Snapshot {
+        let Some(live) = self.held().sessions.remove(session) else {
+            return self.snapshot(None);
+        };
+        live.jobs.close();
+        live.jobs.wait().await;
+        live.open.lock().await.flows.clear();
+        let compute = self.compute(&live.compute);
+        Snapshot {
+            all: self.slice.usage().into(),
+            computes: compute.into_iter().collect(),
+            sessions: vec![(session.clone(), live.slice.usage().into())],
+        }
+    }
+
+    /// What is in use here, and of one session and its compute, or of all.
+    pub(crate) fn snapshot(&self, of: Option<&SessionId>) -> Snapshot {
+        let (computes, sessions) = match of {
+            Some(id) => {
+                let live = self.held().sessions.get(id).map(Arc::clone);
+                let used = live
+                    .as_ref()
+                    .map(|live| (id.clone(), live.slice.usage().into()));
+                let compute = live.and_then(|live| self.compute(&live.compute));
+                (compute.into_iter().collect(), used.into_iter().collect())
+            }
+            None => {
+                let held = self.held();
+                let computes = held.computes.iter().filter_map(|(id, slice)| {
+                    let slice = slice.upgrade()?;
+                    Some((id.clone(), slice.usage().into()))
+                });
+                let sessions = held.sessions.iter();
+                let sessions = sessions.map(|(id, live)| (id.clone(), live.slice.usage().into()));
+                (computes.collect(), sessions.collect())
+            }
+        };
+        Snapshot {
+            all: self.slice.usage().into(),
+            computes,
+            sessions,
+        }
+    }
+
+    fn compute(&self, id: &ComputeId) -> Option<(ComputeId, Used)> {
+        let slice = self.held().computes.get(id)?.upgrade()?;
+        Some((id.clone(), slice.usage().into()))
+    }
+
+    fn live(&self, session: &SessionSpec) -> Arc<Live> {
+        let mut held = self.held();
+        if let Some(live) = held.sessions.get(&session.id) {
+            return Arc::clone(live);
+        }
+        let slice = held.slice(&session.compute, &self.slice);
+        let live = Arc::new(Live {
+            compute: session.compute.id.clone(),
+            limits: *slice.limits(),
+            slice: Slice::new(SliceLimits::UNLIMITED, Some(slice)),
+            jobs: TaskTracker::new(),
+            open: tokio::sync::Mutex::default(),
+        });
+        held.sessions.insert(session.id.clone(), Arc::clone(&live));
+        live
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Held {
+    fn slice(&mut self, compute: &ComputeSpec, host: &Arc<Slice>) -> Arc<Slice> {
+        if let Some(slice) = self.computes.get(&compute.id).and_then(Weak::upgrade) {
+            return slice;
+        }
+        self.computes.retain(|_, slice| slice.strong_count() > 0);
+        let limits = SliceLimits {
+            memory: compute.memory,
+            cpu: compute.cpu_millis as f64 / 1000.0,
+            instances: usize::try_from(compute.instances).unwrap_or(usize::MAX),
+        };
+        let slice = Slice::new(limits, Some(Arc::clone(host)));
+        self.computes
+            .insert(compute.id.clone(), Arc::downgrade(&slice));
+        slice
+    }
+}

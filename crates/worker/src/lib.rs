@@ -1,0 +1,29 @@
+//! Where sessions run: worker processes, or this process, behind one interface.
+//!
+//! [`Workers`] places each compute, with all its sessions, in a worker, and starts the worker's process when its first
+//! session comes. What is asked of a session is data ([`Work`]), what comes of it is finished text ([`Answer`]); both
+//! cross the boundary in frames of limited size. A worker runs tenants' code, so this side takes nothing from it on trust:
+//! one that sends what it must not is killed like one that crashed.
+//!
+//! In a worker, [`flows`] holds what is open; [`perform`] runs work over the executor.
+
+mod flows;
+mod local;
+mod news;
+mod perform;
+mod placement;
+mod process;
+mod remote;
+mod spec;
+mod usage;
+mod wire;
+mod work;
+mod workers;
+
+pub use news::{Hear, Heard, News};
+pub use process::main;
+pub use remote::WorkerCommand;
+pub use spec::{ComputeId, ComputeSpec, Job, SessionId, SessionSpec, Setup};
+pub use usage::Used;
+pub use work::{Answer, Body, Look, Run, Values, Work};
+pub use workers::{Counts, WorkerError, Workers, WorkersSettings};

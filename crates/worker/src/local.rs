@@ -1,0 +1,98 @@
+//! The worker that is no process of its own: sessions run in the host.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use flowcell_bundle::Compiler;
+use flowcell_executor::{Host, HostOptions, RunError};
+use flowcell_sandbox::SandboxConfig;
+use tokio::runtime::Runtime;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use crate::flows::Flows;
+use crate::news::Hear;
+use crate::wire::{Begin, Operation, Reply};
+
+/// Makes what runs sessions, with a runtime of its own for the guests.
+pub(crate) fn flows(
+    begin: &Begin,
+    compiler: Compiler,
+    progress: Arc<flowcell_bundle::Progress>,
+) -> Result<(Arc<Flows>, Guests), SetUpError> {
+    let executor = Host::new(HostOptions {
+        store: begin.store.clone().into(),
+        sandbox: SandboxConfig {
+            instances: begin.instances,
+            max_memory: usize::try_from(begin.instance_memory).unwrap_or(usize::MAX),
+        },
+        compiler,
+        progress,
+    })?;
+    let guests = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(begin.threads.max(1) as usize)
+        .thread_name("flowcell-guests")
+        .enable_time()
+        .build()
+        .map_err(SetUpError::Threads)?;
+    let flows = Flows::new(
+        Arc::new(executor),
+        begin.memory,
+        begin.instances as usize,
+        guests.handle().clone(),
+    );
+    Ok((Arc::new(flows), Guests(Mutex::new(Some(guests)))))
+}
+
+/// What is needed to run sessions is not there.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SetUpError {
+    /// The engine or the bundle store.
+    #[error(transparent)]
+    Executor(#[from] RunError),
+    /// The threads.
+    #[error("cannot start threads")]
+    Threads(#[source] std::io::Error),
+}
+
+/// The guests' runtime, let go without waiting for it: waiting is nothing for a thread of another runtime.
+#[derive(Debug)]
+pub(crate) struct Guests(Mutex<Option<Runtime>>);
+
+impl Drop for Guests {
+    fn drop(&mut self) {
+        let runtime = self.0.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Some(runtime) = runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// Does something here; dropping the future cancels a job.
+pub(crate) async fn perform(
+    flows: &Arc<Flows>,
+    operation: Operation,
+    hear: Option<Hear>,
+) -> Option<Reply> {
+    match operation {
+        Operation::Open(session) => Some(Reply::Opened(flows.open(session).await)),
+        Operation::Work(job) => {
+            let cancel = CancellationToken::new();
+            let _guard = cancel.clone().drop_guard();
+            let (sender, answer) = oneshot::channel();
+            let hear = hear.unwrap_or_else(|| Arc::new(|_| ()));
+            flows.begin(job, hear, cancel, |answer| {
+                // Whoever waited may be gone.
+                let _ = sender.send(answer);
+            });
+            answer.await.ok().flatten().map(Reply::Answer)
+        }
+        Operation::Close(session) => {
+            flows.close(&session).await;
+            Some(Reply::Ended)
+        }
+        Operation::End(session) => {
+            flows.end(&session).await;
+            Some(Reply::Ended)
+        }
+    }
+}

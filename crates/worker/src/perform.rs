@@ -1,0 +1,281 @@
+//! Work, done over the executor and finished: its answers need nothing of the flow any more.
+
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use flowcell_executor::{
+    Accepted, Dialect, FlowResult, Host, LineResult, NodeStatus, RunError, RunOf, RunOptions,
+    Served, Session, SessionOptions, Status, Workspace, aggregation_record, describe,
+    described_json, envelope, line_record, listed, listed_aggregation_inputs, served_inputs,
+    served_outputs, single_node_record, tool_meta, tool_meta_json,
+};
+use flowcell_flow::{Json, JsonMap, NodeTestInputs, python_json_compact};
+use serde_json::json;
+
+use crate::news::{Hear, observer};
+use crate::work::{Answer, Body, Look, Run};
+
+/// Runs an open flow; one that could not be opened is answered with its error, in the form of what was asked for.
+pub(crate) async fn run(flow: Result<Arc<Session>, RunError>, run: Run, hear: Hear) -> Answer {
+    let options = RunOptions {
+        observer: Some(observer(hear)),
+        ..RunOptions::default()
+    };
+    if let Run::Call { inputs, node } = run {
+        let result = match flow {
+            Ok(flow) => call(&flow, &inputs, node, &options).await,
+            Err(error) => Err(error),
+        };
+        let result = result.unwrap_or_else(FlowResult::failed);
+        return Answer::json(result.status(), envelope(&result, Dialect::Strict));
+    }
+    match flow {
+        Ok(flow) => recorded(&flow, run, options).await,
+        Err(error) => Err(error),
+    }
+    .unwrap_or_else(Answer::failed)
+}
+
+async fn call(
+    flow: &Session,
+    inputs: &crate::work::Values,
+    node: Option<String>,
+    options: &RunOptions,
+) -> Result<FlowResult, RunError> {
+    let inputs = inputs.read()?;
+    Ok(match node {
+        Some(node) => {
+            let given = flow.flow().node_test_inputs(&node, &inputs)?;
+            flow.run_node(&node, &given, options).await
+        }
+        None => flow.run(&inputs, options).await,
+    })
+}
+
+/// Runs whose answers are promptflow's.
+async fn recorded(flow: &Session, run: Run, options: RunOptions) -> Result<Answer, RunError> {
+    let captured = RunOptions {
+        capture: true,
+        ..options.clone()
+    };
+    match run {
+        // `run` sees to it.
+        Run::Call { .. } => Err(RunError::system("SystemErrorException", "no such run")),
+        Run::Flow { run, inputs } => whole_flow(flow, run, &inputs.read()?, &captured).await,
+        Run::Line {
+            run,
+            number,
+            inputs,
+            time,
+        } => {
+            let inputs = inputs.read()?;
+            let options = RunOptions {
+                line_time: Some(time),
+                ..captured
+            };
+            let (result, of) = line(flow, run, number, &inputs, &options).await;
+            let of = RunOf {
+                in_batch: true,
+                ..of
+            };
+            let record = line_record(flow.flow(), &of, &inputs, &result, None);
+            Ok(record_answer(Status::of(&result.outputs), &record))
+        }
+        Run::Node {
+            node,
+            flow_file,
+            flow_inputs,
+            node_outputs,
+        } => {
+            let given = NodeTestInputs {
+                flow_inputs: flow_inputs.read()?,
+                node_outputs: node_outputs.read()?.into_iter().collect(),
+                unknown: Vec::new(),
+            };
+            single_node(flow, &node, &flow_file, &given, &captured).await
+        }
+        Run::Initialize => Ok(record_answer(Status::Completed, &definition(flow))),
+        Run::Aggregate {
+            run,
+            inputs,
+            gathered,
+        } => {
+            let result = flow
+                .aggregate(&inputs.read()?, &gathered.read()?, &captured)
+                .await;
+            let status = result.status();
+            if let Err(error) = result.outputs {
+                return Err(error);
+            }
+            let record = aggregation_record(flow.flow(), &run, &result);
+            Ok(record_answer(status, &record))
+        }
+        Run::Score { body, accept } => score(flow, &body, &accept, options).await,
+    }
+}
+
+async fn line(
+    flow: &Session,
+    run_id: String,
+    number: u64,
+    inputs: &JsonMap,
+    options: &RunOptions,
+) -> (LineResult, RunOf) {
+    let (started, since) = (SystemTime::now(), Instant::now());
+    let result = flow.run_line(inputs, Some(number), options).await;
+    let of = RunOf {
+        run_id,
+        line: number,
+        started,
+        duration: since.elapsed(),
+        in_batch: false,
+    };
+    (result, of)
+}
+
+async fn whole_flow(
+    flow: &Session,
+    run: String,
+    inputs: &JsonMap,
+    options: &RunOptions,
+) -> Result<Answer, RunError> {
+    let (result, of) = line(flow, run, 0, inputs, options).await;
+    let aggregation = if result.aggregation_inputs.is_empty() {
+        None
+    } else {
+        let (inputs, gathered) = (listed(&result.inputs), listed_aggregation_inputs(&result));
+        let aggregated = flow.aggregate(&inputs, &gathered, options).await;
+        if let Err(error) = aggregated.outputs {
+            return Err(error);
+        }
+        Some(aggregated)
+    };
+    let record = line_record(flow.flow(), &of, inputs, &result, aggregation.as_ref());
+    Ok(record_answer(Status::of(&result.outputs), &record))
+}
+
+async fn single_node(
+    flow: &Session,
+    node: &str,
+    flow_file: &str,
+    given: &NodeTestInputs,
+    options: &RunOptions,
+) -> Result<Answer, RunError> {
+    if flow.flow().node(node).is_none() {
+        return Err(RunError::user(
+            "SingleNodeValidationError",
+            format!(
+                "Validation failed when attempting to execute the node. Node '{node}' is not found in flow '{flow_file}'. Please change node name or correct the flow file."
+            ),
+        ));
+    }
+    let result = flow.run_node(node, given, options).await;
+    // A node that was not called because of what it was given is no run of it.
+    if let (Err(error), [reached]) = (&result.outputs, result.nodes.as_slice())
+        && reached.captured.is_none()
+        && reached.status == NodeStatus::Failed
+        && error.class != "ToolExecutionError"
+    {
+        return Err(error.clone());
+    }
+    let record = single_node_record(flow.flow(), &result)?;
+    Ok(record_answer(result.status(), &record))
+}
+
+/// What promptflow answers to `/initialize`.
+fn definition(flow: &Session) -> Json {
+    let flow = flow.flow();
+    let inputs: JsonMap = flow
+        .inputs
+        .iter()
+        .map(|(name, input)| {
+            let definition = json!({
+                "type": input.value_type.as_str(),
+                "default": input.default,
+                "description": input.description.as_deref().unwrap_or_default(),
+                "enum": input.enum_values,
+                "is_chat_input": input.is_chat_input,
+                "is_chat_history": input.is_chat_history,
+            });
+            (name.clone(), definition)
+        })
+        .collect();
+    json!({
+        "inputs_definition": inputs,
+        "has_aggregation": flow.nodes.iter().any(|node| node.aggregation),
+    })
+}
+
+async fn score(
+    flow: &Session,
+    body: &[u8],
+    accept: &str,
+    options: RunOptions,
+) -> Result<Answer, RunError> {
+    let accepted = Accepted::new(accept);
+    let inputs = served_inputs(flow.flow(), body)?;
+    let options = RunOptions {
+        streams: accepted.events(),
+        ..options
+    };
+    let result = flow.run_line(&inputs, None, &options).await;
+    let outputs = served_outputs(flow.flow(), &result.outputs?);
+    // promptflow runs the flow before it looks at this, too.
+    let body = match accepted.serve(outputs, &result.streams)? {
+        // As Flask writes it.
+        Served::Json(outputs) => {
+            Body::Json(format!("{}\n", python_json_compact(&outputs, true, true)))
+        }
+        Served::Events(events) => Body::Events(events),
+    };
+    Ok(Answer {
+        status: Status::Completed,
+        body: Ok(body),
+    })
+}
+
+/// Looks at a working copy.
+pub(crate) async fn look(
+    host: &Host,
+    workspace: &Workspace,
+    options: &SessionOptions,
+    look: Look,
+) -> Answer {
+    let looked = match look {
+        Look::Describe => describe(host, workspace, options)
+            .await
+            .map(|nodes| described_json(&nodes)),
+        Look::ToolMeta { files } => {
+            let files: Vec<(&str, &str)> = files
+                .iter()
+                .map(|(path, kind)| (path.as_str(), kind.as_str()))
+                .collect();
+            let described = tool_meta(host, workspace, options, &files).await;
+            described.map(|files| tool_meta_json(&files))
+        }
+    };
+    match looked {
+        Ok(record) => record_answer(Status::Completed, &record),
+        Err(error) => Answer::failed(error),
+    }
+}
+
+/// JSON as promptflow's service writes it.
+fn record_answer(status: Status, record: &Json) -> Answer {
+    Answer::json(status, python_json_compact(record, false, false))
+}
+
+/// Makes sure of a base image, so that the first call does not wait for it.
+pub(crate) fn load_image(host: &Host, image: &str) -> Result<(), String> {
+    let reference = image.parse().map_err(|_| "it is no name".to_owned())?;
+    let manifest = host
+        .store()
+        .manifest(&reference)
+        .map_err(|error| error.to_string())?;
+    if let Some(runner) = manifest.python_runner() {
+        host.programs()
+            .component(runner, host.progress())
+            .map_err(|error| error.to_string())?;
+    }
+    Ok(())
+}

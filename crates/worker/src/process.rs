@@ -1,0 +1,284 @@
+//! The worker process's side of the boundary.
+//!
+//! It serves one socket, which is its standard input, and is gone as soon as that closes: a host that dies, however it
+//! dies, leaves no worker behind.
+
+use std::collections::HashMap;
+use std::os::fd::AsFd as _;
+use std::os::unix::net::UnixStream as StdStream;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use flowcell_bundle::{CompileProcess, Compiler};
+use flowcell_executor::RunError;
+use tokio::io::{AsyncWriteExt as _, BufReader, BufWriter};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use crate::flows::Flows;
+use crate::local;
+use crate::news::{Hear, Heard};
+use crate::spec::SessionId;
+use crate::usage::{Snapshot, Told};
+use crate::wire::{
+    self, Begin, FrameError, MAX_FRAME, MAX_HEARD, Message, Operation, Reply, Request,
+};
+use crate::work::Answer;
+
+/// How often what is in use is told while something is under way.
+const TICK: Duration = Duration::from_millis(100);
+/// News that wait to be sent, in bytes; what comes beyond that is not told.
+const MAX_WAITING: usize = 32 << 20;
+
+/// A worker that could not go on.
+#[derive(Debug, thiserror::Error)]
+enum Failed {
+    #[error("standard input is no socket of a host")]
+    Socket(#[source] std::io::Error),
+    #[error("cannot set up the worker")]
+    SetUp(#[from] local::SetUpError),
+    #[error("the host sent what cannot be understood")]
+    Frame(#[from] FrameError),
+}
+
+/// Runs a worker: `program` with `compile` as arguments is what compiles tenants' components.
+pub fn main(program: PathBuf, compile: Vec<std::ffi::OsString>) -> ExitCode {
+    close_others();
+    match serve(program, compile) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(error = &error as &dyn std::error::Error, "a worker failed");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Closes whatever was inherited besides the three standard streams, from a host that had it without knowing.
+#[expect(unsafe_code, reason = "nothing else closes files that nobody owns")]
+fn close_others() {
+    // SAFETY: nothing of this program has been opened yet, so no file that is closed has an owner here.
+    let closed = unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
+    if closed != 0 {
+        let error = std::io::Error::last_os_error();
+        tracing::warn!(%error, "files of the host's may be open in a worker");
+    }
+}
+
+fn serve(program: PathBuf, compile: Vec<std::ffi::OsString>) -> Result<(), Failed> {
+    let socket = std::io::stdin()
+        .as_fd()
+        .try_clone_to_owned()
+        .map(StdStream::from)
+        .map_err(Failed::Socket)?;
+    socket.set_nonblocking(true).map_err(Failed::Socket)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .build()
+        .map_err(local::SetUpError::Threads)?;
+    runtime.block_on(async {
+        let socket = UnixStream::from_std(socket).map_err(Failed::Socket)?;
+        let (reader, writer) = socket.into_split();
+        let mut reader = BufReader::new(reader);
+        let Some(begin) = wire::read(&mut reader, MAX_FRAME).await? else {
+            return Ok(());
+        };
+        let begin: Begin = wire::decode(&begin)?;
+        let compiler = CompileProcess::new(program, compile, begin.compile_limits());
+        let progress = Arc::new(|step: &str| tracing::info!("{step}"));
+        let (flows, _guests) = local::flows(&begin, Compiler::Process(compiler), progress)?;
+        let (frames, sent) = mpsc::unbounded_channel();
+        let worker = Arc::new(Worker {
+            flows,
+            frames,
+            waiting: AtomicUsize::new(0),
+            jobs: Mutex::default(),
+            told: Mutex::default(),
+            active: Notify::new(),
+        });
+        tokio::spawn(Arc::clone(&worker).write(sent, writer));
+        tokio::spawn(Arc::clone(&worker).watch());
+        worker.read(reader).await
+    })?;
+    // At once, whatever guests are doing.
+    std::process::exit(0);
+}
+
+struct Worker {
+    flows: Arc<Flows>,
+    frames: mpsc::UnboundedSender<Frame>,
+    /// Bytes of news in `frames`.
+    waiting: AtomicUsize,
+    jobs: Mutex<HashMap<u64, CancellationToken>>,
+    /// What the host knows of what is in use.
+    told: Mutex<Told>,
+    active: Notify,
+}
+
+/// A message to be sent.
+struct Frame {
+    message: Vec<u8>,
+    /// How much of it counts as waiting news.
+    news: usize,
+}
+
+impl Worker {
+    async fn read(self: &Arc<Self>, mut reader: BufReader<OwnedReadHalf>) -> Result<(), Failed> {
+        while let Some(request) = wire::read(&mut reader, MAX_FRAME).await? {
+            match wire::decode(&request)? {
+                Request::Do { id, operation } => self.perform(id, *operation),
+                Request::Cancel { id } => {
+                    if let Some(job) = self.jobs().get(&id) {
+                        job.cancel();
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn write(
+        self: Arc<Self>,
+        mut frames: mpsc::UnboundedReceiver<Frame>,
+        writer: OwnedWriteHalf,
+    ) {
+        let mut writer = BufWriter::new(writer);
+        while let Some(frame) = frames.recv().await {
+            self.waiting.fetch_sub(frame.news, Ordering::Relaxed);
+            let written = async {
+                wire::write(&mut writer, &frame.message).await?;
+                if frames.is_empty() {
+                    writer.flush().await?;
+                }
+                Ok::<_, FrameError>(())
+            };
+            // The host is gone, which the reader finds too.
+            if written.await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn perform(self: &Arc<Self>, id: u64, operation: Operation) {
+        let worker = Arc::clone(self);
+        match operation {
+            Operation::Open(session) => tokio::spawn(async move {
+                let opened = worker.flows.open(session).await;
+                worker.done(id, Reply::Opened(opened));
+            }),
+            Operation::Work(job) => {
+                let cancel = CancellationToken::new();
+                worker.jobs().insert(id, cancel.clone());
+                worker.active.notify_one();
+                let session = job.session.id.clone();
+                let hear = worker.hear(id);
+                let flows = Arc::clone(&worker.flows);
+                flows.begin(job, hear, cancel, move |answer| {
+                    worker.answered(id, &session, answer);
+                });
+                return;
+            }
+            Operation::Close(session) => tokio::spawn(async move {
+                worker.flows.close(&session).await;
+                worker.tell(worker.flows.snapshot(Some(&session)));
+                worker.done(id, Reply::Ended);
+            }),
+            Operation::End(session) => tokio::spawn(async move {
+                let last = worker.flows.end(&session).await;
+                worker.tell(last);
+                worker.told().forget(&session);
+                worker.done(id, Reply::Ended);
+            }),
+        };
+    }
+
+    fn answered(&self, id: u64, session: &SessionId, answer: Option<Answer>) {
+        self.jobs().remove(&id);
+        self.tell(self.flows.snapshot(Some(session)));
+        if let Some(answer) = answer {
+            self.done(id, Reply::Answer(answer));
+        }
+        // What is in use changes once more when the rest of the job is dropped.
+        self.active.notify_one();
+    }
+
+    fn hear(self: &Arc<Self>, id: u64) -> Hear {
+        let worker = Arc::clone(self);
+        Arc::new(move |heard| {
+            let is_news = matches!(heard, Heard::News(_));
+            // A message that is too long for news is not told.
+            let Ok(message) = wire::encode(&Message::Heard { id, heard }, MAX_HEARD) else {
+                return;
+            };
+            let news = if is_news { message.len() } else { 0 };
+            if worker.waiting.fetch_add(news, Ordering::Relaxed) + news > MAX_WAITING {
+                worker.waiting.fetch_sub(news, Ordering::Relaxed);
+                return;
+            }
+            worker.send(Frame { message, news });
+        })
+    }
+
+    fn done(&self, id: u64, reply: Reply) {
+        let message = wire::encode(&Message::Done { id, reply }, MAX_FRAME).or_else(|error| {
+            let error = RunError::user(
+                "OutputLimitExceeded",
+                format!("The answer is too long: {error}."),
+            );
+            let reply = Reply::Answer(Answer::failed(error));
+            wire::encode(&Message::Done { id, reply }, MAX_FRAME)
+        });
+        match message {
+            Ok(message) => self.send(Frame { message, news: 0 }),
+            Err(error) => tracing::error!(%error, "an answer could not be sent"),
+        }
+    }
+
+    /// Tells the host what is in use, as far as it does not know it; whether there was anything.
+    fn tell(&self, used: Snapshot) -> bool {
+        let mut told = self.told();
+        let Some(news) = told.news(used) else {
+            return false;
+        };
+        // While `told` is locked, so that what is newer is sent later.
+        match wire::encode(&Message::Used(news), MAX_FRAME) {
+            Ok(message) => self.send(Frame { message, news: 0 }),
+            Err(error) => tracing::error!(%error, "what is in use could not be told"),
+        }
+        true
+    }
+
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn send(&self, frame: Frame) {
+        // Fails when the host is gone.
+        let _ = self.frames.send(frame);
+    }
+
+    /// Tells what is in use for as long as it changes.
+    async fn watch(self: Arc<Self>) {
+        loop {
+            self.active.notified().await;
+            loop {
+                tokio::time::sleep(TICK).await;
+                let all = self.flows.snapshot(None);
+                self.told().keep(&all);
+                let changed = self.tell(all);
+                if !changed && self.jobs().is_empty() {
+                    break;
+                }
+            }
+        }
+    }
+
+    fn jobs(&self) -> MutexGuard<'_, HashMap<u64, CancellationToken>> {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

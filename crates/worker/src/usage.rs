@@ -1,0 +1,139 @@
+//! What is in use, as workers tell it.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::time::Duration;
+
+use flowcell_sandbox::SliceUsage;
+use serde::{Deserialize, Serialize};
+
+use crate::spec::{ComputeId, SessionId};
+
+/// What is in use of a worker, by a compute, or by a session. Sums of these never overflow: workers make them up.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Used {
+    /// Memory of all live instances, in bytes.
+    pub memory: u64,
+    /// Live instances, at work or idle.
+    pub instances: u64,
+    /// Those of them that no call uses.
+    pub idle: u64,
+    cpu_nanos: u64,
+    throttled_nanos: u64,
+}
+
+impl From<SliceUsage> for Used {
+    fn from(usage: SliceUsage) -> Self {
+        let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        Self {
+            memory: usage.memory,
+            instances: usage.instances as u64,
+            idle: usage.idle as u64,
+            cpu_nanos: nanos(usage.cpu_time),
+            throttled_nanos: nanos(usage.throttled),
+        }
+    }
+}
+
+impl Used {
+    /// Instances that a call uses.
+    pub fn busy(&self) -> u64 {
+        self.instances.saturating_sub(self.idle)
+    }
+
+    /// CPU time of all calls, in total.
+    pub fn cpu_time(&self) -> Duration {
+        Duration::from_nanos(self.cpu_nanos)
+    }
+
+    /// Time for which calls were held up to keep to a CPU share, in total.
+    pub fn throttled(&self) -> Duration {
+        Duration::from_nanos(self.throttled_nanos)
+    }
+
+    /// Both together.
+    #[must_use]
+    pub(crate) fn and(self, other: Self) -> Self {
+        Self {
+            memory: self.memory.saturating_add(other.memory),
+            instances: self.instances.saturating_add(other.instances),
+            idle: self.idle.saturating_add(other.idle),
+            cpu_nanos: self.cpu_nanos.saturating_add(other.cpu_nanos),
+            throttled_nanos: self.throttled_nanos.saturating_add(other.throttled_nanos),
+        }
+    }
+
+    /// What is left of it when all instances are gone: the totals.
+    #[must_use]
+    pub(crate) fn totals(self) -> Self {
+        Self {
+            memory: 0,
+            instances: 0,
+            idle: 0,
+            ..self
+        }
+    }
+
+    /// The same with no more instances and memory than can be.
+    #[must_use]
+    pub(crate) fn at_most(self, memory: u64, instances: u64) -> Self {
+        Self {
+            memory: self.memory.min(memory),
+            instances: self.instances.min(instances),
+            idle: self.idle.min(instances),
+            ..self
+        }
+    }
+}
+
+/// What is in use in a worker; of computes and sessions those where something changed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Snapshot {
+    pub(crate) all: Used,
+    pub(crate) computes: Vec<(ComputeId, Used)>,
+    pub(crate) sessions: Vec<(SessionId, Used)>,
+}
+
+/// What a host was told.
+#[derive(Debug, Default)]
+pub(crate) struct Told {
+    all: Used,
+    computes: HashMap<ComputeId, Used>,
+    sessions: HashMap<SessionId, Used>,
+}
+
+impl Told {
+    /// What of a snapshot is new; it counts as told from now on.
+    pub(crate) fn news(&mut self, snapshot: Snapshot) -> Option<Snapshot> {
+        let news = Snapshot {
+            all: snapshot.all,
+            computes: changed(&mut self.computes, snapshot.computes),
+            sessions: changed(&mut self.sessions, snapshot.sessions),
+        };
+        let is_new = news.all != self.all || !news.computes.is_empty() || !news.sessions.is_empty();
+        self.all = news.all;
+        is_new.then_some(news)
+    }
+
+    /// A session has ended.
+    pub(crate) fn forget(&mut self, session: &SessionId) {
+        self.sessions.remove(session);
+    }
+
+    /// There is nothing but what is in this snapshot, which is one of everything.
+    pub(crate) fn keep(&mut self, all: &Snapshot) {
+        if self.computes.len() > all.computes.len() {
+            self.computes
+                .retain(|id, _| all.computes.iter().any(|(one, _)| one == id));
+        }
+    }
+}
+
+fn changed<I: Clone + Eq + Hash>(
+    told: &mut HashMap<I, Used>,
+    now: Vec<(I, Used)>,
+) -> Vec<(I, Used)> {
+    let mut now = now;
+    now.retain(|(id, used)| told.insert(id.clone(), *used) != Some(*used));
+    now
+}
