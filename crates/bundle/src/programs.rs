@@ -1,7 +1,7 @@
 //! Compiled components, by digest.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use dashmap::DashMap;
@@ -24,7 +24,6 @@ const MAX_BASE: usize = 256 << 20;
 pub struct Programs {
     store: Store,
     sandbox: Arc<Sandbox>,
-    images: PathBuf,
     compiler: Compiler,
     loaded: DashMap<Digest, Arc<Mutex<Option<Arc<Program>>>>>,
 }
@@ -40,25 +39,13 @@ impl std::fmt::Debug for Programs {
 
 impl Programs {
     /// Programs of this store, for this engine; `compiler` is for components of tenants.
-    pub fn new(
-        store: Store,
-        sandbox: Arc<Sandbox>,
-        compiler: Compiler,
-    ) -> Result<Self, BundleError> {
-        let images = store.cache().join("images");
-        fs::create_dir_all(&images).io("make the folder", &images)?;
-        Ok(Self {
+    pub fn new(store: Store, sandbox: Arc<Sandbox>, compiler: Compiler) -> Self {
+        Self {
             store,
             sandbox,
-            images,
             compiler,
             loaded: DashMap::new(),
-        })
-    }
-
-    /// The folder for files of images.
-    pub fn images(&self) -> &Path {
-        &self.images
+        }
     }
 
     /// The program of a bundle's component.
@@ -74,6 +61,7 @@ impl Programs {
                 base,
                 memory,
             } => self.once(shell, || {
+                let images = self.store.images();
                 let packed = self.store.get(base)?;
                 let damaged = || BundleError::Damaged {
                     path: self.store.blob_path(base),
@@ -85,8 +73,8 @@ impl Programs {
                 if content.len() != size {
                     return Err(damaged());
                 }
-                let base = Base::new(&self.images, &content, &base.to_string());
-                let base = base.io("write in", &self.images)?;
+                let base = Base::new(&images, &content, &base.to_string());
+                let base = base.io("write in", &images)?;
                 self.load_shell(shell, name, base, progress)
             }),
             Start::Ordinary | Start::Unsuitable(_) => {

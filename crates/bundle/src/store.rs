@@ -3,7 +3,7 @@
 //! ```text
 //! <root>/blobs/sha256/<hex>          components, tree archives, manifests
 //! <root>/bundles/<name>/<version>    the digest of a bundle's manifest
-//! <root>/cache/                      compiled code and unpacked trees; may be deleted
+//! <root>/cache/                      compiled code, unpacked trees and memory images; may be deleted
 //! ```
 //! Files appear whole or not at all: each is written under a temporary name, synced, and renamed.
 
@@ -25,7 +25,7 @@ impl Store {
     /// The store in this folder, which is made when it is not there.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self, BundleError> {
         let root = root.into();
-        for folder in ["blobs/sha256", "bundles", "cache"] {
+        for folder in ["blobs/sha256", "bundles", "cache", "cache/images"] {
             let path = root.join(folder);
             fs::create_dir_all(&path).io("make the folder", &path)?;
         }
@@ -35,6 +35,11 @@ impl Store {
     /// The folder that the store is in.
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// The folder for files of memory images.
+    pub fn images(&self) -> PathBuf {
+        self.cache().join("images")
     }
 
     pub(crate) fn cache(&self) -> PathBuf {

@@ -7,12 +7,13 @@ use flowcell_bundle::{Compiler, Manifest, Programs, Progress, Reference, Store};
 use flowcell_sandbox::{Sandbox, SandboxConfig};
 
 use crate::error::RunError;
+use crate::session_images::SessionImages;
 
 /// How a [`Host`] is made.
 pub struct HostOptions {
     /// The folder of the bundle store.
     pub store: PathBuf,
-    /// The engine's sizes.
+    /// The engine's sizes. Files of images go into the store, whatever it says.
     pub sandbox: SandboxConfig,
     /// Where tenants' components are compiled.
     pub compiler: Compiler,
@@ -25,6 +26,7 @@ pub struct Host {
     pub(crate) sandbox: Arc<Sandbox>,
     pub(crate) store: Store,
     pub(crate) programs: Programs,
+    pub(crate) images: Arc<SessionImages>,
     pub(crate) progress: Arc<Progress>,
 }
 
@@ -40,13 +42,19 @@ impl std::fmt::Debug for Host {
 impl Host {
     /// Makes the engine and opens the store.
     pub fn new(options: HostOptions) -> Result<Self, RunError> {
-        let sandbox = Arc::new(Sandbox::new(&options.sandbox)?);
         let store = Store::open(options.store)?;
-        let programs = Programs::new(store.clone(), Arc::clone(&sandbox), options.compiler)?;
+        let sandbox = Sandbox::new(&SandboxConfig {
+            images: store.images(),
+            ..options.sandbox
+        })?;
+        let sandbox = Arc::new(sandbox);
+        let programs = Programs::new(store.clone(), Arc::clone(&sandbox), options.compiler);
+        let images = SessionImages::new(&store);
         Ok(Self {
             sandbox,
             store,
             programs,
+            images,
             progress: options.progress,
         })
     }

@@ -5,15 +5,19 @@ use std::time::Duration;
 
 use flowcell_bundle::{Manifest, Reference};
 use flowcell_flow::{Flow, Graph, InputDef, JsonMap, NodeTestInputs, ValueType, VariantChoice};
-use flowcell_sandbox::{Access, Environment, Isolation, Limits, Mount, Pool, Slice};
+use flowcell_sandbox::{
+    Access, Environment, Hibernated, Isolation, Limits, Mount, Owner, Pool, Slice,
+};
 use indexmap::IndexMap;
 
 use crate::error::RunError;
 use crate::host::Host;
 use crate::images::ImageSink;
+use crate::preparing::Preparation;
 use crate::result::{FlowResult, LineResult};
 use crate::run_options::RunOptions;
-use crate::tools::{Resolved, Tools};
+use crate::session_images::ImageState;
+use crate::tools::{Resolved, Tool, Tools};
 use crate::workspace::Workspace;
 use crate::{aggregation, runs};
 
@@ -46,6 +50,17 @@ pub struct SessionOptions {
     pub images: ImageSink,
     /// The share of the host that the session's instances use, perhaps with others.
     pub slice: Arc<Slice>,
+    /// How its instances' memory is stored; `None` for a session that is over with its first run.
+    pub stored: Option<StoredOptions>,
+}
+
+/// How the memory of a session's instances is stored. It takes a working copy that is kept ([`Workspace::open`]).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredOptions {
+    /// The session.
+    pub owner: Owner,
+    /// Most bytes that may have changed of an idle instance that is stored.
+    pub limit: u64,
 }
 
 impl SessionOptions {
@@ -64,6 +79,7 @@ impl SessionOptions {
             wait: Duration::from_secs(30),
             images: ImageSink::default(),
             slice: Slice::unlimited(),
+            stored: None,
         }
     }
 }
@@ -86,6 +102,7 @@ pub(crate) struct Inner {
     pub(crate) wait: Duration,
     pub(crate) line_time: Duration,
     pub(crate) images: ImageSink,
+    pub(crate) prepared: Option<Preparation>,
     // Deleted with the session.
     pub(crate) _workspace: Workspace,
 }
@@ -132,9 +149,11 @@ impl Session {
         }
         notes.extend(workspace.notes().iter().cloned());
         notes.extend(tools.take_notes());
+        let prepared = tools.take_preparation();
         let python = tools.python_pool();
         Ok(Self {
             inner: Arc::new(Inner {
+                prepared,
                 flow,
                 graph,
                 resolved,
@@ -156,6 +175,42 @@ impl Session {
     /// The flow, with its variant.
     pub fn flow(&self) -> &Flow {
         &self.inner.flow
+    }
+
+    /// Makes the session's image in the background, where that is possible and has not been done; new instances start
+    /// from it then. It takes a runtime.
+    pub fn prepare(&self, host: &Arc<Host>) {
+        if let (Some(preparation), Some(pool)) = (&self.inner.prepared, &self.inner.python) {
+            preparation.prepare(host, pool);
+        }
+    }
+
+    /// Where the session stands with its image.
+    pub fn image_state(&self, host: &Host) -> ImageState {
+        match (&self.inner.prepared, &self.inner.python) {
+            (Some(preparation), Some(pool)) => preparation.state(host, pool),
+            (_, None) => ImageState::None("the flow has no Python nodes".to_owned()),
+            (None, _) => ImageState::None("its host keeps no images".to_owned()),
+        }
+    }
+
+    /// Memory that its idle Python instances have for themselves alone, in bytes.
+    pub fn private_memory(&self) -> u64 {
+        let pool = self.inner.python.as_ref();
+        pool.map_or(0, |pool| pool.private_memory())
+    }
+
+    /// Stores the Python instances that no call uses, and frees their memory. Instances of components are dropped.
+    pub async fn hibernate(&self) -> Hibernated {
+        for resolved in &self.inner.resolved {
+            if let Tool::Component { pool, .. } | Tool::Prompt { pool, .. } = &resolved.tool {
+                pool.shrink(Duration::ZERO);
+            }
+        }
+        match &self.inner.python {
+            Some(pool) => pool.hibernate(Duration::ZERO).await,
+            None => Hibernated::default(),
+        }
     }
 
     /// Runs the flow once, aggregation included, as `pf flow test` does.
@@ -251,11 +306,15 @@ pub(crate) fn prepare(
     }
     let line_time = limits.wall_time;
     let mounts = mounts(host, workspace, &manifest)?;
-    let environment = Environment::new(mounts, variables, limits);
-    let environment = Arc::new(environment.with_slice(Arc::clone(&options.slice)));
+    let preparation = Preparation::new(&manifest, workspace, options, &variables);
+    let owner = options.stored.as_ref().map(|stored| stored.owner.clone());
+    let environment = Environment::new(mounts, variables, limits)
+        .with_slice(Arc::clone(&options.slice))
+        .with_owner(owner.unwrap_or_default());
     let tools = Tools::new(
         manifest,
-        environment,
+        Arc::new(environment),
+        preparation,
         options.isolation,
         options.instances,
         options.wait,

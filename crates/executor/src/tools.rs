@@ -19,6 +19,7 @@ use indexmap::IndexMap;
 
 use crate::error::RunError;
 use crate::host::Host;
+use crate::preparing::Preparation;
 use crate::workspace::Workspace;
 
 pub(crate) use self::prompt::{RENDER, read_template, stem};
@@ -93,6 +94,7 @@ pub(crate) struct Tools {
     pools: HashMap<String, Arc<Pool>>,
     python: Option<Arc<Pool>>,
     loader: Option<Lease>,
+    preparation: Option<Preparation>,
     notes: Vec<String>,
 }
 
@@ -100,6 +102,7 @@ impl Tools {
     pub(crate) fn new(
         manifest: Manifest,
         environment: Arc<Environment>,
+        preparation: Option<Preparation>,
         isolation: Isolation,
         instances: usize,
         wait: Duration,
@@ -117,6 +120,7 @@ impl Tools {
             pools: HashMap::new(),
             python: None,
             loader: None,
+            preparation,
             notes: Vec::new(),
         }
     }
@@ -130,6 +134,11 @@ impl Tools {
     pub(crate) fn python_pool(mut self) -> Option<Arc<Pool>> {
         self.loader = None;
         self.python
+    }
+
+    /// How the session's Python instances are stored.
+    pub(crate) fn take_preparation(&mut self) -> Option<Preparation> {
+        self.preparation.take()
     }
 
     /// Makes sure of a Python runner where the bundle has one: a flow's inputs may hold images, which it loads.
@@ -244,14 +253,19 @@ impl Tools {
         searched.map_err(|error| error.in_node(&node.name))
     }
 
-    fn pool(&self, host: &Host, program: Arc<Program>) -> Arc<Pool> {
+    fn pool(&mut self, host: &Host, program: Arc<Program>) -> Arc<Pool> {
+        let preparation = self.preparation.as_mut();
+        let (image, hibernation) = match preparation.filter(|_| program.base().is_some()) {
+            Some(preparation) => preparation.find(host, &program),
+            None => (None, None),
+        };
         let options = PoolOptions {
             program,
             environment: Arc::clone(&self.environment),
             isolation: self.isolation,
             instances: self.instances,
-            image: None,
-            hibernation: None,
+            image,
+            hibernation,
         };
         Pool::new(Arc::clone(&host.sandbox), options)
     }

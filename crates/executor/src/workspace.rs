@@ -6,6 +6,7 @@
 
 mod copy;
 mod flow_file;
+mod sources;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,6 +16,7 @@ use tempfile::TempDir;
 
 use self::copy::Copy;
 pub use self::flow_file::flow_file;
+pub(crate) use self::sources::Sources;
 use crate::error::RunError;
 use crate::files::FlowFiles;
 
@@ -150,6 +152,16 @@ impl Workspace {
 
     pub(crate) fn temporary_folder(&self) -> PathBuf {
         self.folder.join(TEMPORARY)
+    }
+
+    /// The folder with all of it, of which guests see the two above.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// What the flow's files were when they were put into the copy; `None` for a copy whose files are not listed.
+    pub(crate) fn sources(&self) -> Option<Sources> {
+        Sources::of(&self.folder, &self.folder.join(FLOW))
     }
 
     /// The files of the copy.

@@ -2,6 +2,7 @@
 //! and never loaded.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -16,7 +17,7 @@ use crate::contract::tool::ToolComponent;
 use crate::error::SandboxError;
 use crate::filesystem::HasQuotaFilesystem;
 use crate::guest::{Guest, TABLE_ELEMENTS};
-use crate::image::{GuestMemories, PAGE};
+use crate::image::{GuestMemories, PAGE, SpreadUsage, Spreads};
 
 /// The version of wasmtime that runs the guests.
 pub const WASMTIME_VERSION: &str = env!("FLOWCELL_WASMTIME_VERSION");
@@ -37,6 +38,10 @@ pub struct SandboxConfig {
     pub instances: u32,
     /// Most linear memory that any instance may be allowed, in bytes.
     pub max_memory: usize,
+    /// Where files without a name go that have all pages of images which are used a lot.
+    pub images: PathBuf,
+    /// Bytes of all these files together.
+    pub image_files: u64,
 }
 
 impl Default for SandboxConfig {
@@ -44,6 +49,8 @@ impl Default for SandboxConfig {
         Self {
             instances: 64,
             max_memory: 1 << 30,
+            images: std::env::temp_dir(),
+            image_files: 1 << 30,
         }
     }
 }
@@ -55,6 +62,7 @@ impl Default for SandboxConfig {
 pub struct Sandbox {
     ordinary: Runtime,
     images: Runtime,
+    spreads: Spreads,
 }
 
 /// An engine, and what its components may import.
@@ -102,7 +110,11 @@ impl Sandbox {
                 }
             })
             .map_err(|error| SandboxError::Engine(error.into()))?;
-        Ok(Self { ordinary, images })
+        Ok(Self {
+            ordinary,
+            images,
+            spreads: Spreads::new(config.images.clone(), config.image_files),
+        })
     }
 
     /// Names everything that compiled code of a kind depends on besides its component: wasmtime's version and the engine's
@@ -114,6 +126,15 @@ impl Sandbox {
             .precompile_compatibility_hash()
             .hash(&mut hasher);
         format!("{WASMTIME_VERSION}-{:016x}", hasher.finish())
+    }
+
+    /// What files of images there are.
+    pub fn spread_usage(&self) -> SpreadUsage {
+        self.spreads.usage()
+    }
+
+    pub(crate) fn spreads(&self) -> &Spreads {
+        &self.spreads
     }
 
     pub(crate) fn runtime(&self, kind: CodeKind) -> &Runtime {

@@ -86,6 +86,19 @@ impl Hibernation {
                 "its process ended each time that it was gone on from",
             ));
         }
+        let image = self.lay_out(base, file)?;
+        if image.info().is_none_or(|info| info.made_from != self.made_from) {
+            return Err(ImageError::Misfit {
+                what: "flow or setting",
+                found: "another".to_owned(),
+                expected: "the present one".to_owned(),
+            });
+        }
+        Ok(image)
+    }
+
+    /// A file's image, over what it was made over.
+    fn lay_out(&self, base: &Image, file: &Path) -> Result<Image, ImageError> {
         let limit = self.limit.saturating_add(SLACK);
         // Found by what is there, since only the file itself says what it lies over.
         let mut below = vec![base.clone()];
@@ -100,15 +113,7 @@ impl Hibernation {
                 _ => break,
             }
         }
-        let image = found?;
-        if image.info().is_none_or(|info| info.made_from != self.made_from) {
-            return Err(ImageError::Misfit {
-                what: "flow or setting",
-                found: "another".to_owned(),
-                expected: "the present one".to_owned(),
-            });
-        }
-        Ok(image)
+        found
     }
 
     /// Where the next instance goes.
@@ -153,23 +158,24 @@ impl Hibernation {
         }
     }
 
-    /// Copies what is stored to another session, whose instances go on from there as copies; gives their number.
+    /// Copies what is stored to another session, whose instances go on from there as copies; gives their number. What
+    /// either is made from does not matter here: each copy says it.
     ///
     /// # Errors
     /// When a file cannot be read or written. The other folder then holds some of them.
     pub fn fork(&self, base: &Image, other: &Self) -> Result<usize, ImageError> {
-        let (stored, _) = self.stored(base);
-        for asleep in &stored {
+        let mut files = self.files(ASLEEP);
+        files.sort();
+        for file in &files {
+            let image = self.lay_out(base, file)?;
             let io = |source| ImageError::Io {
                 path: other.folder.clone(),
                 source,
             };
-            other.keep_below(asleep.image.below()).map_err(io)?;
-            asleep
-                .image
-                .copy_for(&other.owner, &other.made_from, &other.destination().path)?;
+            other.keep_below(image.below()).map_err(io)?;
+            image.copy_for(&other.owner, &other.destination().path)?;
         }
-        Ok(stored.len())
+        Ok(files.len())
     }
 
     fn files(&self, extension: &str) -> Vec<PathBuf> {

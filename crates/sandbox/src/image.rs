@@ -9,10 +9,12 @@ mod error;
 mod file;
 mod memory;
 mod shell;
+mod spread;
 mod storing;
 
 use std::io;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -22,6 +24,8 @@ pub(crate) use self::file::Layer;
 pub(crate) use self::memory::{AtRest, GuestMemories, GuestMemory, PAGE, made_by};
 use self::memory::MappedFile;
 pub use self::shell::{Shell, ShellError};
+pub use self::spread::SpreadUsage;
+pub(crate) use self::spread::Spreads;
 pub(crate) use self::shell::{GROW, SETTLE};
 pub use self::storing::{Destination, Stored};
 pub(crate) use self::storing::store;
@@ -85,6 +89,7 @@ struct Inner {
     top: Option<(Image, Layer)>,
     /// All pages, once the image is used by many instances.
     whole: Mutex<Option<Arc<MappedFile>>>,
+    starts: AtomicU64,
 }
 
 impl Image {
@@ -100,6 +105,7 @@ impl Image {
                 base,
                 top,
                 whole: Mutex::default(),
+                starts: AtomicU64::new(0),
             }),
         }
     }
@@ -168,13 +174,12 @@ impl Image {
     pub(crate) fn copy_for(
         &self,
         owner: &Owner,
-        made_from: &str,
         path: &Path,
     ) -> Result<(), ImageError> {
         let Some(layer) = self.layer() else {
             return Err(ImageError::Damaged("the base image has no file of its own"));
         };
-        layer.copy_for(owner, made_from, path).map(|_| ())
+        layer.copy_for(owner, path).map(|_| ())
     }
 
     /// Whether it is one session's alone.
@@ -249,6 +254,16 @@ impl Image {
     /// Gives up the file of all pages; instances that have it mapped keep it.
     pub fn fold(&self) {
         *self.lock() = None;
+    }
+
+    /// Counts an instance that starts from it; gives how many have.
+    pub(crate) fn count_start(&self) -> u64 {
+        self.inner.starts.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Whether both are the same.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
     }
 
     /// Whether it has a file of all its pages.

@@ -261,6 +261,11 @@ impl Instance {
         self.stored.as_ref().map(|from| &from.image)
     }
 
+    /// Memory that it has for itself alone, in bytes; 0 where that is not known.
+    pub fn private_memory(&mut self) -> u64 {
+        AtRest::of(&mut self.store).map_or(0, |memory| memory.private())
+    }
+
     /// Stores the instance's memory as it differs from the image that it started from, or, where that was this session's
     /// own, from the one below; [`Instance::start`] can go on from there.
     ///

@@ -134,6 +134,11 @@ impl Pool {
         })
     }
 
+    /// The program whose instances it lends.
+    pub fn program(&self) -> &Arc<Program> {
+        &self.program
+    }
+
     /// Lets new instances start from an image.
     pub fn set_image(&self, image: Image) {
         *self.image.lock().unwrap_or_else(PoisonError::into_inner) = Some(image);
@@ -303,6 +308,13 @@ impl Pool {
         }
     }
 
+    /// Memory that idle instances have for themselves alone, in bytes: pages that they changed, or that were copied for
+    /// them. Nothing is known of programs that have their data in their code.
+    pub fn private_memory(&self) -> u64 {
+        let mut idle = self.lock();
+        idle.values_mut().map(|instance| instance.private_memory()).sum()
+    }
+
     async fn permit(&self) -> OwnedSemaphorePermit {
         match Arc::clone(&self.permits).acquire_owned().await {
             Ok(permit) => permit,
@@ -404,6 +416,9 @@ impl Pool {
     /// A new instance.
     async fn begin(&self, seat: Seat) -> Result<Instance, SandboxError> {
         let image = self.image();
+        if let Some(image) = &image {
+            self.spread_if_busy(image);
+        }
         match self.start(seat, image.as_ref()).await {
             // Without its image it takes longer, and does the same.
             Err(SandboxError::Image(error)) if image.is_some() => {
@@ -418,6 +433,15 @@ impl Pool {
                 self.start(seat, None).await
             }
             started => started,
+        }
+    }
+
+    /// Sees to it that an image which is used a lot gets a file of all its pages, without waiting for it.
+    fn spread_if_busy(&self, image: &Image) {
+        if self.sandbox.spreads().wants(image) {
+            let (sandbox, image) = (Arc::clone(&self.sandbox), image.clone());
+            let owner = self.environment.owner.clone();
+            tokio::task::spawn_blocking(move || sandbox.spreads().spread(&image, &owner));
         }
     }
 

@@ -228,8 +228,11 @@ pub struct SessionsConfig {
     pub min_idle_seconds: u64,
     /// Longest idle time that can be asked for, in seconds; at most 7 days.
     pub max_idle_seconds: u64,
-    /// Seconds without use after which a session keeps no instances.
+    /// Seconds without use after which a session hibernates: its instances are stored, and their memory is freed.
     pub instances_idle_seconds: u64,
+    /// Memory that may have changed of an instance that is stored, in MiB; 1 to 1024. One that has changed more stays as
+    /// it is.
+    pub stored_memory_mib: u64,
     /// Calls that a session may have under way.
     pub calls: usize,
     /// Seconds that a call may take.
@@ -250,6 +253,7 @@ impl Default for SessionsConfig {
             min_idle_seconds: MIN_IDLE_SECONDS,
             max_idle_seconds: MAX_IDLE_SECONDS,
             instances_idle_seconds: 60,
+            stored_memory_mib: 128,
             calls: 64,
             call_seconds: 600,
             instance_wait_seconds: 30,
@@ -417,6 +421,7 @@ impl Config {
             16,
             1_024,
         )?;
+        between("sessions.stored_memory_mib", sessions.stored_memory_mib, 1, 1_024)?;
         between(
             "sessions.max_idle_seconds",
             sessions.max_idle_seconds,

@@ -226,6 +226,7 @@ fn settings(config: &Config, folder: &Path, bundle: Reference) -> HostSettings {
         call_time: Duration::from_secs(sessions.call_seconds),
         instance_wait: Duration::from_secs(sessions.instance_wait_seconds),
         instance_memory: sessions.instance_memory_mib << 20,
+        stored_memory: sessions.stored_memory_mib << 20,
     }
 }
 

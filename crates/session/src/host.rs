@@ -53,6 +53,8 @@ pub struct HostSettings {
     pub instance_wait: Duration,
     /// Most memory of one instance, in bytes; a compute with less memory gives less.
     pub instance_memory: usize,
+    /// Most bytes that may have changed of an idle instance that is stored.
+    pub stored_memory: u64,
 }
 
 /// A session or a compute: its workspace and its name there.

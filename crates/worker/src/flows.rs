@@ -6,8 +6,10 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use flowcell_bundle::Reference;
-use flowcell_executor::{Host, RunError, Session, SessionOptions, Workspace};
-use flowcell_sandbox::{Limits, Slice, SliceLimits};
+use flowcell_executor::{
+    Host, RunError, Session, SessionOptions, StoredOptions, Workspace, prepare_image,
+};
+use flowcell_sandbox::{Limits, Owner, Slice, SliceLimits};
 use futures_util::FutureExt as _;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -16,6 +18,7 @@ use tokio_util::task::TaskTracker;
 use crate::news::{Hear, Heard};
 use crate::perform;
 use crate::spec::{ComputeId, ComputeSpec, Job, SessionId, SessionSpec, Setup};
+use crate::stored::{Hibernated, Holds, Prepared};
 use crate::usage::{Snapshot, Used};
 use crate::work::{Answer, Work};
 
@@ -83,11 +86,32 @@ impl Flows {
     pub(crate) async fn open(self: &Arc<Self>, session: SessionSpec) -> Result<(), String> {
         self.live(&session);
         let executor = Arc::clone(&self.executor);
-        let load = move || perform::load_image(&executor, &session.image);
+        let image = session.image.clone();
+        let load = move || perform::load_image(&executor, &image);
         match self.guests.spawn_blocking(load).await {
-            Ok(loaded) => loaded,
+            Ok(loaded) => {
+                loaded?;
+                self.prepare(session);
+                Ok(())
+            }
             Err(_) => Err("the host failed".to_owned()),
         }
+    }
+
+    /// Makes a session's image in the background, if it is not there; until then its instances start without.
+    fn prepare(self: &Arc<Self>, session: SessionSpec) {
+        let flows = Arc::clone(self);
+        self.guests.spawn(async move {
+            let live = flows.live(&session);
+            let opened = Workspace::open(Path::new(&session.folder), &session.flow);
+            let options = flows.options(&live, &session);
+            if let (Ok(workspace), Ok(options)) = (opened, options)
+                && let Err(error) = prepare_image(&flows.executor, &workspace, &options)
+            {
+                // Whoever calls it is told in full.
+                tracing::debug!(%error, "a session's image is not made");
+            }
+        });
     }
 
     /// Begins a job. `done` hears of its answer; of none if the job was cancelled.
@@ -164,6 +188,7 @@ impl Flows {
         options.variant = setup.variant.as_deref().map(str::parse).transpose()?;
         options.environment_variables = setup.environment_variables.iter().cloned().collect();
         let flow = Arc::new(Session::open(&self.executor, workspace, options).await?);
+        flow.prepare(&self.executor);
         if open.flows.len() >= MAX_SETUPS {
             open.flows.clear();
         }
@@ -186,15 +211,74 @@ impl Flows {
         options.longest_line = session.call_time;
         options.instances = live.limits.instances;
         options.wait = session.instance_wait;
+        options.stored = Some(StoredOptions {
+            owner: owner(&session.id),
+            limit: session.stored_memory,
+        });
         Ok(options)
     }
 
-    /// Closes a session's flow, and with it all idle instances; jobs under way keep theirs.
-    pub(crate) async fn close(&self, session: &SessionId) {
-        let live = self.held().sessions.get(session).map(Arc::clone);
-        if let Some(live) = live {
-            live.open.lock().await.flows.clear();
+    /// Stores a session's idle instances and closes its flow, as far as all could be stored; jobs under way keep theirs.
+    pub(crate) async fn hibernate(&self, session: &SessionId) -> Hibernated {
+        let Some(live) = self.held().sessions.get(session).map(Arc::clone) else {
+            return Hibernated::default();
+        };
+        // It runs guests.
+        let stored = self.guests.spawn(async move {
+            let mut open = live.open.lock().await;
+            let mut stored = Hibernated::default();
+            let mut kept = HashMap::new();
+            for (setup, flow) in open.flows.drain() {
+                let of_flow = flow.hibernate().await;
+                if !of_flow.kept.is_empty() {
+                    kept.insert(setup, flow);
+                }
+                stored = stored.and(of_flow);
+            }
+            open.flows = kept;
+            stored
+        });
+        stored.await.unwrap_or_default().within_reason()
+    }
+
+    /// Copies the stored instances of a session to another one.
+    pub(crate) async fn fork(&self, from: SessionSpec, to: SessionSpec) -> Result<u64, String> {
+        let executor = Arc::clone(&self.executor);
+        let copy = move || {
+            let bundle = from.image.parse().map_err(RunError::from)?;
+            let (source, target) = (owner(&from.id), owner(&to.id));
+            flowcell_executor::fork(
+                &executor,
+                &bundle,
+                (Path::new(&from.folder), &source),
+                (Path::new(&to.folder), &target),
+            )
+        };
+        match self.guests.spawn_blocking(copy).await {
+            Ok(Ok(copied)) => Ok(copied as u64),
+            Ok(Err(error)) => Err(error.message),
+            Err(_) => Err("the host failed".to_owned()),
         }
+    }
+
+    /// What a session holds here, as its flow's usual set-up has it.
+    pub(crate) async fn inspect(&self, session: &SessionId) -> Holds {
+        let nothing = || Holds {
+            image: Prepared::None("its flow is not open".to_owned()),
+            private_memory: 0,
+        };
+        let Some(live) = self.held().sessions.get(session).map(Arc::clone) else {
+            return nothing();
+        };
+        let open = live.open.lock().await;
+        let Some(flow) = open.flows.get(&Setup::default()).or(open.flows.values().next()) else {
+            return nothing();
+        };
+        Holds {
+            image: flow.image_state(&self.executor).into(),
+            private_memory: open.flows.values().map(|flow| flow.private_memory()).sum(),
+        }
+        .within_reason()
     }
 
     /// Ends a session, whose jobs have ended or were cancelled; waits until nothing of it is left, and says what it
@@ -267,6 +351,14 @@ impl Flows {
 
     fn held(&self) -> MutexGuard<'_, Held> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Who may start from a session's stored instances: that session, in the same of its lives.
+fn owner(session: &SessionId) -> Owner {
+    Owner {
+        workspace: session.workspace.clone(),
+        session: Some(format!("{}+{}", session.session, session.generation)),
     }
 }
 

@@ -24,6 +24,7 @@ pub(crate) fn flows(
         sandbox: SandboxConfig {
             instances: begin.instances,
             max_memory: usize::try_from(begin.instance_memory).unwrap_or(usize::MAX),
+            ..SandboxConfig::default()
         },
         compiler,
         progress,
@@ -86,10 +87,11 @@ pub(crate) async fn perform(
             });
             answer.await.ok().flatten().map(Reply::Answer)
         }
-        Operation::Close(session) => {
-            flows.close(&session).await;
-            Some(Reply::Ended)
+        Operation::Hibernate(session) => {
+            Some(Reply::Hibernated(flows.hibernate(&session).await))
         }
+        Operation::Fork { from, to } => Some(Reply::Forked(flows.fork(from, to).await)),
+        Operation::Inspect(session) => Some(Reply::Holds(flows.inspect(&session).await)),
         Operation::End(session) => {
             flows.end(&session).await;
             Some(Reply::Ended)

@@ -183,10 +183,18 @@ impl Worker {
                 });
                 return;
             }
-            Operation::Close(session) => tokio::spawn(async move {
-                worker.flows.close(&session).await;
+            Operation::Hibernate(session) => tokio::spawn(async move {
+                let hibernated = worker.flows.hibernate(&session).await;
                 worker.tell(worker.flows.snapshot(Some(&session)));
-                worker.done(id, Reply::Ended);
+                worker.done(id, Reply::Hibernated(hibernated));
+            }),
+            Operation::Fork { from, to } => tokio::spawn(async move {
+                let forked = worker.flows.fork(from, to).await;
+                worker.done(id, Reply::Forked(forked));
+            }),
+            Operation::Inspect(session) => tokio::spawn(async move {
+                let holds = worker.flows.inspect(&session).await;
+                worker.done(id, Reply::Holds(holds));
             }),
             Operation::End(session) => tokio::spawn(async move {
                 let last = worker.flows.end(&session).await;

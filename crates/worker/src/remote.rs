@@ -76,6 +76,9 @@ impl std::fmt::Debug for Waiting {
 enum Kind {
     Opened,
     Answer,
+    Hibernated,
+    Forked,
+    Holds,
     Ended,
 }
 
@@ -84,7 +87,10 @@ impl Kind {
         match operation {
             Operation::Open(_) => Self::Opened,
             Operation::Work(_) => Self::Answer,
-            Operation::Close(_) | Operation::End(_) => Self::Ended,
+            Operation::Hibernate(_) => Self::Hibernated,
+            Operation::Fork { .. } => Self::Forked,
+            Operation::Inspect(_) => Self::Holds,
+            Operation::End(_) => Self::Ended,
         }
     }
 
@@ -92,6 +98,9 @@ impl Kind {
         match reply {
             Reply::Opened(_) => Self::Opened,
             Reply::Answer(_) => Self::Answer,
+            Reply::Hibernated(_) => Self::Hibernated,
+            Reply::Forked(_) => Self::Forked,
+            Reply::Holds(_) => Self::Holds,
             Reply::Ended => Self::Ended,
         }
     }

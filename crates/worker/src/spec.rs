@@ -59,6 +59,8 @@ pub struct SessionSpec {
     pub call_time: Duration,
     /// How long a node waits for an instance.
     pub instance_wait: Duration,
+    /// Most bytes that may have changed of an idle instance that is stored.
+    pub stored_memory: u64,
 }
 
 /// What a call changes of how the flow is set up.

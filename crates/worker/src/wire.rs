@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use crate::news::Heard;
 use crate::spec::{Job, SessionId, SessionSpec};
+use crate::stored::{Hibernated, Holds};
 use crate::usage::Snapshot;
 use crate::work::Answer;
 
@@ -66,8 +67,15 @@ pub(crate) enum Operation {
     Open(SessionSpec),
     /// Do some work. [`Reply::Answer`].
     Work(Job),
-    /// Close a session's flow, and with it its idle instances. [`Reply::Ended`].
-    Close(SessionId),
+    /// Store a session's idle instances, and close its flow. [`Reply::Hibernated`].
+    Hibernate(SessionId),
+    /// Copy the stored instances of a session to another one. [`Reply::Forked`].
+    Fork {
+        from: SessionSpec,
+        to: SessionSpec,
+    },
+    /// What a session holds. [`Reply::Holds`].
+    Inspect(SessionId),
     /// End a session: nothing of it is left. [`Reply::Ended`].
     End(SessionId),
 }
@@ -90,6 +98,12 @@ pub(crate) enum Reply {
     Opened(Result<(), String>),
     /// A job's answer.
     Answer(Answer),
+    /// What is stored, and what is not.
+    Hibernated(Hibernated),
+    /// How many instances were copied, or why none.
+    Forked(Result<u64, String>),
+    /// What it holds.
+    Holds(Holds),
     /// It is done.
     Ended,
 }

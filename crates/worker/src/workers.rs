@@ -14,6 +14,7 @@ use crate::news::Hear;
 use crate::placement::{Account, Placements};
 use crate::remote::{Owner, Process, RequestError, WorkerCommand};
 use crate::spec::{ComputeId, Job, SessionId, SessionSpec};
+use crate::stored::{Hibernated, Holds};
 use crate::usage::{Snapshot, Used};
 use crate::wire::{Begin, FrameError, Operation, Reply};
 use crate::work::Answer;
@@ -265,9 +266,41 @@ impl Workers {
         }
     }
 
-    /// Closes a session's flow, and with it all idle instances; work under way goes on.
-    pub async fn close(&self, session: &SessionId) {
-        self.leave(session, Operation::Close(session.clone())).await;
+    /// Stores a session's idle instances and closes its flow; work under way goes on. `None` when there is nothing of it in
+    /// memory, or its worker has ended.
+    pub async fn hibernate(&self, session: &SessionId) -> Option<Hibernated> {
+        let reply = self.leave(session, Operation::Hibernate(session.clone()));
+        match reply.await? {
+            Reply::Hibernated(hibernated) => Some(hibernated.within_reason()),
+            _ => None,
+        }
+    }
+
+    /// What a session holds of its worker; `None` when that is nothing.
+    pub async fn inspect(&self, session: &SessionId) -> Option<Holds> {
+        let reply = self.leave(session, Operation::Inspect(session.clone()));
+        match reply.await? {
+            Reply::Holds(holds) => Some(holds.within_reason()),
+            _ => None,
+        }
+    }
+
+    /// Copies the stored instances of a session to another one, in that one's worker.
+    ///
+    /// # Errors
+    /// When there is no such worker; inside, why nothing could be copied.
+    pub async fn fork(
+        &self,
+        from: SessionSpec,
+        to: SessionSpec,
+    ) -> Result<Result<u64, String>, WorkerError> {
+        let worker = self.place(&to);
+        let id = to.id.clone();
+        let operation = Operation::Fork { from, to };
+        match self.request(worker, &id, operation, None).await? {
+            Some(Reply::Forked(forked)) => Ok(forked),
+            _ => Err(lost(&id)),
+        }
     }
 
     /// Ends a session's life: what is under way was cancelled before, and nothing of it is left after this.
@@ -277,22 +310,20 @@ impl Workers {
     }
 
     /// Does what needs no worker when there is none.
-    async fn leave(&self, session: &SessionId, operation: Operation) {
-        let Some(worker) = self.placements().worker(session) else {
-            return;
-        };
+    async fn leave(&self, session: &SessionId, operation: Operation) -> Option<Reply> {
+        let worker = self.placements().worker(session)?;
         let process = match self.inner.slots.get(worker) {
             Some(Slot::Here { flows, .. }) => {
-                local::perform(flows, operation, None).await;
-                return;
+                return local::perform(flows, operation, None).await;
             }
             Some(Slot::Process(seat)) => seat.state().process.clone(),
             None => None,
         };
-        let Some(process) = process else { return };
+        let process = process?;
         let left = process.request(operation, None);
         match tokio::time::timeout(END_TIME, left).await {
-            Ok(Ok(_) | Err(RequestError::Gone)) => {}
+            Ok(Ok(reply)) => return Some(reply),
+            Ok(Err(RequestError::Gone)) => {}
             Ok(Err(error)) => {
                 tracing::error!(
                     error = &error as &dyn std::error::Error,
@@ -307,6 +338,7 @@ impl Workers {
                 process.kill();
             }
         }
+        None
     }
 
     /// What a compute has used is of no interest any more.

@@ -83,7 +83,7 @@ impl Tools {
         }
     }
 
-    pub(super) fn python_runner(&mut self, host: &Host) -> Result<Arc<Pool>, RunError> {
+    pub(crate) fn python_runner(&mut self, host: &Host) -> Result<Arc<Pool>, RunError> {
         if let Some(pool) = &self.python {
             return Ok(Arc::clone(pool));
         }

@@ -195,12 +195,7 @@ impl Layer {
     }
 
     /// The same image for another owner, in a file of its own; instances that start from it are copies.
-    pub(crate) fn copy_for(
-        &self,
-        owner: &Owner,
-        made_from: &str,
-        path: &Path,
-    ) -> Result<Self, ImageError> {
+    pub(crate) fn copy_for(&self, owner: &Owner, path: &Path) -> Result<Self, ImageError> {
         let bytes = read(&self.file, &self.path, self.size)?;
         let (mut info, pages, identity) = parse(&bytes, &self.key)?;
         if identity != self.identity {
@@ -208,7 +203,6 @@ impl Layer {
         }
         info.owner = owner.clone();
         info.is_copy = true;
-        info.made_from = made_from.to_owned();
         write(path, &self.key, info, pages).map_err(|source| ImageError::Io {
             path: path.to_owned(),
             source,

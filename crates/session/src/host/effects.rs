@@ -155,6 +155,7 @@ impl Inner {
             folder: copy.folder().into(),
             flow: session.flow.to_string(),
             image: session.image.reference.clone(),
+            stored_memory: self.settings.stored_memory,
             instance_memory: self.settings.instance_memory as u64,
             call_time: self.settings.call_time,
             instance_wait: self.settings.instance_wait,

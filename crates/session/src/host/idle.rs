@@ -140,7 +140,7 @@ impl Inner {
         }
         live.is_watched
             .store(false, std::sync::atomic::Ordering::Release);
-        self.workers.close(&live.spec.id).await;
+        self.workers.hibernate(&live.spec.id).await;
         live.events.push(SessionEvent::ScaledToZero {
             reason: format!("not used for {} s", self.settings.instances_idle.as_secs()),
         });

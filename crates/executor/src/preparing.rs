@@ -1,0 +1,287 @@
+//! A session's place among images: the one that it starts from, and where its idle instances are stored.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use flowcell_bundle::{Manifest, Reference};
+use flowcell_flow::NodeKind;
+use flowcell_sandbox::{Hibernation, Image, Isolation, Owner, Pool, Program};
+
+use crate::error::RunError;
+use crate::host::Host;
+use crate::session::{Session, SessionOptions, StoredOptions};
+use crate::session_images::{Build, BuildError, ImageState, MadeFrom, SessionImages, copy_sources};
+use crate::workspace::{Sources, Workspace};
+
+/// The folder of a working copy with the session's stored instances; guests do not see it.
+const ASLEEP: &str = "asleep";
+/// Digits of a digest that tell one set-up from another.
+const DIGITS: usize = 24;
+
+/// What is needed to make a session's image, and to store its instances.
+#[derive(Debug)]
+pub(crate) struct Preparation {
+    stored: StoredOptions,
+    folder: PathBuf,
+    /// The digest of the flow's files.
+    files: String,
+    options: SessionOptions,
+    variables: Vec<(String, String)>,
+    trees: Vec<String>,
+    bundle: Reference,
+    /// The image's name, once the program is known.
+    name: Option<String>,
+}
+
+impl Preparation {
+    /// `None` for a session that stores nothing.
+    pub(crate) fn new(
+        manifest: &Manifest,
+        workspace: &Workspace,
+        options: &SessionOptions,
+        variables: &[(String, String)],
+    ) -> Option<Self> {
+        let stored = options.stored.clone()?;
+        let sources = workspace.sources()?;
+        Some(Self {
+            stored,
+            folder: workspace.folder().to_owned(),
+            files: sources.digest().to_owned(),
+            options: options.clone(),
+            variables: variables.to_vec(),
+            trees: manifest.trees.iter().map(|tree| tree.digest.to_string()).collect(),
+            bundle: manifest.reference(),
+            name: None,
+        })
+    }
+
+    /// The image to start from, if there is one, and where instances are stored.
+    pub(crate) fn find(
+        &mut self,
+        host: &Host,
+        program: &Program,
+    ) -> (Option<Image>, Option<Hibernation>) {
+        let variant = self.options.variant.as_ref().map(ToString::to_string);
+        let from = MadeFrom {
+            files: &self.files,
+            variant: variant.as_deref(),
+            variables: &self.variables,
+            trees: self.trees.clone(),
+        };
+        let owner = &self.stored.owner;
+        let Some(name) = SessionImages::name(&from, program, owner) else {
+            return (None, None);
+        };
+        let image = host.images.find(&name, program, owner);
+        let hibernation = match host.images.key() {
+            Ok(key) => Some(Hibernation {
+                folder: self.asleep(&name),
+                key,
+                owner: owner.clone(),
+                made_from: name.clone(),
+                limit: self.stored.limit,
+            }),
+            Err(error) => {
+                tracing::warn!(%error, "without the host's key, no instances are stored");
+                None
+            }
+        };
+        self.name = Some(name);
+        (image, hibernation)
+    }
+
+    /// The folder for instances of this set-up. Those of other files are of no use any more, and go.
+    fn asleep(&self, name: &str) -> PathBuf {
+        let all = self.folder.join(ASLEEP);
+        let digits = |digest: &str| digest.chars().take(DIGITS).collect::<String>();
+        let files = digits(&self.files);
+        for entry in fs::read_dir(&all).into_iter().flatten().flatten() {
+            let is_old = entry
+                .file_name()
+                .to_str()
+                .is_none_or(|name| !name.starts_with(&files));
+            if is_old && let Err(error) = fs::remove_dir_all(entry.path()) {
+                tracing::warn!(%error, "stored instances of older files could not be deleted");
+            }
+        }
+        all.join(format!("{files}-{}", digits(name)))
+    }
+
+    /// Makes the session's image in the background, unless it is there, or somebody else is at it. `pool` starts instances
+    /// from it then.
+    pub(crate) fn prepare(&self, host: &Arc<Host>, pool: &Arc<Pool>) {
+        let Some(name) = &self.name else { return };
+        if pool.image().is_some_and(|image| image.info().is_some()) {
+            return;
+        }
+        let Some(build) = host.images.begin(name) else {
+            return;
+        };
+        let maker = Maker {
+            host: Arc::clone(host),
+            folder: self.folder.clone(),
+            owner: self.stored.owner.clone(),
+            files: self.files.clone(),
+            bundle: self.bundle.clone(),
+            options: self.options.clone(),
+        };
+        let (pool, program) = (Arc::downgrade(pool), Arc::clone(pool.program()));
+        tokio::spawn(async move {
+            let made = maker.make(&build, &program).await;
+            match &made {
+                Ok(image) => {
+                    if let Some(pool) = pool.upgrade() {
+                        pool.set_image(image.clone());
+                    }
+                }
+                Err(error) => tracing::info!(
+                    error = error as &dyn std::error::Error,
+                    owner = ?maker.owner,
+                    "a session runs without an image"
+                ),
+            }
+            build.end(&made);
+        });
+    }
+
+    /// Where the session stands with its image.
+    pub(crate) fn state(&self, host: &Host, pool: &Pool) -> ImageState {
+        let image = pool.image();
+        let ready = image.as_ref().and_then(|image| {
+            let (_, bytes) = image.file()?;
+            let changed = image.info()?.pages.saturating_mul(4096);
+            Some(ImageState::Ready { bytes, changed })
+        });
+        match (ready, &self.name) {
+            (Some(ready), _) => ready,
+            (None, Some(name)) => host.images.state(name),
+            (None, None) => ImageState::None("its runner has no images".to_owned()),
+        }
+    }
+}
+
+/// Makes one image.
+struct Maker {
+    host: Arc<Host>,
+    folder: PathBuf,
+    owner: Owner,
+    files: String,
+    bundle: Reference,
+    options: SessionOptions,
+}
+
+impl Maker {
+    async fn make(&self, build: &Build, program: &Program) -> Result<Image, BuildError> {
+        let _turn = build.turn().await?;
+        if let Some(image) = build.found(program, &self.owner) {
+            return Ok(image);
+        }
+        let scratch = build.scratch()?;
+        let sources = Sources::of(&self.folder, &self.folder.join("flow"));
+        let sources = sources.filter(|sources| sources.digest() == self.files);
+        let sources = sources.ok_or_else(|| {
+            BuildError::Unsuitable("the flow's files were changed meanwhile".to_owned())
+        })?;
+        copy_sources(&sources, &scratch.path().join("flow"))?;
+        let refused = |error: RunError| BuildError::Unsuitable(error.message);
+        let workspace = Workspace::open(scratch.path(), "flow").map_err(refused)?;
+        let options = SessionOptions {
+            image: Some(self.bundle.clone()),
+            isolation: Isolation::Session,
+            instances: 1,
+            // The image is its workspace's, whichever session comes first.
+            stored: Some(StoredOptions {
+                owner: Owner {
+                    workspace: self.owner.workspace.clone(),
+                    session: None,
+                },
+                limit: 0,
+            }),
+            ..self.options.clone()
+        };
+        // All nodes' files are imported into one instance, which then lies idle in the pool.
+        let session = Session::open(&self.host, workspace, options);
+        let session = session.await.map_err(refused)?;
+        let pool = session.inner.python.as_ref();
+        let pool = pool.ok_or_else(|| {
+            BuildError::Unsuitable("the flow has no Python nodes".to_owned())
+        })?;
+        let lease = pool.try_checkout().await;
+        let lease = lease.map_err(|error| BuildError::Unsuitable(error.to_string()))?;
+        let mut lease = lease.ok_or_else(|| {
+            BuildError::Unsuitable("its compute has no room for another instance".to_owned())
+        })?;
+        if lease.has_written() {
+            return Err(BuildError::Unsuitable(
+                "importing its modules writes files, which an image does not hold".to_owned(),
+            ));
+        }
+        let destination = build.destination(&self.owner)?;
+        let stored = lease.store(&destination).await;
+        match stored {
+            Ok(stored) => Ok(stored.image),
+            Err(error) => Err(BuildError::Unsuitable(format!(
+                "importing its modules leaves a state that cannot be stored: {error}"
+            ))),
+        }
+    }
+}
+
+/// Makes a session's image in the background, where that is possible and has not been done. It takes a runtime.
+///
+/// # Errors
+/// When the flow has no sense, or its bundle cannot be used.
+pub fn prepare_image(
+    host: &Arc<Host>,
+    workspace: &Workspace,
+    options: &SessionOptions,
+) -> Result<(), RunError> {
+    let mut prepared = crate::session::prepare(host, workspace, options)?;
+    let is_python = |node: &flowcell_flow::Node| node.kind == Some(NodeKind::Python);
+    if prepared.flow.nodes.iter().any(is_python) {
+        let pool = prepared.tools.python_runner(host)?;
+        if let Some(preparation) = prepared.tools.take_preparation() {
+            preparation.prepare(host, &pool);
+        }
+    }
+    Ok(())
+}
+
+/// Copies a session's stored instances to another one, whose instances go on as copies; gives their number.
+///
+/// Both folders are working copies. Nothing of the first session may be at work.
+///
+/// # Errors
+/// When the bundle cannot be used, or a file not be read or written.
+pub fn fork(
+    host: &Host,
+    bundle: &Reference,
+    from: (&Path, &Owner),
+    to: (&Path, &Owner),
+) -> Result<usize, RunError> {
+    let manifest = host.store.manifest(bundle)?;
+    let Some(runner) = manifest.python_runner() else {
+        return Ok(0);
+    };
+    let program = host.compiled(|programs, progress| programs.component(runner, progress))?;
+    let Some(base) = program.base() else {
+        return Ok(0);
+    };
+    let failed = |error: &dyn std::error::Error| {
+        RunError::system("OSError", format!("the session's memory cannot be copied: {error}"))
+    };
+    let key = host.images.key().map_err(|error| failed(&error))?;
+    let mut copied = 0;
+    for entry in fs::read_dir(from.0.join(ASLEEP)).into_iter().flatten().flatten() {
+        let at = |(folder, owner): (&Path, &Owner)| Hibernation {
+            folder: folder.join(ASLEEP).join(entry.file_name()),
+            key: Arc::clone(&key),
+            owner: owner.clone(),
+            made_from: String::new(),
+            limit: u64::MAX >> 1,
+        };
+        copied += at(from).fork(base, &at(to)).map_err(|error| failed(&error))?;
+    }
+    Ok(copied)
+}
