@@ -121,7 +121,7 @@ struct FromImage {
 
 enum Exports {
     Tool(ToolComponent),
-    PythonRunner(PythonRunner),
+    PythonRunner(Box<PythonRunner>),
 }
 
 impl std::fmt::Debug for Instance {
@@ -189,13 +189,13 @@ impl Instance {
                 }
                 (Linked::PythonRunner(pre), _) => {
                     let runner = pre.instantiate_async(&mut store).await?;
-                    Ok((Exports::PythonRunner(runner), None))
+                    Ok((Exports::PythonRunner(Box::new(runner)), None))
                 }
                 (Linked::Shell(shell), image) => {
                     let image = image.unwrap_or(&shell.base);
                     let (runner, from) =
                         from_image(&mut store, shell, image, &environment.owner).await?;
-                    Ok((Exports::PythonRunner(runner), Some(from)))
+                    Ok((Exports::PythonRunner(Box::new(runner)), Some(from)))
                 }
             }
         };
