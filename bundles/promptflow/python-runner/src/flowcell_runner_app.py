@@ -113,11 +113,14 @@ class Runner(exports.Runner):
 
     def suspend(self, lasting):
         startup.ensure()
-        _flush()
         try:
             storing.ready(lasting)
         except storing.Refused as refused:
             raise Err(refused.reasons) from None
+        except BaseException as error:  # what a tool has put in the place of something that is needed for it
+            raise Err([f"getting ready failed with {type(error).__name__}"]) from None
+        finally:
+            _flush()
 
     def resume(self, copy):
         startup.resume(copy)

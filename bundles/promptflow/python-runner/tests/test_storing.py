@@ -10,7 +10,7 @@ import unittest
 import uuid
 from unittest import mock
 
-import stand_in  # noqa: F401
+import stand_in
 
 from flowcell_runner import startup, storing
 from wit_world.imports import environment
@@ -59,10 +59,21 @@ class DescribeTest(unittest.TestCase):
             self.assertEqual(self.reasons(fd), [f"a file is open (descriptor {fd})"])
 
 
+class SuspendTest(unittest.TestCase):
+    def reasons(self, error):
+        with mock.patch.object(storing, "ready", side_effect=error), self.assertRaises(stand_in.Err) as raised:
+            stand_in.flowcell_runner_app.Runner().suspend(False)
+        return raised.exception.value
+
+    def test_what_fails_is_a_reason(self):
+        self.assertEqual(self.reasons(storing.Refused(["a", "b"])), ["a", "b"])
+        self.assertEqual(self.reasons(SystemExit(3)), ["getting ready failed with SystemExit"])
+
+
 class ClearTest(unittest.TestCase):
     def test_ends_where_memory_grows(self):
         # Nothing refuses growth here.
-        storing.clear_free_memory()
+        storing.clear_free_memory(lasting=True)
 
     def test_clears_what_it_is_given(self):
         eraser, memory = storing._Eraser(), bytearray(3 * 4096)

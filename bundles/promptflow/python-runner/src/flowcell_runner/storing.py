@@ -38,7 +38,7 @@ def ready(lasting):
         raise Refused([values.without_surrogates(reason) for reason in reasons])
     startup.forget_folders()
     _forget_lines()
-    clear_free_memory()
+    clear_free_memory(lasting)
     if lasting:
         # As after the build: the collector would write to every page.
         gc.freeze()
@@ -120,6 +120,8 @@ def _resources():
 # where the allocator keeps its books.
 _LARGE = 64 << 10
 _SMALLER = (16 << 10, 4 << 10)
+_TINY = (1 << 10, 512, 256, 128, 64, 32)
+_BYTES = 17  # what a `bytes` takes besides its content
 _ZEROS = bytearray(4 << 10)
 # Pages that are clear already are how growth of the memory looks where the host does not refuse it: so many are enough.
 _CLEAR_PAGES = 1024
@@ -148,32 +150,37 @@ class _Eraser(io.RawIOBase):
         return 0
 
 
-def clear_free_memory():
-    """Overwrites memory that is free: it would be stored with what was in it, and the memory never gets smaller."""
+_fillers = None
+
+
+def clear_free_memory(lasting):
+    """Overwrites memory that is free: it would be stored with what was in it, and the memory never gets smaller.
+
+    If it is `lasting`, the holes between objects stay filled: what an instance makes later would go into the one that fits
+    best, and so write to as many pages as there are holes. This way its objects lie side by side, in a fourth fewer pages.
+    """
+    global _fillers
     until = time.monotonic() + _SECONDS
-    eraser, held = _Eraser(), None
+    eraser, held, holes = _Eraser(), None, None
     try:
-        try:
-            while eraser.clear_pages < _CLEAR_PAGES and time.monotonic() < until:
-                reader = io.BufferedReader(eraser, _LARGE)
-                held = reader, held
-                reader.peek()
-        except MemoryError:
-            # The memory does not grow, so there is an end to smaller blocks too.
-            for size in _SMALLER:
-                held = _fill(size, until, held)
+        while eraser.clear_pages < _CLEAR_PAGES and time.monotonic() < until:
+            reader = io.BufferedReader(eraser, _LARGE)
+            held = reader, held
+            reader.peek()
     except MemoryError:
-        pass
-    finally:
-        # One by one: a long chain that is dropped at its head goes deep.
-        while held is not None:
-            held = held[1]
+        # The memory does not grow, so there is an end to smaller blocks too.
+        for size in (*_SMALLER, *_TINY) if lasting else _SMALLER:
+            holes = _fill(size, until, holes)
+    if lasting:
+        reader = held = None  # room for what follows
+        _fillers = holes, _fillers
 
 
 def _fill(size, until, held):
+    """Adds blocks to a chain until there is no room for one more."""
     try:
         while time.monotonic() < until:
-            held = bytes(size), held
+            held = bytes(size - _BYTES), held
     except MemoryError:
         pass
     return held
