@@ -134,7 +134,7 @@ struct Ours {
 impl Ours {
     fn new(store: &Store, manifest: &Manifest, setup: &Setup) -> Result<Self> {
         let sandbox = Arc::new(Sandbox::new(&SandboxConfig::default())?);
-        let programs = Programs::new(store.clone(), Arc::clone(&sandbox), Compiler::Here)?;
+        let programs = Programs::new(store.clone(), Arc::clone(&sandbox), Compiler::Here);
         let progress = |step: &str| println!("{step} ...");
         let runner = manifest
             .python_runner()

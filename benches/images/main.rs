@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use flowcell_benches::{Times, home, print_machine};
-use flowcell_bundle::{Manifest, Programs, Store};
+use flowcell_bundle::{Compiler, Manifest, Programs, Store};
 use flowcell_sandbox::{
     Access, Argument, Destination, Environment, Image, ImageKey, Instance, Limits, Mount, Outcome,
     Owner, Program, Request, Sandbox, SandboxConfig,
@@ -63,7 +63,7 @@ impl Bench {
     fn new() -> Result<Self> {
         let sandbox = Arc::new(Sandbox::new(&SandboxConfig::default())?);
         let store = Store::open(home())?;
-        let programs = Programs::new(store.clone(), Arc::clone(&sandbox))?;
+        let programs = Programs::new(store.clone(), Arc::clone(&sandbox), Compiler::Here);
         let manifest: Manifest = store.manifest(&"promptflow:0.1.0".parse()?)?;
         let runner = manifest.python_runner().ok_or("no runner")?;
         let begun = Instant::now();
@@ -73,6 +73,7 @@ impl Bench {
         let flow = folder.path().join("flow");
         std::fs::create_dir(&flow)?;
         std::fs::write(flow.join("hello.py"), FLOW)?;
+
         let mut mounts = vec![Mount {
             host: flow,
             guest: "/flow".to_owned(),
@@ -89,7 +90,8 @@ impl Bench {
         Ok(Self {
             sandbox,
             program,
-            environment: Environment::new(mounts, Vec::new(), Limits::default()),
+            environment: Environment::new(mounts, Vec::new(), Limits::default())
+                .with_owner(owner(true)),
             key,
             folder,
         })
@@ -103,11 +105,18 @@ impl Bench {
         Destination {
             path: self.folder.path().join(name),
             key: Arc::clone(&self.key),
-            owner: Owner::default(),
+            owner: owner(!lasting),
             made_from: "bench".to_owned(),
             limit: 256 << 20,
             lasting,
         }
+    }
+}
+
+fn owner(is_session: bool) -> Owner {
+    Owner {
+        workspace: "bench".to_owned(),
+        session: is_session.then(|| "bench".to_owned()),
     }
 }
 
@@ -144,7 +153,7 @@ async fn measure() -> Result<()> {
     for round in ["copied", "mapped"] {
         if round == "mapped" {
             let begun = Instant::now();
-            image.spread(bench.folder.path(), &Owner::default())?;
+            image.spread(bench.folder.path(), &owner(true))?;
             println!("spread: {:?}", begun.elapsed());
         }
         let (mut start, mut first, mut second, mut end, mut total) = Default::default();
@@ -170,8 +179,9 @@ async fn measure() -> Result<()> {
         total.print(&format!("{round}: start and first call"), None);
         second.print(&format!("{round}: second call"), None);
         end.print(&format!("{round}: drop"), None);
-        let (mut sleep, mut resume, mut both) = Default::default();
-        let _: (&mut Times, &mut Times, &mut Times) = (&mut sleep, &mut resume, &mut both);
+        let (mut sleep, mut synced, mut resume, mut both) = Default::default();
+        let _: (&mut Times, &mut Times, &mut Times, &mut Times) =
+            (&mut sleep, &mut synced, &mut resume, &mut both);
         let mut size = (0, 0);
         for _ in 0..100 {
             let mut instance = bench.start(Some(&image)).await?;
@@ -181,11 +191,13 @@ async fn measure() -> Result<()> {
             let stored = instance.store(&bench.to("sleep", false)).await?;
             drop(instance);
             sleep.push(begun.elapsed());
+            stored.image.sync()?;
+            synced.push(begun.elapsed());
             size = (stored.changed >> 10, stored.size >> 10);
             let begun = Instant::now();
             let below = if round == "copied" { image.clone() } else { stored.image.clone() };
             let slept = if round == "copied" {
-                below.with(&bench.folder.path().join("sleep"), &bench.key, &Owner::default(), 1 << 30)?
+                below.with(&bench.folder.path().join("sleep"), &bench.key, &owner(true), 1 << 30)?
             } else {
                 below
             };
@@ -199,6 +211,7 @@ async fn measure() -> Result<()> {
         }
         println!("hibernation: {} KiB changed, {} KiB on disk", size.0, size.1);
         sleep.print(&format!("{round}: hibernate"), None);
+        synced.print(&format!("{round}: hibernate, until on the disk"), None);
         resume.print(&format!("{round}: resume"), None);
         both.print(&format!("{round}: resume and call"), None);
     }

@@ -167,6 +167,14 @@ impl Image {
         self.inner.top.as_ref().map(|(below, _)| below)
     }
 
+    /// Returns when its file is on the disk. It blocks.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn sync(&self) -> io::Result<()> {
+        self.layer().map_or(Ok(()), Layer::sync)
+    }
+
     /// The same image for another session, in a file of its own.
     ///
     /// # Errors

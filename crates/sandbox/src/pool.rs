@@ -200,25 +200,36 @@ impl Pool {
         dropped.len()
     }
 
-    /// Stores the instances that have been idle for at least this long, and frees their memory. Instances of a pool that
-    /// stores none are dropped.
+    /// Stores the instances that have been idle for at least this long, and frees their memory; returns when all is on the
+    /// disk. Instances of a pool that stores none are dropped.
     pub async fn hibernate(self: &Arc<Self>, idle_for: Duration) -> Hibernated {
         if self.hibernation.is_none() {
             self.shrink(idle_for);
             return Hibernated::default();
         }
-        let _settling = self.settling.lock().await;
-        let mut kept = Vec::new();
+        let settling = self.settling.lock().await;
+        let (mut stored, mut kept) = (Vec::new(), Vec::new());
         for instance in self.take_idle_for(idle_for) {
-            if let Err((instance, why)) = self.put_to_sleep(instance).await {
-                match instance {
-                    Some(instance) => self.keep(instance),
-                    None => tracing::warn!(why, "an instance is lost"),
-                }
-                if !kept.contains(&why) {
-                    kept.push(why);
+            match self.put_to_sleep(instance).await {
+                Ok(image) => stored.push(image),
+                Err((instance, why)) => {
+                    match instance {
+                        Some(instance) => self.keep(instance),
+                        None => tracing::warn!(why, "an instance is lost"),
+                    }
+                    if !kept.contains(&why) {
+                        kept.push(why);
+                    }
                 }
             }
+        }
+        // Calls can go on from them already.
+        drop(settling);
+        let synced = tokio::task::spawn_blocking(move || {
+            stored.iter().try_for_each(Image::sync)
+        });
+        if let Ok(Err(error)) = synced.await {
+            tracing::warn!(%error, "a stored instance may be lost if the power fails");
         }
         self.with_asleep(|asleep| Hibernated {
             instances: asleep.len(),
@@ -248,7 +259,7 @@ impl Pool {
     async fn put_to_sleep(
         &self,
         mut instance: Box<Instance>,
-    ) -> Result<(), (Option<Box<Instance>>, String)> {
+    ) -> Result<Image, (Option<Box<Instance>>, String)> {
         let Some(hibernation) = &self.hibernation else {
             return Err((Some(instance), "its pool stores none".to_owned()));
         };
@@ -272,12 +283,12 @@ impl Pool {
                 let asleep = Asleep {
                     file: file.unwrap_or_default(),
                     size: stored.size,
-                    image: stored.image,
+                    image: stored.image.clone(),
                 };
                 self.with_asleep(|all| all.push(asleep));
                 drop(instance);
                 self.slice.count_hibernation(begun.elapsed());
-                Ok(())
+                Ok(stored.image)
             }
             Err(error) if instance.is_broken() => {
                 forget_file(&instance);

@@ -124,3 +124,4 @@ class Runner(exports.Runner):
 
     def resume(self, copy):
         startup.resume(copy)
+        storing.take_room()

@@ -138,12 +138,14 @@ pub(crate) struct Layer {
     key: Arc<ImageKey>,
 }
 
-/// Writes an image's file: under a temporary name, synced, then under its own.
+/// Writes an image's file: under a temporary name, then under its own. If it `is_synced`, it is on the disk before it gets
+/// its name; otherwise [`Layer::sync`] is to follow. A file that a power failure has cut short is not authentic.
 pub(crate) fn write(
     path: &Path,
     key: &Arc<ImageKey>,
     info: ImageInfo,
     pages: &[u8],
+    is_synced: bool,
 ) -> io::Result<Layer> {
     let description = serde_json::to_vec(&info)?;
     let length = u32::try_from(description.len()).map_err(io::Error::other)?;
@@ -159,17 +161,22 @@ pub(crate) fn write(
         .prefix(".partial-")
         .tempfile_in(folder)?;
     file.write_all(&bytes)?;
-    file.as_file().sync_data()?;
+    if is_synced {
+        file.as_file().sync_data()?;
+    }
     let file = file.persist(path).map_err(|error| error.error)?;
-    File::open(folder)?.sync_all()?;
-    Ok(Layer {
+    let layer = Layer {
         path: path.to_owned(),
         file,
         info,
         identity: mac.to_hex().to_string(),
         size: bytes.len() as u64,
         key: Arc::clone(key),
-    })
+    };
+    if is_synced {
+        layer.sync_folder()?;
+    }
+    Ok(layer)
 }
 
 impl Layer {
@@ -194,6 +201,16 @@ impl Layer {
         })
     }
 
+    /// Returns when the file is on the disk, with its name.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()?;
+        self.sync_folder()
+    }
+
+    fn sync_folder(&self) -> io::Result<()> {
+        File::open(self.path.parent().unwrap_or(Path::new(".")))?.sync_all()
+    }
+
     /// The same image for another owner, in a file of its own; instances that start from it are copies.
     pub(crate) fn copy_for(&self, owner: &Owner, path: &Path) -> Result<Self, ImageError> {
         let bytes = read(&self.file, &self.path, self.size)?;
@@ -203,7 +220,7 @@ impl Layer {
         }
         info.owner = owner.clone();
         info.is_copy = true;
-        write(path, &self.key, info, pages).map_err(|source| ImageError::Io {
+        write(path, &self.key, info, pages, true).map_err(|source| ImageError::Io {
             path: path.to_owned(),
             source,
         })

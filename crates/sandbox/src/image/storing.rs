@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::delta::{Delta, DeltaWriter, xor};
+use super::delta::{Delta, DeltaWriter};
 use super::error::StoreError;
 use super::file::{self, ImageInfo, ImageKey, Owner};
 use super::memory::{AtRest, MappedFile, PAGE};
@@ -23,7 +23,8 @@ pub struct Destination {
     pub made_from: String,
     /// Most bytes of pages that may differ from the image below, before they are compressed.
     pub limit: u64,
-    /// Whether many instances will start from it: then the guest takes what is in its memory for permanent.
+    /// Whether many instances will start from it: then the guest takes what is in its memory for permanent, and the file
+    /// is on the disk when it appears. Otherwise [`Image::sync`] sees to that.
     pub lasting: bool,
 }
 
@@ -53,19 +54,19 @@ pub(crate) fn store(
     let mut beneath = beneath.reader();
     for number in memory.touched() {
         let start = number as usize * PAGE;
-        let Some(now) = bytes.get(start..start + PAGE) else {
+        let Some(now) = bytes.get(start..).and_then(|rest| rest.first_chunk()) else {
             continue;
         };
         beneath(number, &mut scratch);
         writer.add(number, now, &scratch);
-        if writer.size() as u64 > destination.limit {
+        if writer.size() > destination.limit {
             return Err(StoreError::TooLarge {
-                size: writer.size() as u64,
+                size: writer.size(),
                 limit: destination.limit,
             });
         }
     }
-    let changed = writer.size() as u64;
+    let changed = writer.size();
     let io = |source| StoreError::Io {
         path: destination.path.clone(),
         source,
@@ -84,7 +85,10 @@ pub(crate) fn store(
         stored_ms: now.map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX)),
         monotonic_ns,
     };
-    let layer = file::write(&destination.path, &destination.key, info, &pages).map_err(io)?;
+    let Destination {
+        path, key, lasting, ..
+    } = destination;
+    let layer = file::write(path, key, info, &pages, *lasting).map_err(io)?;
     let size = layer.size;
     let image = below.over(layer)?;
     Ok(Stored {
@@ -146,7 +150,7 @@ impl Beneath {
             for delta in &mut deltas {
                 while delta.next_if(|(other, _)| *other < number).is_some() {}
                 if let Some((_, change)) = delta.next_if(|(other, _)| *other == number) {
-                    xor(page, change);
+                    change.apply(page);
                 }
             }
         }

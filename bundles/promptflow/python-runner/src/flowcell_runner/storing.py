@@ -27,7 +27,24 @@ class Refused(Exception):
         super().__init__(reasons)
 
 
+# Given up while getting ready: the memory does not grow then, and the answer needs some.
+_ROOM = 128 << 10
+_room = None
+
+
+def take_room():
+    global _room
+    if _room is None:
+        try:
+            # A buffer that nothing is written to: its pages stay as they are.
+            _room = io.BufferedReader(io.BytesIO(), _ROOM)
+        except MemoryError:
+            pass
+
+
 def ready(lasting):
+    global _room
+    _room = None
     try:
         # Closes files that only garbage refers to.
         gc.collect()
@@ -163,6 +180,10 @@ def clear_free_memory(lasting):
     until = time.monotonic() + _SECONDS
     eraser, held, holes = _Eraser(), None, None
     try:
+        room = bytes(_LARGE) if lasting else None
+    except MemoryError:  # what follows needs the holes
+        lasting, room = False, None
+    try:
         while eraser.clear_pages < _CLEAR_PAGES and time.monotonic() < until:
             reader = io.BufferedReader(eraser, _LARGE)
             held = reader, held
@@ -172,7 +193,7 @@ def clear_free_memory(lasting):
         for size in (*_SMALLER, *_TINY) if lasting else _SMALLER:
             holes = _fill(size, until, holes)
     if lasting:
-        reader = held = None  # room for what follows
+        reader = held = room = None  # for what follows
         _fillers = holes, _fillers
 
 
