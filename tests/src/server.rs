@@ -207,6 +207,23 @@ impl Server {
         self.client(key.expect(201).json["key"].as_str().unwrap())
     }
 
+    /// Its worker processes.
+    #[track_caller]
+    pub fn workers(&self) -> Vec<Worker> {
+        let host = self.id().to_string();
+        let mut workers = Vec::new();
+        for entry in fs::read_dir("/proc").unwrap().map_while(Result::ok) {
+            let Ok(id) = entry.file_name().to_string_lossy().parse() else {
+                continue;
+            };
+            let worker = Worker { id };
+            if worker.stat(1).is_some_and(|parent| parent == host) && worker.runs_sessions() {
+                workers.push(worker);
+            }
+        }
+        workers
+    }
+
     /// Kills the server as a power cut would (SIGKILL).
     pub fn kill(&mut self) {
         drop(self.running.take());
@@ -294,6 +311,63 @@ impl Server {
         limit(&mut command, libc::RLIMIT_NOFILE, self.setup.open_files);
         limit(&mut command, libc::RLIMIT_FSIZE, self.setup.file_bytes);
         command
+    }
+}
+
+/// A worker process of a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Worker {
+    id: i32,
+}
+
+impl Worker {
+    /// Its identifier.
+    pub fn id(self) -> i32 {
+        self.id
+    }
+
+    /// Kills it (SIGKILL).
+    pub fn kill(self) {
+        #[expect(
+            unsafe_code,
+            reason = "the standard library kills only what it started"
+        )]
+        // SAFETY: nothing but a signal is sent. Its host has not been told to end it, so the identifier is its own.
+        let sent = unsafe { libc::kill(self.id, libc::SIGKILL) };
+        assert_eq!(sent, 0);
+    }
+
+    /// Whether it is there and not only waited for.
+    pub fn is_alive(self) -> bool {
+        self.stat(0).is_some_and(|state| state != "Z")
+    }
+
+    /// A file that tells of it, such as `environ`.
+    pub fn told(self, file: &str) -> Vec<u8> {
+        fs::read(format!("/proc/{}/{file}", self.id)).unwrap_or_default()
+    }
+
+    /// What it has open.
+    pub fn open_files(self) -> Vec<PathBuf> {
+        let files = fs::read_dir(format!("/proc/{}/fd", self.id));
+        let files = files.into_iter().flatten().map_while(Result::ok);
+        files
+            .filter_map(|file| fs::read_link(file.path()).ok())
+            .collect()
+    }
+
+    fn runs_sessions(self) -> bool {
+        let line = self.told("cmdline");
+        let mut arguments = line.split(|byte| *byte == 0).skip(1);
+        arguments.next() == Some(b"worker") && arguments.next() == Some(b"")
+    }
+
+    /// A field of its state behind the name: 0 is the state, 1 the parent.
+    fn stat(self, field: usize) -> Option<String> {
+        let stat = self.told("stat");
+        let stat = String::from_utf8_lossy(&stat);
+        let (_, fields) = stat.rsplit_once(')')?;
+        fields.split_whitespace().nth(field).map(str::to_owned)
     }
 }
 

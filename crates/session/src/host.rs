@@ -218,15 +218,19 @@ impl SessionHost {
             .iter()
             .map(|live| Arc::clone(&live))
             .collect();
+        for live in &lives {
+            live.tracker.close();
+        }
         let all = async {
             for live in &lives {
-                live.tracker.close();
                 live.tracker.wait().await;
             }
         };
         if tokio::time::timeout(wait, all).await.is_err() {
             for live in &lives {
                 live.ending.cancel();
+            }
+            for live in &lives {
                 live.tracker.wait().await;
             }
         }

@@ -8,6 +8,7 @@ use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdStream;
+use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -152,6 +153,7 @@ impl Process {
         let mut starting = Command::new(&command.program);
         starting
             .args(&command.arguments)
+            .arg0("flowcell")
             .env_clear()
             .envs(
                 ENVIRONMENT

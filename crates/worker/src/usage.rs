@@ -18,8 +18,8 @@ pub struct Used {
     pub instances: u64,
     /// Those of them that no call uses.
     pub idle: u64,
-    cpu_nanos: u64,
-    throttled_nanos: u64,
+    pub(crate) cpu_nanos: u64,
+    pub(crate) throttled_nanos: u64,
 }
 
 impl From<SliceUsage> for Used {

@@ -16,3 +16,4 @@ mod host;
 mod oidc;
 mod roles;
 mod sessions;
+mod workers;
