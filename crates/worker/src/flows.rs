@@ -327,7 +327,8 @@ impl Flows {
         }
     }
 
-    fn compute(&self, id: &ComputeId) -> Option<(ComputeId, Used)> {
+    /// What a compute uses here, if any of its sessions is here.
+    pub(crate) fn compute(&self, id: &ComputeId) -> Option<(ComputeId, Used)> {
         let slice = self.held().computes.get(id)?.upgrade()?;
         Some((id.clone(), slice.usage().into()))
     }

@@ -61,24 +61,25 @@ impl Placements {
         let worker = match self.computes.get(compute) {
             Some(placed) => placed.worker,
             None => {
-                let computes = |worker: usize| {
-                    let all = self.computes.values();
-                    all.filter(|placed| placed.worker == worker).count()
-                };
+                let mut counts: HashMap<usize, usize> = HashMap::new();
+                for placed in self.computes.values() {
+                    *counts.entry(placed.worker).or_default() += 1;
+                }
+                let computes = |worker: usize| counts.get(&worker).copied().unwrap_or(0);
                 among
                     .iter()
                     .copied()
                     .min_by_key(|worker| (computes(*worker), used(*worker)))?
             }
         };
-        let account = &mut self.left;
+        let left = &mut self.left;
         let placed = self
             .computes
             .entry(compute.clone())
             .or_insert_with(|| Placed {
                 worker,
                 sessions: HashSet::new(),
-                account: account.remove(compute).unwrap_or_default(),
+                account: left.remove(compute).unwrap_or_default(),
                 memory,
                 is_forgotten: false,
             });

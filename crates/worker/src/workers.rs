@@ -348,7 +348,12 @@ impl Workers {
 
     /// What a session uses.
     pub fn session(&self, session: &SessionId) -> Used {
-        self.look(session);
+        for slot in &self.inner.slots {
+            if let Slot::Here { flows, .. } = slot {
+                let here = flows.snapshot(Some(session));
+                self.placements().take_in(0, here);
+            }
+        }
         self.placements().session(session)
     }
 
@@ -356,7 +361,11 @@ impl Workers {
     pub fn compute(&self, compute: &ComputeId) -> Option<Used> {
         for slot in &self.inner.slots {
             if let Slot::Here { flows, .. } = slot {
-                self.placements().take_in(0, flows.snapshot(None));
+                let here = Snapshot {
+                    computes: flows.compute(compute).into_iter().collect(),
+                    ..Snapshot::default()
+                };
+                self.placements().take_in(0, here);
             }
         }
         self.placements().compute(compute)
@@ -497,15 +506,6 @@ impl Workers {
         state.started = Some(now);
         state.process = Some(Arc::clone(&process));
         Ok(process)
-    }
-
-    /// Takes in what a session uses here and now.
-    fn look(&self, session: &SessionId) {
-        for slot in &self.inner.slots {
-            if let Slot::Here { flows, .. } = slot {
-                self.placements().take_in(0, flows.snapshot(Some(session)));
-            }
-        }
     }
 
     fn placements(&self) -> MutexGuard<'_, Placements> {

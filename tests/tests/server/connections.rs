@@ -321,6 +321,32 @@ fn a_configuration_that_is_wrong_names_the_key() {
             &["server.tls", "certificate"],
         ),
         ("[host]\ninstances = 100000\n", &["host.instances", "4096"]),
+        ("[host]\nworkers = 65\n", &["host.workers", "64"]),
+        (
+            "[host]\nworkers = 2\ndedicated = [\"a\"]\nmemory_mib = 1024\n",
+            &["host.workers", "3 workers", "341 MiB", "512"],
+        ),
+        (
+            "[host]\nworkers = 2\nmemory_mib = 4096\ninstances = 1\n",
+            &["host.workers", "share 1 instances"],
+        ),
+        (
+            "[host]\nworkers = 0\ndedicated = [\"a\"]\n",
+            &["host.dedicated", "set host.workers"],
+        ),
+        (
+            "[host]\nworkers = 1\nmemory_mib = 4096\ndedicated = [\"a\", \"b\", \"a\"]\n",
+            &["host.dedicated", "a is there twice"],
+        ),
+        ("[host]\ndedicated = [\"A b\"]\n", &["host.dedicated"]),
+        (
+            "[host]\ncompile_memory_mib = 1\n",
+            &["host.compile_memory_mib", "256"],
+        ),
+        (
+            "[host]\ncompile_seconds = 0\n",
+            &["host.compile_seconds", "3600"],
+        ),
         ("[sessions]\nidle_seconds = 1\n", &["sessions.idle_seconds"]),
         (
             "[sessions]\nbase_image = \"x\"\n",

@@ -91,7 +91,8 @@ impl From<ActiveCall> for ActiveCallView {
 #[utoipa::path(post, path = "/v1/workspaces/{workspace}/sessions/{session}/calls", tag = "sessions",
     params(("workspace" = String, Path), ("session" = String, Path)), request_body = CallRequest,
     responses((status = 200, body = CallAnswer), (status = 400, body = Problem), (status = 403, body = Problem),
-        (status = 404, body = Problem), (status = 409, body = Problem), (status = 429, body = Problem)))]
+        (status = 404, body = Problem), (status = 409, body = Problem), (status = 429, body = Problem),
+        (status = 503, body = Problem)))]
 pub async fn call(
     State(app): State<Arc<App>>,
     caller: Caller,

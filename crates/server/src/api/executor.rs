@@ -301,7 +301,8 @@ async fn ran(
 #[utoipa::path(post, path = "/v1/workspaces/{workspace}/sessions/{session}/executor/execution/flow", tag = "executor",
     params(("workspace" = String, Path), ("session" = String, Path)), request_body = Object,
     responses((status = 200, body = Object), (status = 400, body = Object), (status = 422, body = Object),
-        (status = 500, body = Object), (status = 403, body = Problem), (status = 404, body = Problem)))]
+        (status = 500, body = Object), (status = 403, body = Problem), (status = 404, body = Problem),
+        (status = 503, body = Problem)))]
 pub async fn execute_flow(
     State(app): State<Arc<App>>,
     caller: Caller,
@@ -332,7 +333,8 @@ pub async fn execute_flow(
 #[utoipa::path(post, path = "/v1/workspaces/{workspace}/sessions/{session}/executor/execution/node", tag = "executor",
     params(("workspace" = String, Path), ("session" = String, Path)), request_body = Object,
     responses((status = 200, body = Object), (status = 400, body = Object), (status = 422, body = Object),
-        (status = 500, body = Object), (status = 403, body = Problem), (status = 404, body = Problem)))]
+        (status = 500, body = Object), (status = 403, body = Problem), (status = 404, body = Problem),
+        (status = 503, body = Problem)))]
 pub async fn execute_node(
     State(app): State<Arc<App>>,
     caller: Caller,
@@ -389,7 +391,8 @@ pub async fn cancel(
 #[utoipa::path(post, path = "/v1/workspaces/{workspace}/sessions/{session}/executor/initialize", tag = "executor",
     params(("workspace" = String, Path), ("session" = String, Path)), request_body = Object,
     responses((status = 200, body = Object), (status = 400, body = Object), (status = 422, body = Object),
-        (status = 500, body = Object), (status = 403, body = Problem), (status = 404, body = Problem)))]
+        (status = 500, body = Object), (status = 403, body = Problem), (status = 404, body = Problem),
+        (status = 503, body = Problem)))]
 pub async fn initialize(
     State(app): State<Arc<App>>,
     caller: Caller,
@@ -444,7 +447,8 @@ fn uninitialized() -> RunError {
 #[utoipa::path(post, path = "/v1/workspaces/{workspace}/sessions/{session}/executor/execution", tag = "executor",
     params(("workspace" = String, Path), ("session" = String, Path)), request_body = Object,
     responses((status = 200, body = Object), (status = 400, body = Object), (status = 422, body = Object),
-        (status = 500, body = Object), (status = 403, body = Problem), (status = 404, body = Problem)))]
+        (status = 500, body = Object), (status = 403, body = Problem), (status = 404, body = Problem),
+        (status = 503, body = Problem)))]
 pub async fn execute_line(
     State(app): State<Arc<App>>,
     caller: Caller,
@@ -487,7 +491,8 @@ pub async fn execute_line(
 #[utoipa::path(post, path = "/v1/workspaces/{workspace}/sessions/{session}/executor/aggregation", tag = "executor",
     params(("workspace" = String, Path), ("session" = String, Path)), request_body = Object,
     responses((status = 200, body = Object), (status = 400, body = Object), (status = 422, body = Object),
-        (status = 500, body = Object), (status = 403, body = Problem), (status = 404, body = Problem)))]
+        (status = 500, body = Object), (status = 403, body = Problem), (status = 404, body = Problem),
+        (status = 503, body = Problem)))]
 pub async fn aggregate(
     State(app): State<Arc<App>>,
     caller: Caller,
@@ -544,7 +549,8 @@ pub async fn finalize(
 #[utoipa::path(post, path = "/v1/workspaces/{workspace}/sessions/{session}/executor/tool/meta", tag = "executor",
     params(("workspace" = String, Path), ("session" = String, Path)), request_body = Object,
     responses((status = 200, body = Object), (status = 422, body = Object), (status = 403, body = Problem),
-        (status = 404, body = Problem)))]
+        (status = 404, body = Problem),
+        (status = 503, body = Problem)))]
 pub async fn meta(
     State(app): State<Arc<App>>,
     caller: Caller,

@@ -95,7 +95,8 @@ pub async fn description(
 #[utoipa::path(post, path = "/v1/workspaces/{workspace}/sessions/{session}/serve/score", tag = "serving",
     params(("workspace" = String, Path), ("session" = String, Path)), request_body = Object,
     responses((status = 200, body = Object), (status = 400, body = Object), (status = 406, body = Object),
-        (status = 500, body = Object), (status = 403, body = Problem), (status = 404, body = Problem)))]
+        (status = 500, body = Object), (status = 403, body = Problem), (status = 404, body = Problem),
+        (status = 503, body = Problem)))]
 pub async fn score(
     State(app): State<Arc<App>>,
     caller: Caller,

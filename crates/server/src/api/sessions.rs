@@ -545,7 +545,8 @@ pub async fn operation(
 #[utoipa::path(get, path = "/v1/workspaces/{workspace}/sessions/{session}/tools", tag = "sessions",
     params(("workspace" = String, Path), ("session" = String, Path)),
     responses((status = 200, body = Page<ToolView>), (status = 403, body = Problem), (status = 404, body = Problem),
-        (status = 409, body = Problem), (status = 422, body = Problem)))]
+        (status = 409, body = Problem), (status = 422, body = Problem),
+        (status = 503, body = Problem)))]
 pub async fn tools(
     State(app): State<Arc<App>>,
     caller: Caller,

@@ -1,0 +1,195 @@
+//! Workers that do what no worker does: they run tenants' code, so the host takes nothing from them on trust.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test stops where it fails"
+)]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use flowcell_bundle::CompileLimits;
+use flowcell_worker::{
+    ComputeId, ComputeSpec, Job, Run, SessionId, SessionSpec, Setup, Values, Work, WorkerCommand,
+    WorkerError, Workers, WorkersSettings,
+};
+
+/// Ends only what would never end.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A host whose workers are this shell script; their standard input is the socket.
+fn host(script: &str) -> Workers {
+    let command = |script: &str| WorkerCommand {
+        program: "/bin/sh".into(),
+        arguments: vec!["-c".into(), script.into()],
+    };
+    Workers::new(WorkersSettings {
+        count: 1,
+        dedicated: Vec::new(),
+        memory: 1 << 30,
+        instances: 16,
+        instance_memory: 1 << 30,
+        threads: 1,
+        store: "/nonexistent".into(),
+        compile: CompileLimits::default(),
+        worker: command(script),
+        compiler: command("exit 1"),
+        progress: Arc::new(|_: &str| {}),
+    })
+    .unwrap()
+}
+
+fn session() -> SessionSpec {
+    SessionSpec {
+        id: SessionId {
+            workspace: "w".to_owned(),
+            session: "s".to_owned(),
+            generation: 1,
+        },
+        compute: ComputeSpec {
+            id: ComputeId {
+                workspace: "w".to_owned(),
+                compute: "c".to_owned(),
+            },
+            memory: 1 << 30,
+            cpu_millis: 1_000,
+            instances: 4,
+        },
+        folder: "/nonexistent".into(),
+        flow: "f".to_owned(),
+        image: "i:1".to_owned(),
+        instance_memory: 1 << 30,
+        call_time: PATIENCE,
+        instance_wait: PATIENCE,
+    }
+}
+
+fn job(inputs: &str) -> Job {
+    let inputs = serde_json::from_value(serde_json::json!({ "x": inputs })).unwrap();
+    Job {
+        session: session(),
+        revision: 1,
+        setup: Setup::default(),
+        work: Work::Run(Run::Call {
+            inputs: Values::from(&inputs),
+            node: None,
+        }),
+    }
+}
+
+async fn call(host: &Workers) -> WorkerError {
+    // Long enough that a worker can wait for it.
+    let call = host.perform(job(&"x".repeat(1_000)), Arc::new(|_| ()));
+    let answer = tokio::time::timeout(PATIENCE, call).await.unwrap();
+    answer.unwrap_err()
+}
+
+#[tokio::test]
+async fn a_worker_that_talks_nonsense_is_killed() {
+    for (what, said) in [
+        ("no message at all", r"\003\000\000\000\377\377\377"),
+        ("a frame that is too long", r"\377\377\377\377"),
+        ("an empty frame", r"\000\000\000\000"),
+        (
+            "a reply to what nobody has asked",
+            r"\003\000\000\000\002\143\002",
+        ),
+        ("a reply of another kind", r"\003\000\000\000\002\000\002"),
+        (
+            "a message with more behind it",
+            r"\004\000\000\000\002\000\002\000",
+        ),
+        (
+            "text that is not UTF-8",
+            r"\007\000\000\000\002\000\000\001\002\377\376",
+        ),
+        (
+            "news of what nobody has asked",
+            r"\003\000\000\000\000\143\000",
+        ),
+    ] {
+        // The reply comes once the request is there, and then the worker stays.
+        let script =
+            format!("head -c 200 <&0 >/dev/null; printf '{said}' >&0; exec cat >/dev/null");
+        let host = host(&script);
+        let error = call(&host).await;
+        assert!(matches!(error, WorkerError::Lost { .. }), "{what}: {error}");
+        assert_eq!(host.counts().alive, 0, "{what}");
+    }
+}
+
+#[tokio::test]
+async fn a_worker_that_goes_away_is_noticed() {
+    for script in [
+        "exit 3",
+        "kill -9 $$",
+        "exec <&-; exec sleep 60 2>/dev/null",
+    ] {
+        let host = host(script);
+        let error = call(&host).await;
+        assert!(matches!(error, WorkerError::Lost { .. }), "{error}");
+        assert!(error.to_string().contains("session s"), "{error}");
+        assert_eq!(host.counts().alive, 0);
+    }
+}
+
+#[tokio::test]
+async fn a_worker_that_cannot_start_is_not_started_again_and_again() {
+    let host = host("exit 1");
+    let mut lost = 0;
+    let refused = loop {
+        match call(&host).await {
+            WorkerError::Lost { .. } => lost += 1,
+            other => break other,
+        }
+        assert!(lost < 10);
+    };
+    assert!(
+        matches!(refused, WorkerError::Resting { times: 3, .. }),
+        "{refused}"
+    );
+    assert_eq!(host.counts().restarts, 2);
+}
+
+#[tokio::test]
+async fn what_is_too_long_is_not_sent() {
+    let host = host("exec cat >/dev/null");
+    let long = job(&"x".repeat(256 << 20));
+    let refused = host.perform(long, Arc::new(|_| ())).await.unwrap_err();
+    let WorkerError::TooLong { size, limit, .. } = refused else {
+        panic!("{refused}");
+    };
+    assert!(size > limit && limit == 256 << 20);
+    // The worker has seen nothing of it.
+    assert_eq!(host.counts().alive, 1);
+    host.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_worker_says_it_uses_is_no_more_than_it_can() {
+    // Used, with all numbers as large as can be; then nothing.
+    let most = r"\377\377\377\377\377\377\377\377\377\001";
+    let length = format!(r"\{:03o}\000\000\000", 1 + 5 * 10 + 2);
+    let script = format!(
+        "printf '{length}\\001{most}{most}{most}{most}{most}\\000\\000' >&0; exec cat >/dev/null"
+    );
+    let host = host(&script);
+    let waiting = tokio::spawn({
+        let host = host.clone();
+        async move { host.open(session()).await }
+    });
+    let used = tokio::time::timeout(PATIENCE, async {
+        loop {
+            let used = host.used();
+            if used.instances > 0 {
+                return used;
+            }
+            tokio::task::yield_now().await;
+        }
+    });
+    let used = used.await.unwrap();
+    assert_eq!((used.memory, used.instances, used.idle), (1 << 30, 16, 16));
+    assert_eq!(used.busy(), 0);
+    waiting.abort();
+}
