@@ -104,8 +104,8 @@ async fn recorded(flow: &Session, run: Run, options: RunOptions) -> Result<Answe
                 .aggregate(&inputs.read()?, &gathered.read()?, &captured)
                 .await;
             let status = result.status();
-            if let Err(error) = result.outputs {
-                return Err(error);
+            if let Err(error) = &result.outputs {
+                return Err(error.clone());
             }
             let record = aggregation_record(flow.flow(), &run, &result);
             Ok(record_answer(status, &record))
@@ -145,8 +145,8 @@ async fn whole_flow(
     } else {
         let (inputs, gathered) = (listed(&result.inputs), listed_aggregation_inputs(&result));
         let aggregated = flow.aggregate(&inputs, &gathered, options).await;
-        if let Err(error) = aggregated.outputs {
-            return Err(error);
+        if let Err(error) = &aggregated.outputs {
+            return Err(error.clone());
         }
         Some(aggregated)
     };

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::flows::Flows;
 use crate::local;
 use crate::news::{Hear, Heard};
-use crate::spec::SessionId;
+use crate::spec::{Job, SessionId};
 use crate::usage::{Snapshot, Told};
 use crate::wire::{
     self, Begin, FrameError, MAX_FRAME, MAX_HEARD, Message, Operation, Reply, Request,
@@ -166,43 +166,50 @@ impl Worker {
 
     fn perform(self: &Arc<Self>, id: u64, operation: Operation) {
         let worker = Arc::clone(self);
-        match operation {
-            Operation::Open(session) => tokio::spawn(async move {
-                let opened = worker.flows.open(session).await;
-                worker.done(id, Reply::Opened(opened));
-            }),
-            Operation::Work(job) => {
-                let cancel = CancellationToken::new();
-                worker.jobs().insert(id, cancel.clone());
-                worker.active.notify_one();
-                let session = job.session.id.clone();
-                let hear = worker.hear(id);
-                let flows = Arc::clone(&worker.flows);
-                flows.begin(job, hear, cancel, move |answer| {
-                    worker.answered(id, &session, answer);
-                });
-                return;
-            }
-            Operation::Hibernate(session) => tokio::spawn(async move {
-                let hibernated = worker.flows.hibernate(&session).await;
-                worker.tell(worker.flows.snapshot(Some(&session)));
-                worker.done(id, Reply::Hibernated(hibernated));
-            }),
-            Operation::Fork { from, to } => tokio::spawn(async move {
-                let forked = worker.flows.fork(from, to).await;
-                worker.done(id, Reply::Forked(forked));
-            }),
-            Operation::Inspect(session) => tokio::spawn(async move {
-                let holds = worker.flows.inspect(&session).await;
-                worker.done(id, Reply::Holds(holds));
-            }),
-            Operation::End(session) => tokio::spawn(async move {
-                let last = worker.flows.end(&session).await;
-                worker.tell(last);
-                worker.told().forget(&session);
-                worker.done(id, Reply::Ended);
-            }),
+        let operation = match operation {
+            // At once: what comes next may be its end.
+            Operation::Work(job) => return self.begin(id, job),
+            operation => operation,
         };
+        tokio::spawn(async move {
+            match operation {
+                Operation::Work(job) => worker.begin(id, job),
+                Operation::Open(session) => {
+                    let opened = worker.flows.open(session).await;
+                    worker.done(id, Reply::Opened(opened));
+                }
+                Operation::Hibernate(session) => {
+                    let hibernated = worker.flows.hibernate(&session).await;
+                    worker.tell(worker.flows.snapshot(Some(&session)));
+                    worker.done(id, Reply::Hibernated(hibernated));
+                }
+                Operation::Fork { from, to } => {
+                    let forked = worker.flows.fork(from, to).await;
+                    worker.done(id, Reply::Forked(forked));
+                }
+                Operation::Inspect(session) => {
+                    let holds = worker.flows.inspect(&session).await;
+                    worker.done(id, Reply::Holds(holds));
+                }
+                Operation::End(session) => {
+                    let last = worker.flows.end(&session).await;
+                    worker.tell(last);
+                    worker.told().forget(&session);
+                    worker.done(id, Reply::Ended);
+                }
+            }
+        });
+    }
+
+    fn begin(self: &Arc<Self>, id: u64, job: Job) {
+        let cancel = CancellationToken::new();
+        self.jobs().insert(id, cancel.clone());
+        self.active.notify_one();
+        let session = job.session.id.clone();
+        let (worker, hear) = (Arc::clone(self), self.hear(id));
+        self.flows.begin(job, hear, cancel, move |answer| {
+            worker.answered(id, &session, answer);
+        });
     }
 
     fn answered(&self, id: u64, session: &SessionId, answer: Option<Answer>) {

@@ -299,13 +299,13 @@ impl Process {
             Message::Done { id, reply } => {
                 let waiting = {
                     let mut pending = self.pending();
-                    pending.known(id)?;
+                    let kind = pending.known(id)?.map(|waiting| waiting.kind);
+                    if kind.is_some_and(|kind| kind != Kind::of_reply(&reply)) {
+                        return Err(End::WrongReply);
+                    }
                     pending.waiting.remove(&id)
                 };
                 if let Some(waiting) = waiting {
-                    if waiting.kind != Kind::of_reply(&reply) {
-                        return Err(End::WrongReply);
-                    }
                     // Whoever waited may have gone at this moment.
                     let _ = waiting.reply.send(reply);
                 }
