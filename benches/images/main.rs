@@ -1,219 +1,183 @@
-//! What memory images cost: starts, builds, hibernation, resumption and forks, with memory and disk.
+//! What memory images cost: building them, starting from them, hibernation, resumption and forks, with the memory, the
+//! mappings and the disk that they take. Beside them, in the same run: the same runner without images, and a process of
+//! CPython with the same imports. The crate `eryx` has a bench of its own, in `benches/eryx`.
 //!
-//! `cargo bench -p flowcell-benches --bench images`
+//! `cargo bench -p flowcell-benches --bench images`; needs the bundles that `./demo.sh` makes.
 
 #![expect(clippy::print_stdout, reason = "a bench prints its figures")]
 
-use std::error::Error;
-use std::sync::Arc;
+mod memory;
+mod peers;
+mod setup;
+
 use std::time::Instant;
 
-use flowcell_benches::{Times, home, print_machine};
-use flowcell_bundle::{Compiler, Manifest, Programs, Store};
-use flowcell_sandbox::{
-    Access, Argument, Destination, Environment, Image, ImageKey, Instance, Limits, Mount, Outcome,
-    Owner, Program, Request, Sandbox, SandboxConfig,
-};
+use flowcell_benches::peers::Result;
+use flowcell_benches::{Times, print_machine};
+use flowcell_sandbox::{Image, Instance};
 
-type Result<T> = std::result::Result<T, Box<dyn Error>>;
+use crate::memory::Memory;
+use crate::setup::{Flow, Setup, call, expect_count};
 
-const FLOW: &str = r#"
-import jinja2
-import json
-from promptflow.core import tool
-
-TABLE = {f"key-{i}": {"n": i, "text": "value %d" % i} for i in range(2000)}
-TEMPLATE = jinja2.Template("Hello {{ name }}: {{ table['key-7'].text }}")
-COUNT = 0
-
-
-@tool
-def hello(name: str) -> str:
-    global COUNT
-    COUNT += 1
-    return TEMPLATE.render(name=name, table=TABLE) + f" ({COUNT})"
-"#;
+/// Flows of their own, each with an image.
+const SESSIONS: usize = 200;
+/// Repetitions for one flow.
+const RUNS: usize = 200;
 
 fn main() -> Result<()> {
     print_machine();
-    let runtime = tokio::runtime::Builder::new_current_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
         .enable_time()
         .build()?;
-    runtime.block_on(measure())
+    let setup = Setup::new()?;
+    runtime.block_on(async {
+        one_flow(&setup).await?;
+        distinct_sessions(&setup).await?;
+        peers::without_images().await
+    })?;
+    peers::native_python()
 }
 
-struct Bench {
-    sandbox: Arc<Sandbox>,
-    program: Arc<Program>,
-    environment: Environment,
-    key: Arc<ImageKey>,
-    folder: tempfile::TempDir,
-}
-
-fn request(name: &str) -> Request {
-    Request {
-        node: "hello".to_owned(),
-        source: "hello.py".to_owned(),
-        init: Vec::new(),
-        inputs: vec![("name".to_owned(), Argument::Json(format!("{name:?}")))],
-    }
-}
-
-impl Bench {
-    fn new() -> Result<Self> {
-        let sandbox = Arc::new(Sandbox::new(&SandboxConfig::default())?);
-        let store = Store::open(home())?;
-        let programs = Programs::new(store.clone(), Arc::clone(&sandbox), Compiler::Here);
-        let manifest: Manifest = store.manifest(&"promptflow:0.1.0".parse()?)?;
-        let runner = manifest.python_runner().ok_or("no runner")?;
-        let begun = Instant::now();
-        let program = programs.component(runner, &|_| {})?;
-        println!("program loaded in {:?}", begun.elapsed());
-        let folder = tempfile::tempdir_in(home())?;
-        let flow = folder.path().join("flow");
-        std::fs::create_dir(&flow)?;
-        std::fs::write(flow.join("hello.py"), FLOW)?;
-
-        let mut mounts = vec![Mount {
-            host: flow,
-            guest: "/flow".to_owned(),
-            access: Access::ReadWrite,
-        }];
-        for tree in &manifest.trees {
-            mounts.push(Mount {
-                host: store.tree(&tree.digest)?,
-                guest: tree.mount.clone(),
-                access: Access::ReadOnly,
-            });
-        }
-        let key = Arc::new(ImageKey::open(&folder.path().join("key"))?);
-        Ok(Self {
-            sandbox,
-            program,
-            environment: Environment::new(mounts, Vec::new(), Limits::default())
-                .with_owner(owner(true)),
-            key,
-            folder,
-        })
-    }
-
-    async fn start(&self, image: Option<&Image>) -> Result<Instance> {
-        Ok(Instance::start(&self.sandbox, &self.program, &self.environment, image).await?)
-    }
-
-    fn to(&self, name: &str, lasting: bool) -> Destination {
-        Destination {
-            path: self.folder.path().join(name),
-            key: Arc::clone(&self.key),
-            owner: owner(!lasting),
-            made_from: "bench".to_owned(),
-            limit: 256 << 20,
-            lasting,
-        }
-    }
-}
-
-fn owner(is_session: bool) -> Owner {
-    Owner {
-        workspace: "bench".to_owned(),
-        session: is_session.then(|| "bench".to_owned()),
-    }
-}
-
-async fn call(instance: &mut Instance) -> Result<String> {
-    match instance.call(&request("World")).await.result? {
-        Ok(Outcome::Json(text)) => Ok(text),
-        Ok(Outcome::Object(_)) => Err("an object".into()),
-        Err(error) => Err(format!("{}: {}", error.message, error.traceback).into()),
-    }
-}
-
-async fn measure() -> Result<()> {
-    let bench = Bench::new()?;
-    let base = bench.program.base().ok_or("no image")?.clone();
-    println!("base: {} KiB", base.memory() >> 10);
-    let mut build = Times::default();
-    let mut image = None;
+/// Starts, hibernation, resumption and forks of one flow, from its pages copied and from a file of all of them.
+async fn one_flow(setup: &Setup) -> Result<()> {
+    let flow = setup.flow(0)?;
+    let (mut build, mut stored) = (Times::default(), None);
     for _ in 0..20 {
         let begun = Instant::now();
-        let mut instance = bench.start(None).await?;
-        if let Err(error) = instance.load("hello", "hello.py").await.result? {
-            return Err(format!("{error:?}").into());
-        }
-        let stored = instance.store(&bench.to("image", true)).await?;
+        stored = Some(flow.build().await?);
         build.push(begun.elapsed());
-        drop(instance);
-        image = Some(stored);
     }
-    let stored = image.ok_or("none")?;
-    println!("image: {} KiB changed, {} KiB on disk", stored.changed >> 10, stored.size >> 10);
+    let stored = stored.ok_or("no image was built")?;
+    println!(
+        "\nimage of a flow with jinja2 and a table of 2,000 entries, over a base of {} KiB: {} KiB of pages differ, {} KiB on the disk (to reach: 500)",
+        setup.base().memory() >> 10,
+        stored.changed >> 10,
+        stored.size >> 10
+    );
     Times::print_head("one flow");
-    build.print("image build (start, import, store)", None);
+    build.print("image build: start, import, store, sync (to reach: 20 ms)", None);
     let image = stored.image;
-    for round in ["copied", "mapped"] {
-        if round == "mapped" {
+    lifecycle(&flow, &image, "copied").await?;
+    let begun = Instant::now();
+    image.spread(setup.folder(), &flow.owner)?;
+    println!("writing a file of all pages: {:.1} ms", begun.elapsed().as_secs_f64() * 1e3);
+    lifecycle(&flow, &image, "mapped").await
+}
+
+async fn lifecycle(flow: &Flow<'_>, image: &Image, mode: &str) -> Result<()> {
+    let [mut start, mut first, mut both, mut warm, mut fresh] =
+        std::array::from_fn(|_| Times::default());
+    for _ in 0..RUNS {
+        let begun = Instant::now();
+        let mut instance = flow.start(image).await?;
+        start.push(begun.elapsed());
+        let called = Instant::now();
+        call(&mut instance).await?;
+        first.push(called.elapsed());
+        both.push(begun.elapsed());
+        let called = Instant::now();
+        call(&mut instance).await?;
+        warm.push(called.elapsed());
+        let dropped = Instant::now();
+        drop(instance);
+        fresh.push(both.last() + dropped.elapsed());
+    }
+    start.print(&format!("{mode}: start"), None);
+    first.print(&format!("{mode}: first call"), None);
+    both.print(&format!("{mode}: start and first call (to reach: p99 5 ms)"), None);
+    warm.print(&format!("{mode}: second call"), None);
+    fresh.print(&format!("{mode}: fresh call: start, call, drop (to reach: 2 ms)"), None);
+
+    let [mut asleep, mut synced, mut resume, mut answer, mut fork] =
+        std::array::from_fn(|_| Times::default());
+    let mut sizes = (0, 0);
+    for run in 0..RUNS {
+        let mut instance = flow.start(image).await?;
+        call(&mut instance).await?;
+        call(&mut instance).await?;
+        let begun = Instant::now();
+        let stored = flow.hibernate(instance, "asleep").await?;
+        asleep.push(begun.elapsed());
+        stored.image.sync()?;
+        synced.push(begun.elapsed());
+        sizes = (stored.changed >> 10, stored.size >> 10);
+
+        let begun = Instant::now();
+        let mut instance = flow.resume(image, "asleep").await?;
+        resume.push(begun.elapsed());
+        expect_count(&mut instance, 3).await?;
+        answer.push(begun.elapsed());
+        if run % 4 == 0 {
             let begun = Instant::now();
-            image.spread(bench.folder.path(), &owner(true))?;
-            println!("spread: {:?}", begun.elapsed());
+            let mut other = flow.resume(image, "asleep").await?;
+            expect_count(&mut other, 3).await?;
+            fork.push(begun.elapsed());
+            expect_count(&mut instance, 4).await?;
         }
-        let (mut start, mut first, mut second, mut end, mut total) = Default::default();
-        let _: (&mut Times, &mut Times, &mut Times, &mut Times, &mut Times) =
-            (&mut start, &mut first, &mut second, &mut end, &mut total);
-        for _ in 0..200 {
-            let begun = Instant::now();
-            let mut instance = bench.start(Some(&image)).await?;
-            start.push(begun.elapsed());
-            let then = Instant::now();
-            call(&mut instance).await?;
-            first.push(then.elapsed());
-            total.push(begun.elapsed());
-            let then = Instant::now();
-            call(&mut instance).await?;
-            second.push(then.elapsed());
-            let then = Instant::now();
-            drop(instance);
-            end.push(then.elapsed());
+    }
+    println!(
+        "hibernation after two calls: {} KiB of pages differ, {} KiB on the disk (to reach: 50)",
+        sizes.0, sizes.1
+    );
+    asleep.print(&format!("{mode}: hibernate, until its memory is free (to reach: 2 ms)"), None);
+    synced.print(&format!("{mode}: hibernate, until it is on the disk"), None);
+    resume.print(&format!("{mode}: resume"), None);
+    answer.print(&format!("{mode}: resume and call (to reach: 5 ms)"), None);
+    fork.print(&format!("{mode}: fork: a second instance from it, and its call"), None);
+    Ok(())
+}
+
+/// Sessions whose flows differ, so that each has an image of its own.
+async fn distinct_sessions(setup: &Setup) -> Result<()> {
+    let mut flows = Vec::with_capacity(SESSIONS);
+    let (mut build, mut disk) = (Times::default(), 0);
+    for number in 1..=SESSIONS {
+        let flow = setup.flow(number)?;
+        let begun = Instant::now();
+        let stored = flow.build().await?;
+        build.push(begun.elapsed());
+        disk += stored.size;
+        flows.push(flow);
+    }
+    Times::print_head(&format!("{SESSIONS} sessions of different flows"));
+    build.print("image build", None);
+    for mode in ["copied", "mapped"] {
+        let mut images = Vec::with_capacity(SESSIONS);
+        for flow in &flows {
+            let image = flow.found()?;
+            if mode == "mapped" {
+                image.spread(setup.folder(), &flow.owner)?;
+            }
+            images.push(image);
         }
-        start.print(&format!("{round}: start"), None);
-        first.print(&format!("{round}: first call"), None);
-        total.print(&format!("{round}: start and first call"), None);
-        second.print(&format!("{round}: second call"), None);
-        end.print(&format!("{round}: drop"), None);
-        let (mut sleep, mut synced, mut resume, mut both) = Default::default();
-        let _: (&mut Times, &mut Times, &mut Times, &mut Times) =
-            (&mut sleep, &mut synced, &mut resume, &mut both);
-        let mut size = (0, 0);
-        for _ in 0..100 {
-            let mut instance = bench.start(Some(&image)).await?;
-            call(&mut instance).await?;
-            call(&mut instance).await?;
-            let begun = Instant::now();
-            let stored = instance.store(&bench.to("sleep", false)).await?;
-            drop(instance);
-            sleep.push(begun.elapsed());
-            stored.image.sync()?;
-            synced.push(begun.elapsed());
-            size = (stored.changed >> 10, stored.size >> 10);
-            let begun = Instant::now();
-            let below = if round == "copied" { image.clone() } else { stored.image.clone() };
-            let slept = if round == "copied" {
-                below.with(&bench.folder.path().join("sleep"), &bench.key, &owner(true), 1 << 30)?
-            } else {
-                below
-            };
-            let mut instance = bench.start(Some(&slept)).await?;
-            resume.push(begun.elapsed());
-            let answer = call(&mut instance).await?;
-            both.push(begun.elapsed());
-            if !answer.contains("(3)") {
-                return Err(answer.into());
+        let mut first = Times::default();
+        let before = Memory::now()?;
+        let mut live: Vec<Instance> = Vec::with_capacity(2 * SESSIONS);
+        for _ in 0..2 {
+            for (flow, image) in flows.iter().zip(&images) {
+                let begun = Instant::now();
+                let mut instance = flow.start(image).await?;
+                call(&mut instance).await?;
+                first.push(begun.elapsed());
+                live.push(instance);
             }
         }
-        println!("hibernation: {} KiB changed, {} KiB on disk", size.0, size.1);
-        sleep.print(&format!("{round}: hibernate"), None);
-        synced.print(&format!("{round}: hibernate, until on the disk"), None);
-        resume.print(&format!("{round}: resume"), None);
-        both.print(&format!("{round}: resume and call"), None);
+        let now = Memory::now()?;
+        first.print(&format!("{mode}: start and first call (to reach: p99 5 ms)"), None);
+        let each = now.since(&before).divided(SESSIONS as u64);
+        println!(
+            "{mode}: a session with two live instances: {} KiB private (to reach: 4,096), {} KiB PSS, {} mappings; {} KiB of images on the disk each",
+            each.private, each.pss, each.mappings, (disk >> 10) / SESSIONS as u64
+        );
+        let mut asleep = Times::default();
+        for (index, instance) in live.drain(..).enumerate() {
+            let flow = &flows[index % SESSIONS];
+            let begun = Instant::now();
+            flow.hibernate(instance, &format!("asleep-{index}")).await?;
+            asleep.push(begun.elapsed());
+        }
+        asleep.print(&format!("{mode}: hibernate"), None);
     }
     Ok(())
 }

@@ -58,6 +58,11 @@ impl Times {
         self.0.push(time);
     }
 
+    /// The one that was added last.
+    pub fn last(&self) -> Duration {
+        self.0.last().copied().unwrap_or_default()
+    }
+
     /// The value below which a share of the times lies; 0.5 is the median.
     pub fn quantile(&self, share: f64) -> Duration {
         let mut times = self.0.clone();
