@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Extension, MatchedPath, Request, State};
 use axum::http::{HeaderName, Method, StatusCode, Uri};
-use axum::middleware::{Next, from_fn_with_state};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use serde_json::Value;
@@ -22,6 +22,7 @@ use utoipa::openapi::{self, Content, Ref, RefOr, ResponseBuilder};
 
 use crate::api;
 use crate::app::App;
+use crate::linger::linger;
 use crate::problem::{Kind, PROBLEM_JSON, Problem};
 
 /// A client that sends nothing of its body for this time is gone.
@@ -108,6 +109,7 @@ pub(crate) fn router(app: &Arc<App>) -> Router {
                 .layer(PropagateRequestIdLayer::new(REQUEST_ID))
                 .layer(CatchPanicLayer::custom(panicked))
                 .layer(CompressionLayer::new())
+                .layer(from_fn(linger))
                 .layer(RequestBodyTimeoutLayer::new(BODY_PAUSE)),
         )
 }
