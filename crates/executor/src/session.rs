@@ -213,6 +213,37 @@ impl Session {
         }
     }
 
+    /// Goes on from what is stored, so that the next run finds its Python instances in memory.
+    ///
+    /// # Errors
+    /// When what was stored is lost, or instances cannot be made.
+    pub async fn resume(&self) -> Result<(), RunError> {
+        match &self.inner.python {
+            Some(pool) => pool.resume().await.map_err(|error| {
+                RunError::system("SystemErrorException", error.to_string())
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether a run is under way, or has not given back all of its instances yet.
+    pub fn is_used(&self) -> bool {
+        let pool = self.inner.python.as_ref();
+        Arc::strong_count(&self.inner) > 1 || pool.is_some_and(|pool| pool.usage().busy() > 0)
+    }
+
+    /// Drops the instances that no run uses, with what they hold.
+    pub fn shrink(&self) {
+        for resolved in &self.inner.resolved {
+            if let Tool::Component { pool, .. } | Tool::Prompt { pool, .. } = &resolved.tool {
+                pool.shrink(Duration::ZERO);
+            }
+        }
+        if let Some(pool) = &self.inner.python {
+            pool.shrink(Duration::ZERO);
+        }
+    }
+
     /// Runs the flow once, aggregation included, as `pf flow test` does.
     pub async fn run(&self, given: &JsonMap, options: &RunOptions) -> FlowResult {
         runs::run_flow(&self.inner, given, options).await

@@ -56,7 +56,7 @@ impl Hibernation {
     /// What is stored from earlier, the one that was used last at the end; `base` is what sessions' images lie over.
     ///
     /// What cannot be gone on from is deleted, and told.
-    pub(crate) fn stored(&self, base: &Image) -> (Vec<Asleep>, Vec<String>) {
+    pub(crate) fn stored(&self, base: &Image) -> (Vec<Asleep>, Vec<ImageError>) {
         let (mut found, mut lost) = (Vec::new(), Vec::new());
         let mut files = self.files(ASLEEP);
         files.sort();
@@ -68,7 +68,7 @@ impl Hibernation {
                     file,
                 }),
                 Err(error) => {
-                    lost.push(format!("a stored instance is lost: {error}"));
+                    lost.push(error);
                     delete(&file);
                 }
             }

@@ -11,7 +11,7 @@ use crate::engine::Sandbox;
 use crate::environment::Environment;
 use crate::error::{Full, SandboxError};
 use crate::hibernation::{Asleep, Hibernation, delete, tried};
-use crate::image::{Image, StoreError};
+use crate::image::{Image, ImageError, StoreError};
 use crate::instance::Instance;
 use crate::program::Program;
 use crate::slice::{LastUse, Refused, Seat, Slice, SliceLimits, SliceUsage};
@@ -65,6 +65,8 @@ pub struct Pool {
     hibernation: Option<Hibernation>,
     /// What is stored, that which was used last at the end; not known before it is first asked for.
     asleep: Mutex<Option<Vec<Asleep>>>,
+    /// Why something that was stored is gone, for the next call to be told.
+    lost: Mutex<Option<ImageError>>,
     /// Held while an instance is being stored, so that whoever needs one waits for that one.
     settling: AsyncMutex<()>,
 }
@@ -130,6 +132,7 @@ impl Pool {
             image: Mutex::new(image),
             hibernation: hibernation.filter(|_| can_be_stored),
             asleep: Mutex::default(),
+            lost: Mutex::default(),
             settling: AsyncMutex::default(),
         })
     }
@@ -236,6 +239,35 @@ impl Pool {
             bytes: asleep.iter().map(|asleep| asleep.size).sum(),
             kept,
         })
+    }
+
+    /// Goes on from what is stored, so that the next calls find idle instances. What has no room at this moment stays
+    /// stored.
+    ///
+    /// # Errors
+    /// When an instance is lost, or cannot be made.
+    pub async fn resume(self: &Arc<Self>) -> Result<(), PoolError> {
+        // Those that are idle already are lent first, and all go back together.
+        let mut lent = Vec::new();
+        while self.with_asleep(|asleep| !asleep.is_empty()) {
+            match self.try_checkout().await? {
+                Some(lease) => lent.push(lease),
+                None => return Ok(()),
+            }
+        }
+        Ok(self.tell_loss()?)
+    }
+
+    /// An error once for what was stored and is gone: whoever goes on without it should know.
+    fn tell_loss(&self) -> Result<(), SandboxError> {
+        match self.lock_lost().take() {
+            Some(error) => Err(SandboxError::Lost(Box::new(error.into()))),
+            None => Ok(()),
+        }
+    }
+
+    fn lock_lost(&self) -> MutexGuard<'_, Option<ImageError>> {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes its room from an idle instance, if it is still there: it is stored, or dropped where that is not possible.
@@ -407,7 +439,10 @@ impl Pool {
         let instance = match place {
             Place::Idle(instance) => instance,
             Place::Asleep(seat, asleep) => Box::new(self.go_on(seat, asleep).await?),
-            Place::New(seat) => Box::new(self.begin(seat).await?),
+            Place::New(seat) => {
+                self.tell_loss()?;
+                Box::new(self.begin(seat).await?)
+            }
         };
         Ok(Lease {
             instance: Some(instance),
@@ -488,7 +523,8 @@ impl Pool {
             };
             let (stored, lost) = hibernation.stored(base);
             for why in lost {
-                tracing::warn!(owner = ?hibernation.owner, why, "a stored instance");
+                tracing::warn!(owner = ?hibernation.owner, error = &why as &dyn std::error::Error, "a stored instance is lost");
+                *self.lock_lost() = Some(why);
             }
             stored
         });

@@ -7,6 +7,7 @@ pub mod events;
 pub mod executor;
 pub mod files;
 pub mod flows;
+pub mod hibernation;
 pub mod host;
 pub mod page;
 pub mod serving;
@@ -35,7 +36,7 @@ use crate::app::App;
     modifiers(&Security),
     security(("bearer" = [])),
     tags(
-        (name = "sessions", description = "Compute sessions: start, change, reset, stop, call"),
+        (name = "sessions", description = "Compute sessions: start, change, reset, stop, hibernate, fork, call"),
         (name = "flows", description = "Flows and their files"),
         (name = "computes", description = "Slices of the host that sessions run on"),
         (name = "workspaces", description = "Workspaces and roles in them"),
@@ -98,6 +99,9 @@ pub fn routes(upload_bytes: usize) -> OpenApiRouter<Arc<App>> {
         .routes(routes!(sessions::get, sessions::update))
         .routes(routes!(sessions::reset))
         .routes(routes!(sessions::stop))
+        .routes(routes!(hibernation::hibernate))
+        .routes(routes!(hibernation::resume))
+        .routes(routes!(hibernation::fork))
         .routes(routes!(sessions::history))
         .routes(routes!(sessions::operation))
         .routes(routes!(sessions::tools))

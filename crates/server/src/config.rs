@@ -9,7 +9,7 @@ use figment::providers::{Env, Serialized};
 use flowcell_bundle::CompileLimits;
 use flowcell_session::machine::Rules;
 use flowcell_session::{
-    Catalog, FileLimits, InstanceType, MAX_IDLE_SECONDS, MIN_IDLE_SECONDS, Name, Quota, Quotas,
+    CannotHibernate, Catalog, FileLimits, InstanceType, MAX_IDLE_SECONDS, MIN_IDLE_SECONDS, Name, Quota, Quotas,
     Resources,
 };
 use serde::{Deserialize, Serialize};
@@ -233,6 +233,9 @@ pub struct SessionsConfig {
     /// Memory that may have changed of an instance that is stored, in MiB; 1 to 1024. One that has changed more stays as
     /// it is.
     pub stored_memory_mib: u64,
+    /// What becomes of an instance that cannot be stored, because of an open file for example: `keep` leaves it in
+    /// memory until its session ends or memory runs short, `drop` drops it with what it holds.
+    pub cannot_hibernate: CannotHibernate,
     /// Calls that a session may have under way.
     pub calls: usize,
     /// Seconds that a call may take.
@@ -254,6 +257,7 @@ impl Default for SessionsConfig {
             max_idle_seconds: MAX_IDLE_SECONDS,
             instances_idle_seconds: 60,
             stored_memory_mib: 128,
+            cannot_hibernate: CannotHibernate::Keep,
             calls: 64,
             call_seconds: 600,
             instance_wait_seconds: 30,

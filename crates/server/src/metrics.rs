@@ -1,7 +1,7 @@
 //! What the server counts, for Prometheus. Labels name no tenants: there may be thousands.
 
 use std::sync::Mutex;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use flowcell_session::SessionState;
@@ -50,6 +50,7 @@ struct StateLabels {
 enum State {
     starting,
     running,
+    hibernated,
     stopping,
     stopped,
     failed,
@@ -70,6 +71,12 @@ pub struct Metrics {
     memory: Gauge,
     cpu_seconds: Gauge<f64, AtomicU64>,
     throttled_seconds: Gauge<f64, AtomicU64>,
+    starts: Counter,
+    resumes: Counter,
+    hibernations: Counter,
+    start_seconds: Gauge<f64, AtomicU64>,
+    hibernate_seconds: Gauge<f64, AtomicU64>,
+    hibernated_bytes: Gauge,
     workers: Gauge,
     worker_restarts: Gauge,
     worker_sessions: Family<WorkerLabels, Gauge>,
@@ -92,6 +99,12 @@ impl Metrics {
             memory: Gauge::default(),
             cpu_seconds: Gauge::default(),
             throttled_seconds: Gauge::default(),
+            starts: Counter::default(),
+            resumes: Counter::default(),
+            hibernations: Counter::default(),
+            start_seconds: Gauge::default(),
+            hibernate_seconds: Gauge::default(),
+            hibernated_bytes: Gauge::default(),
             workers: Gauge::default(),
             worker_restarts: Gauge::default(),
             worker_sessions: Family::default(),
@@ -150,6 +163,39 @@ impl Metrics {
             metrics.throttled_seconds.clone(),
         );
         registry.register(
+            "instances_started",
+            "Instances that were made, those that went on from being stored included",
+            metrics.starts.clone(),
+        );
+        registry.register(
+            "instances_resumed",
+            "Instances that went on from being stored",
+            metrics.resumes.clone(),
+        );
+        registry.register(
+            "instances_hibernated",
+            "Instances that were stored",
+            metrics.hibernations.clone(),
+        );
+        registry.register_with_unit(
+            "instance_start",
+            "Time spent on making instances since the host started",
+            Unit::Seconds,
+            metrics.start_seconds.clone(),
+        );
+        registry.register_with_unit(
+            "instance_hibernate",
+            "Time spent on storing instances since the host started",
+            Unit::Seconds,
+            metrics.hibernate_seconds.clone(),
+        );
+        registry.register_with_unit(
+            "hibernated",
+            "Size of what is stored of hibernated sessions",
+            Unit::Bytes,
+            metrics.hibernated_bytes.clone(),
+        );
+        registry.register(
             "workers",
             "Worker processes that are alive",
             metrics.workers.clone(),
@@ -196,14 +242,17 @@ impl Metrics {
         let mut states = [
             (State::starting, SessionState::Starting, 0),
             (State::running, SessionState::Running, 0),
+            (State::hibernated, SessionState::Hibernated, 0),
             (State::stopping, SessionState::Stopping, 0),
             (State::stopped, SessionState::Stopped, 0),
             (State::failed, SessionState::Failed, 0),
         ];
         let mut computes = 0;
+        let mut stored = 0_u64;
         for workspace in app.ledger().state().workspaces.values() {
             computes += workspace.computes.len();
             for session in workspace.sessions.values() {
+                stored = stored.saturating_add(session.stored.map_or(0, |stored| stored.bytes));
                 for (_, state, count) in &mut states {
                     *count += i64::from(*state == session.state);
                 }
@@ -224,6 +273,17 @@ impl Metrics {
         self.memory.set(count(used.memory));
         self.cpu_seconds.set(used.cpu_time().as_secs_f64());
         self.throttled_seconds.set(used.throttled().as_secs_f64());
+        for (counter, total) in [
+            (&self.starts, used.starts),
+            (&self.resumes, used.resumes),
+            (&self.hibernations, used.hibernations),
+        ] {
+            counter.inner().store(total, Ordering::Relaxed);
+        }
+        self.start_seconds.set(used.start_time().as_secs_f64());
+        self.hibernate_seconds
+            .set(used.hibernate_time().as_secs_f64());
+        self.hibernated_bytes.set(count(stored));
         let counts = workers.counts();
         self.workers.set(number(counts.alive));
         self.worker_restarts.set(count(counts.restarts));

@@ -8,8 +8,8 @@ use axum::response::{IntoResponse, Response};
 use flowcell_executor::RunError;
 use flowcell_session::machine::Refusal;
 use flowcell_session::{
-    AdmissionError, ArchiveError, CallError, ChangeError, CopyError, EditError, InvalidName,
-    InvalidPath, RegistryError, TooLarge,
+    AdmissionError, ArchiveError, CallError, ChangeError, CopyError, EditError, ForkError,
+    HibernateError, InvalidName, InvalidPath, RegistryError, TooLarge,
 };
 use flowcell_worker::WorkerError;
 use serde::{Deserialize, Serialize};
@@ -66,6 +66,10 @@ kinds! {
     NotAcceptable, "not-acceptable", NOT_ACCEPTABLE, "There is no answer of the type that you accept";
     /// The thing is not in a state for this.
     Conflict, "conflict", CONFLICT, "It is not in a state for this";
+    /// Calls are under way.
+    Busy, "busy", CONFLICT, "Calls are under way";
+    /// Something of the session's memory cannot be stored: `reasons` says what.
+    CannotStore, "cannot-store", CONFLICT, "Something of the session cannot be stored";
     /// A quota is full.
     QuotaExceeded, "quota-exceeded", CONFLICT, "A quota is full";
     /// The host is full.
@@ -197,6 +201,7 @@ impl From<Refusal> for Problem {
             Refusal::NotYours { .. } => Self::new(Kind::Forbidden, detail),
             Refusal::Conflict(_) => Self::new(Kind::Conflict, detail),
             Refusal::Invalid { field, .. } => Self::new(Kind::Invalid, detail).with("field", field),
+            Refusal::TooManyFlows(_) => Self::new(Kind::QuotaExceeded, detail),
             Refusal::Quota(quota) => Self::new(Kind::QuotaExceeded, detail).with(
                 "quota",
                 json!({ "of": quota.whose, "wanted": quota.wanted, "used": quota.used, "free": quota.free }),
@@ -235,7 +240,9 @@ impl<E: Into<Problem>> From<ChangeError<E>> for Problem {
 
 impl From<CopyError> for Problem {
     fn from(error: CopyError) -> Self {
-        if error.is_full() {
+        if matches!(error, CopyError::TooLarge) {
+            Self::new(Kind::TooLarge, error.to_string())
+        } else if error.is_full() {
             tracing::error!(error = &error as &dyn Error, "the disk is full");
             Self::new(Kind::DiskFull, "the host's disk is full")
         } else {
@@ -258,6 +265,34 @@ impl From<CallError> for Problem {
             CallError::Copy(error) => error.into(),
             CallError::Environment(_) => Self::new(Kind::Conflict, detail),
             CallError::Worker(error) => error.into(),
+            CallError::Happen(error) => error.into(),
+        }
+    }
+}
+
+impl From<HibernateError> for Problem {
+    fn from(error: HibernateError) -> Self {
+        match error {
+            HibernateError::Busy(_) => Self::new(Kind::Busy, error.to_string()).retry_after(1),
+            HibernateError::Session(error) => error.into(),
+            HibernateError::Happen(error) => error.into(),
+        }
+    }
+}
+
+impl From<ForkError> for Problem {
+    fn from(error: ForkError) -> Self {
+        let detail = error.to_string();
+        match error {
+            ForkError::Busy(_) => Self::new(Kind::Busy, detail).retry_after(1),
+            ForkError::CannotStore { reasons, .. } => {
+                Self::new(Kind::CannotStore, detail).with("reasons", reasons)
+            }
+            ForkError::Session(error) => error.into(),
+            ForkError::Copy(error) => error.into(),
+            ForkError::Memory { .. } => Self::new(Kind::Conflict, detail),
+            ForkError::Worker(error) => error.into(),
+            ForkError::Happen(error) => error.into(),
         }
     }
 }

@@ -222,6 +222,7 @@ fn settings(config: &Config, folder: &Path, bundle: Reference) -> HostSettings {
         bundle,
         rules: config.rules(),
         instances_idle: Duration::from_secs(sessions.instances_idle_seconds),
+        cannot_hibernate: sessions.cannot_hibernate,
         calls_per_session: sessions.calls,
         call_time: Duration::from_secs(sessions.call_seconds),
         instance_wait: Duration::from_secs(sessions.instance_wait_seconds),

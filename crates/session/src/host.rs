@@ -4,6 +4,8 @@ mod clock;
 mod copy;
 mod effects;
 mod events;
+mod fork;
+mod hibernate;
 mod idle;
 mod live;
 mod work;
@@ -21,6 +23,8 @@ use tokio::task::JoinHandle;
 
 use self::clock::{Clock, Timer};
 pub use self::copy::CopyError;
+pub use self::fork::{Fork, ForkError};
+pub use self::hibernate::{CannotHibernate, HibernateError, NotStored};
 pub use self::events::{EventId, InvalidEventId, SessionEvent, Watched, Watcher};
 use self::live::Live;
 pub use self::live::{ActiveCall, AdmissionError, Usage};
@@ -34,6 +38,11 @@ use crate::session::Session;
 /// Locks that serialise what is done to a session: sessions share them, by a hash of the key.
 const LOCKS: usize = 64;
 
+/// Sessions that are stored at once when the host ends.
+const ASLEEP_AT_ONCE: usize = 8;
+/// The longest time that storing them takes longer than calls may, when the host ends.
+const LAST_SLEEP: Duration = Duration::from_secs(5);
+
 /// How a host runs its sessions.
 #[derive(Debug, Clone)]
 pub struct HostSettings {
@@ -43,8 +52,10 @@ pub struct HostSettings {
     pub bundle: Reference,
     /// The rules of the state machine.
     pub rules: Rules,
-    /// A session without use for this time keeps no instances.
+    /// A session without use for this time hibernates.
     pub instances_idle: Duration,
+    /// What becomes of its instances that cannot be stored.
+    pub cannot_hibernate: CannotHibernate,
     /// Calls that a session may have under way.
     pub calls_per_session: usize,
     /// Longest time of a call.
@@ -210,32 +221,28 @@ impl SessionHost {
         calls.get(call).map(|call| call.cancel.cancel()).is_some()
     }
 
-    /// Ends all calls, stores when sessions were last used, and stops the workers. The sessions are there at the next start.
+    /// Ends all calls, stores what is idle and when sessions were last used, and stops the workers. The sessions are
+    /// there at the next start.
     pub async fn shut_down(&self, wait: Duration) {
-        let lives: Vec<Arc<Live>> = self
-            .inner
-            .live
-            .iter()
-            .map(|live| Arc::clone(&live))
-            .collect();
-        for live in &lives {
+        let inner = &self.inner;
+        let lives: Vec<Arc<Live>> = inner.live.iter().map(|live| Arc::clone(&live)).collect();
+        let calls_end = tokio::time::Instant::now() + wait;
+        // Sessions at work until then get a little longer for what they have beside their calls.
+        let end = calls_end + wait.min(LAST_SLEEP);
+        let at_once = tokio::sync::Semaphore::new(ASLEEP_AT_ONCE);
+        let ends = lives.iter().map(async |live| {
             live.tracker.close();
-        }
-        let all = async {
-            for live in &lives {
-                live.tracker.wait().await;
-            }
-        };
-        if tokio::time::timeout(wait, all).await.is_err() {
-            for live in &lives {
+            let ended = tokio::time::timeout_at(calls_end, live.tracker.wait());
+            if ended.await.is_err() {
                 live.ending.cancel();
-            }
-            for live in &lives {
                 live.tracker.wait().await;
             }
-        }
-        self.inner.store_uses().await;
-        self.inner.workers.stop().await;
+            let _permit = at_once.acquire().await;
+            inner.put_all_to_sleep(live, end).await;
+        });
+        futures_util::future::join_all(ends).await;
+        inner.store_uses().await;
+        inner.workers.stop().await;
     }
 }
 

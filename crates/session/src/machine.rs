@@ -4,6 +4,8 @@
 //! effects; should the host die in between, [`recover`] gives the effects that are still due.
 
 mod compute;
+mod fork;
+mod hibernation;
 mod place;
 mod session;
 
@@ -101,6 +103,45 @@ pub enum Event {
         session: Name,
         /// Its life.
         generation: u64,
+    },
+    /// A session's instances are stored, all of them, and their memory is free.
+    Hibernated {
+        /// The session.
+        session: Name,
+        /// Its life.
+        generation: u64,
+        /// Instances that are stored.
+        instances: u64,
+        /// Bytes of their files.
+        bytes: u64,
+        /// Whoever asked for it; nothing where it was not used.
+        by: Option<UserName>,
+    },
+    /// A hibernated session goes on.
+    Resumed {
+        /// The session.
+        session: Name,
+        /// Its life.
+        generation: u64,
+        /// Whoever asked for it; nothing where a call came.
+        by: Option<UserName>,
+    },
+    /// A user makes a flow with a session that are copies of another one's.
+    Fork {
+        /// Whoever asks.
+        user: UserName,
+        /// The session that is copied.
+        from: Name,
+        /// Which of its lives.
+        generation: u64,
+        /// The new flow.
+        flow: Name,
+        /// The new session's identifier.
+        id: Name,
+        /// The name of a serverless compute, should one have to be made.
+        compute: Name,
+        /// The settings; those that are absent are as the other session has them. `names_image` must be false.
+        wish: Wish,
     },
     /// A user changes settings of a session.
     Update {
@@ -277,6 +318,9 @@ pub enum Refusal {
         /// What is wrong, and the way out.
         problem: String,
     },
+    /// The workspace has as many flows as it may have.
+    #[error("the workspace has {0} flows, which is the most; delete some")]
+    TooManyFlows(usize),
     /// A quota is full.
     #[error(transparent)]
     Quota(#[from] QuotaExceeded),
@@ -347,6 +391,27 @@ pub fn step(
             session,
             generation,
         } => Ok(scene.closed(session, *generation)),
+        Event::Hibernated {
+            session,
+            generation,
+            instances,
+            bytes,
+            by,
+        } => Ok(scene.hibernated(session, *generation, (*instances, *bytes), by.as_ref())),
+        Event::Resumed {
+            session,
+            generation,
+            by,
+        } => Ok(scene.resumed(session, *generation, by.as_ref())),
+        Event::Fork {
+            user,
+            from,
+            generation,
+            flow,
+            id,
+            compute,
+            wish,
+        } => scene.fork(user, (from, *generation), flow, (id, compute), wish),
         Event::Update {
             user,
             session,
@@ -384,7 +449,7 @@ pub fn step(
 
 /// The effects that a host which died may not have carried out: for each workspace with any.
 ///
-/// Sessions that run are opened on their first use, not here.
+/// Sessions that run or are hibernated are opened on their first use, not here.
 pub fn recover(state: &State) -> Vec<(Name, Effect)> {
     let mut effects = Vec::new();
     for workspace in state.workspaces.values() {
@@ -399,7 +464,10 @@ pub fn recover(state: &State) -> Vec<(Name, Effect)> {
                     session: session_id,
                     generation,
                 },
-                SessionState::Running | SessionState::Stopped | SessionState::Failed => continue,
+                SessionState::Running
+                | SessionState::Hibernated
+                | SessionState::Stopped
+                | SessionState::Failed => continue,
             };
             effects.push((workspace.record.name.clone(), effect));
         }

@@ -19,6 +19,8 @@ pub enum SessionState {
     Starting,
     /// It takes calls.
     Running,
+    /// It takes calls, and holds no memory: its instances are stored, and the next call goes on from there.
+    Hibernated,
     /// Its calls are being ended, its instances and files deleted.
     Stopping,
     /// It holds nothing any more.
@@ -33,6 +35,7 @@ impl SessionState {
         match self {
             Self::Starting => "starting",
             Self::Running => "running",
+            Self::Hibernated => "hibernated",
             Self::Stopping => "stopping",
             Self::Stopped => "stopped",
             Self::Failed => "failed",
@@ -41,7 +44,15 @@ impl SessionState {
 
     /// Whether a session in this state has a place on a compute.
     pub fn is_live(self) -> bool {
-        matches!(self, Self::Starting | Self::Running | Self::Stopping)
+        matches!(
+            self,
+            Self::Starting | Self::Running | Self::Hibernated | Self::Stopping
+        )
+    }
+
+    /// Whether a session in this state takes calls.
+    pub fn takes_calls(self) -> bool {
+        matches!(self, Self::Running | Self::Hibernated)
     }
 }
 
@@ -110,6 +121,34 @@ pub struct Session {
     pub image: Image,
     /// When it was last used, as far as the registry knows; the running session knows better.
     pub last_use: Timestamp,
+    /// What is stored of it while it is hibernated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stored: Option<Stored>,
+    /// The session that its first life went on from, as a copy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forked_from: Option<ForkedFrom>,
+}
+
+/// What is stored of a hibernated session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stored {
+    /// Instances.
+    pub instances: u64,
+    /// Bytes of their files.
+    pub bytes: u64,
+    /// Since when.
+    pub since: Timestamp,
+}
+
+/// Where a fork has its files and its memory from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForkedFrom {
+    /// The session, which may be gone by now.
+    pub session: Name,
+    /// Its flow.
+    pub flow: Name,
+    /// Which of its lives.
+    pub generation: u64,
 }
 
 /// Something that happened to a session, or to a compute.

@@ -63,6 +63,15 @@ pub enum Change {
         #[serde(skip)]
         content: Bytes,
     },
+    /// A flow without files gets those of another flow of its workspace, as they are. Only the registry keeps them.
+    CopyFiles {
+        /// The workspace.
+        workspace: Name,
+        /// The flow that has them.
+        from: Name,
+        /// The flow that gets them.
+        to: Name,
+    },
     /// A file of a flow is gone.
     DeleteFile {
         /// The workspace.
@@ -218,6 +227,7 @@ impl State {
                 workspace.put_session(None, session);
             }),
             Change::PutFile { .. }
+            | Change::CopyFiles { .. }
             | Change::DeleteFile { .. }
             | Change::Happened { .. }
             | Change::Answered(_) => {}

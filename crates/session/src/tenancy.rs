@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::name::{Name, UserName};
 
+/// Flows that a workspace may have.
+pub const MAX_FLOWS: usize = 20_000;
+
 /// What a user may do in a workspace. Each role may do what those before it may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use flowcell_bundle::Reference;
 use flowcell_executor::{
-    Host, RunError, Session, SessionOptions, StoredOptions, Workspace, prepare_image,
+    Host, RunError, Session, SessionOptions, Status, StoredOptions, Workspace, prepare_image,
 };
 use flowcell_sandbox::{Limits, Owner, Slice, SliceLimits};
 use futures_util::FutureExt as _;
@@ -24,6 +25,9 @@ use crate::work::{Answer, Work};
 
 /// Ways in which a session's flow is kept open at once: variants and environment variables that calls bring along.
 const MAX_SETUPS: usize = 8;
+/// How often it is looked whether jobs have given back their instances before a session hibernates, and the pause between.
+const LOOKS: u32 = 100;
+const LOOK: Duration = Duration::from_millis(10);
 
 /// What runs here.
 pub(crate) struct Flows {
@@ -153,6 +157,17 @@ impl Flows {
                 hear(Heard::Opened);
                 perform::run(flow, run, hear).await
             }
+            Work::Resume => {
+                let flow = self.flow(live, &session, &setup, revision).await;
+                hear(Heard::Opened);
+                let resumed = match flow {
+                    Ok(flow) => flow.resume().await,
+                    Err(error) => Err(error),
+                };
+                resumed.map_or_else(Answer::failed, |()| {
+                    Answer::json(Status::Completed, "null".to_owned())
+                })
+            }
             Work::Look(look) => {
                 let opened = Workspace::open(Path::new(&session.folder), &session.flow);
                 hear(Heard::Opened);
@@ -229,8 +244,18 @@ impl Flows {
             let mut stored = Hibernated::default();
             let mut kept = HashMap::new();
             for (setup, flow) in open.flows.drain() {
+                // A job that was cancelled, or has just answered, gives back its instances a moment later.
+                for _ in 0..LOOKS {
+                    if !is_used(&flow) {
+                        break;
+                    }
+                    tokio::time::sleep(LOOK).await;
+                }
                 let of_flow = flow.hibernate().await;
-                if !of_flow.kept.is_empty() {
+                // What a job gives back after this must find its pool, or it would be gone.
+                let is_used = is_used(&flow);
+                stored.in_use |= is_used;
+                if is_used || !of_flow.kept.is_empty() {
                     kept.insert(setup, flow);
                 }
                 stored = stored.and(of_flow);
@@ -239,6 +264,18 @@ impl Flows {
             stored
         });
         stored.await.unwrap_or_default().within_reason()
+    }
+
+    /// Drops a session's idle instances; jobs under way keep theirs.
+    pub(crate) async fn shrink(&self, session: &SessionId) {
+        let Some(live) = self.held().sessions.get(session).map(Arc::clone) else {
+            return;
+        };
+        let mut open = live.open.lock().await;
+        for flow in open.flows.values() {
+            flow.shrink();
+        }
+        open.flows.retain(|_, flow| is_used(flow));
     }
 
     /// Copies the stored instances of a session to another one.
@@ -353,6 +390,11 @@ impl Flows {
     fn held(&self) -> MutexGuard<'_, Held> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether a job has a flow, or instances of it.
+fn is_used(flow: &Arc<Session>) -> bool {
+    Arc::strong_count(flow) > 1 || flow.is_used()
 }
 
 /// Who may start from a session's stored instances: that session, in the same of its lives.

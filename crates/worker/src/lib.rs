@@ -24,7 +24,7 @@ mod workers;
 pub use news::{Hear, Heard, News};
 pub use process::main;
 pub use remote::WorkerCommand;
-pub use spec::{ComputeId, ComputeSpec, Job, SessionId, SessionSpec, Setup};
+pub use spec::{ComputeId, ComputeSpec, Job, SessionId, SessionSpec, Setup, disk_limits};
 pub use stored::{Hibernated, Holds, Prepared};
 pub use usage::Used;
 pub use work::{Answer, Body, Look, Run, Values, Work};

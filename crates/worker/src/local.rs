@@ -90,6 +90,10 @@ pub(crate) async fn perform(
         Operation::Hibernate(session) => {
             Some(Reply::Hibernated(flows.hibernate(&session).await))
         }
+        Operation::Shrink(session) => {
+            flows.shrink(&session).await;
+            Some(Reply::Ended)
+        }
         Operation::Fork { from, to } => Some(Reply::Forked(flows.fork(from, to).await)),
         Operation::Inspect(session) => Some(Reply::Holds(flows.inspect(&session).await)),
         Operation::End(session) => {

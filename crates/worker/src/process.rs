@@ -183,6 +183,11 @@ impl Worker {
                     worker.tell(worker.flows.snapshot(Some(&session)));
                     worker.done(id, Reply::Hibernated(hibernated));
                 }
+                Operation::Shrink(session) => {
+                    worker.flows.shrink(&session).await;
+                    worker.tell(worker.flows.snapshot(Some(&session)));
+                    worker.done(id, Reply::Ended);
+                }
                 Operation::Fork { from, to } => {
                     let forked = worker.flows.fork(from, to).await;
                     worker.done(id, Reply::Forked(forked));

@@ -91,7 +91,7 @@ impl Kind {
             Operation::Hibernate(_) => Self::Hibernated,
             Operation::Fork { .. } => Self::Forked,
             Operation::Inspect(_) => Self::Holds,
-            Operation::End(_) => Self::Ended,
+            Operation::Shrink(_) | Operation::End(_) => Self::Ended,
         }
     }
 

@@ -63,6 +63,12 @@ pub struct SessionSpec {
     pub stored_memory: u64,
 }
 
+/// Bytes and files that the tools of a session may have on the disk.
+pub fn disk_limits() -> (u64, u64) {
+    let limits = flowcell_sandbox::Limits::default();
+    (limits.disk_bytes, limits.disk_files)
+}
+
 /// What a call changes of how the flow is set up.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct Setup {

@@ -16,6 +16,8 @@ pub struct Hibernated {
     pub bytes: u64,
     /// Why others are not; those stay in memory.
     pub kept: Vec<String>,
+    /// Whether work was under way, whose instances are not among them.
+    pub in_use: bool,
 }
 
 impl Hibernated {

@@ -18,8 +18,16 @@ pub struct Used {
     pub instances: u64,
     /// Those of them that no call uses.
     pub idle: u64,
+    /// Instances that were made, those that went on from being stored included, in total.
+    pub starts: u64,
+    /// Instances that went on from being stored, in total.
+    pub resumes: u64,
+    /// Instances that were stored, in total.
+    pub hibernations: u64,
     pub(crate) cpu_nanos: u64,
     pub(crate) throttled_nanos: u64,
+    pub(crate) start_nanos: u64,
+    pub(crate) hibernate_nanos: u64,
 }
 
 impl From<SliceUsage> for Used {
@@ -29,8 +37,13 @@ impl From<SliceUsage> for Used {
             memory: usage.memory,
             instances: usage.instances as u64,
             idle: usage.idle as u64,
+            starts: usage.starts,
+            resumes: usage.resumes,
+            hibernations: usage.hibernations,
             cpu_nanos: nanos(usage.cpu_time),
             throttled_nanos: nanos(usage.throttled),
+            start_nanos: nanos(usage.start_time),
+            hibernate_nanos: nanos(usage.hibernate_time),
         }
     }
 }
@@ -51,6 +64,16 @@ impl Used {
         Duration::from_nanos(self.throttled_nanos)
     }
 
+    /// Time that it took to make instances, in total.
+    pub fn start_time(&self) -> Duration {
+        Duration::from_nanos(self.start_nanos)
+    }
+
+    /// Time that it took to store instances, in total.
+    pub fn hibernate_time(&self) -> Duration {
+        Duration::from_nanos(self.hibernate_nanos)
+    }
+
     /// Both together.
     #[must_use]
     pub(crate) fn and(self, other: Self) -> Self {
@@ -58,8 +81,13 @@ impl Used {
             memory: self.memory.saturating_add(other.memory),
             instances: self.instances.saturating_add(other.instances),
             idle: self.idle.saturating_add(other.idle),
+            starts: self.starts.saturating_add(other.starts),
+            resumes: self.resumes.saturating_add(other.resumes),
+            hibernations: self.hibernations.saturating_add(other.hibernations),
             cpu_nanos: self.cpu_nanos.saturating_add(other.cpu_nanos),
             throttled_nanos: self.throttled_nanos.saturating_add(other.throttled_nanos),
+            start_nanos: self.start_nanos.saturating_add(other.start_nanos),
+            hibernate_nanos: self.hibernate_nanos.saturating_add(other.hibernate_nanos),
         }
     }
 

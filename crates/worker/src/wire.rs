@@ -69,6 +69,8 @@ pub(crate) enum Operation {
     Work(Job),
     /// Store a session's idle instances, and close its flow. [`Reply::Hibernated`].
     Hibernate(SessionId),
+    /// Drop a session's idle instances, and close its flow. [`Reply::Ended`].
+    Shrink(SessionId),
     /// Copy the stored instances of a session to another one. [`Reply::Forked`].
     Fork {
         from: SessionSpec,

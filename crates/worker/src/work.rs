@@ -31,6 +31,8 @@ pub enum Work {
     Run(Run),
     /// Looks at the flow's files.
     Look(Look),
+    /// Opens the flow and goes on from its stored instances; the answer has no text.
+    Resume,
 }
 
 /// Runs of an open flow, as the API and promptflow's own two interfaces ask for them.

@@ -276,6 +276,12 @@ impl Workers {
         }
     }
 
+    /// Drops a session's idle instances, with what they hold; work under way goes on.
+    pub async fn shrink(&self, session: &SessionId) {
+        self.leave(session, Operation::Shrink(session.clone()))
+            .await;
+    }
+
     /// What a session holds of its worker; `None` when that is nothing.
     pub async fn inspect(&self, session: &SessionId) -> Option<Holds> {
         let reply = self.leave(session, Operation::Inspect(session.clone()));

@@ -12,6 +12,7 @@ mod connections;
 mod durability;
 mod events;
 mod flows;
+mod hibernation;
 mod host;
 mod oidc;
 mod roles;

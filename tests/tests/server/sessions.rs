@@ -535,12 +535,11 @@ fn scaling_to_zero_is_not_noticed() {
     let shown = session.wait_until("it has no instances", |shown| {
         shown["instances"] == json!({"busy": 0, "idle": 0})
     });
-    assert_eq!(shown["state"], "running");
+    assert_eq!(shown["state"], "hibernated");
     assert_eq!(shown["memory_bytes"], 0);
-    // Files stay; memory is the one thing that goes.
-    assert_eq!(count(&session), json!([1, 3, 3]));
+    assert_eq!(count(&session), json!([3, 3, 3]));
     events.wait_for("scaled_to_zero");
-    assert_eq!(count(&session), json!([1, 4, 4]));
+    assert_eq!(count(&session), json!([4, 4, 4]));
 }
 
 #[test]

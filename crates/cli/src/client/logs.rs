@@ -162,7 +162,7 @@ impl Follower<'_> {
             Err(ClientError::Unreachable { .. }) => return Ok(None),
             Err(error) => return Err(error),
         };
-        let is_live = matches!(view.state, SessionState::Starting | SessionState::Running);
+        let is_live = view.state == SessionState::Starting || view.state.takes_calls();
         Ok((!is_live).then_some(view))
     }
 }
@@ -213,7 +213,17 @@ impl Printer {
                 ));
             }
             "scaled_to_zero" => {
-                self.line(&format!("instances dropped: {}", text("reason")));
+                self.line(&format!("no instances in memory: {}", text("reason")));
+            }
+            "not_stored" => {
+                let reasons = event["reasons"].as_array().into_iter().flatten();
+                let reasons: Vec<&str> = reasons.filter_map(Value::as_str).collect();
+                let outcome = match event["dropped"].as_bool() {
+                    Some(true) => "dropped",
+                    _ => "kept in memory",
+                };
+                let reasons = reasons.join("; ");
+                self.line(&format!("instances {outcome}, not stored: {reasons}"));
             }
             "missed" => terminal::note(&match event["events"].as_u64() {
                 Some(0) | None => {

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
+use flowcell_server::api::hibernation::ForkSession;
 use flowcell_server::api::sessions::{SessionView, StartSession, ToolView, UpdateSession};
 use flowcell_session::{Identity, Name, SessionState};
 use reqwest::Method;
@@ -31,6 +32,12 @@ pub(crate) enum SessionCommand {
     Reset(ResetArgs),
     /// Stop a session: its calls end, its memory and files are deleted.
     Stop(StopArgs),
+    /// Store the memory of a session's instances and free it; the next call goes on from there.
+    Hibernate(Which),
+    /// Go on from what is stored of a session, so that its next call is fast.
+    Resume(Which),
+    /// Make a new flow with a session that are copies of a session: its files and its memory.
+    Fork(Box<ForkArgs>),
     /// Show what has happened to a session, latest first.
     History(Which),
     /// Follow a session: its states, calls, and what its tools print.
@@ -109,6 +116,20 @@ pub(crate) struct StopArgs {
     waiting: Waiting,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct ForkArgs {
+    /// The session's identifier, or its flow.
+    #[arg(value_name = "SESSION|FLOW")]
+    session: Name,
+    /// The new flow.
+    #[arg(long, value_name = "NAME")]
+    flow: Name,
+    #[command(flatten)]
+    settings: SettingsArgs,
+    #[command(flatten)]
+    waiting: Waiting,
+}
+
 pub(super) async fn run(api: &Api, command: SessionCommand) -> Result<ExitCode, ClientError> {
     match command {
         SessionCommand::Start(args) => return start(api, *args).await,
@@ -139,6 +160,9 @@ pub(super) async fn run(api: &Api, command: SessionCommand) -> Result<ExitCode, 
             let answer = api.send(api.request(Method::POST, url)).await?;
             return ended_up(api, &settled(api, answer, &args.waiting).await?);
         }
+        SessionCommand::Hibernate(which) => return asked(api, &which, "hibernate").await,
+        SessionCommand::Resume(which) => return asked(api, &which, "resume").await,
+        SessionCommand::Fork(args) => return fork(api, *args).await,
         SessionCommand::History(which) => {
             let id = which.find(api).await?;
             let items = api.list(api.here(["sessions", &id, "history"])).await?;
@@ -186,6 +210,30 @@ async fn start(api: &Api, args: StartArgs) -> Result<ExitCode, ClientError> {
         return Ok(ExitCode::SUCCESS);
     }
     let answer = api.create(url, &body).await?;
+    ended_up(api, &settled(api, answer, &args.waiting).await?)
+}
+
+/// Asks something of a session that takes no settings, and shows what has become of it.
+async fn asked(api: &Api, which: &Which, what: &str) -> Result<ExitCode, ClientError> {
+    let id = which.find(api).await?;
+    let url = api.here(["sessions", &id, what]);
+    let answer = api.send(api.request(Method::POST, url)).await?;
+    api.show(&answer, session)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn fork(api: &Api, args: ForkArgs) -> Result<ExitCode, ClientError> {
+    let id = Which::named(args.session).find(api).await?;
+    let settings = args.settings;
+    let body = ForkSession {
+        flow: Some(args.flow),
+        compute_kind: settings.compute_kind.map(Into::into),
+        instance_type: settings.instance_type,
+        compute: settings.compute,
+        idle_seconds: settings.idle_time,
+        identity: settings.identity,
+    };
+    let answer = api.create(api.here(["sessions", &id, "fork"]), &body).await?;
     ended_up(api, &settled(api, answer, &args.waiting).await?)
 }
 

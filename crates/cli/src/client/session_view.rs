@@ -7,7 +7,7 @@ use flowcell_session::{Identity, Name};
 
 use super::api::Api;
 use super::error::ClientError;
-use super::table::{duration, maybe_time, pairs, size, table, time};
+use super::table::{count, duration, maybe_time, pairs, size, table, time};
 
 /// A session, by its identifier or by its flow.
 #[derive(Debug, Args)]
@@ -21,6 +21,14 @@ pub(crate) struct Which {
 }
 
 impl Which {
+    /// The session of this identifier or flow.
+    pub(crate) fn named(session: Name) -> Self {
+        Self {
+            session: Some(session),
+            flow: None,
+        }
+    }
+
     /// The session's identifier.
     pub(crate) async fn find(&self, api: &Api) -> Result<String, ClientError> {
         if let Some(name) = &self.session {
@@ -66,12 +74,16 @@ pub(super) fn sessions(sessions: &[SessionView]) -> String {
                 session.compute.instance_type.to_string(),
                 session.user.to_string(),
                 session.active_calls.to_string(),
+                session
+                    .stored
+                    .map(|stored| size(stored.bytes))
+                    .unwrap_or_default(),
                 time(session.last_use),
             ]
         })
         .collect();
     let heads = [
-        "FLOW", "SESSION", "STATE", "COMPUTE", "TYPE", "USER", "CALLS", "LAST USE",
+        "FLOW", "SESSION", "STATE", "COMPUTE", "TYPE", "USER", "CALLS", "STORED", "LAST USE",
     ];
     table(&heads, &rows)
 }
@@ -85,7 +97,7 @@ pub(super) fn session(session: &SessionView) -> String {
             client_id: Some(id),
         } => format!("managed:{id}"),
     };
-    pairs(&[
+    let mut shown = vec![
         ("session", session.id.to_string()),
         ("flow", session.flow.to_string()),
         ("user", session.user.to_string()),
@@ -128,7 +140,57 @@ pub(super) fn session(session: &SessionView) -> String {
             "revision",
             format!("{}, life {}", session.revision, session.generation),
         ),
-    ])
+    ];
+    shown.extend(memory(session));
+    pairs(&shown)
+}
+
+/// What is told of a session's memory and of what is stored of it; nothing of what there is not.
+fn memory(session: &SessionView) -> Vec<(&'static str, String)> {
+    let mut shown = Vec::new();
+    if let Some(stored) = &session.stored {
+        let text = format!(
+            "{} in {}, since {}",
+            size(stored.bytes),
+            count(usize::try_from(stored.instances).unwrap_or(usize::MAX), "instance"),
+            time(stored.since)
+        );
+        shown.push(("stored", text));
+    }
+    for (name, reasons) in [("kept", &session.kept), ("dropped", &session.dropped)] {
+        if !reasons.is_empty() {
+            shown.push((name, format!("not stored: {}", reasons.join("; "))));
+        }
+    }
+    if let Some(memory) = &session.memory {
+        shown.push(("own memory", size(memory.private_bytes)));
+        let image = &memory.image;
+        let mut text = image.state.clone();
+        if let (Some(bytes), Some(changed)) = (image.bytes, image.changed_bytes) {
+            text = format!("{text}: {}, {} changed", size(bytes), size(changed));
+        }
+        if let Some(reason) = &image.reason {
+            text = format!("{text}: {reason}");
+        }
+        shown.push(("image", text));
+    }
+    let usage = &session.usage;
+    if usage.starts > 0 {
+        let text = format!(
+            "{} started in {:.3} s ({} of them went on), {} stored in {:.3} s",
+            usage.starts,
+            usage.start_seconds,
+            usage.resumes,
+            usage.hibernations,
+            usage.hibernate_seconds
+        );
+        shown.push(("started", text));
+    }
+    if let Some(from) = &session.forked_from {
+        let text = format!("{} of flow {}, life {}", from.session, from.flow, from.generation);
+        shown.push(("forked from", text));
+    }
+    shown
 }
 
 pub(super) fn history(lines: &[HappeningView]) -> String {

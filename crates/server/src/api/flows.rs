@@ -6,7 +6,8 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use flowcell_session::{Change, Flow, Name, Role, UserName, Workspace};
+use flowcell_session::machine::Refusal;
+use flowcell_session::{Change, Flow, MAX_FLOWS, Name, Role, UserName, Workspace};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -16,9 +17,6 @@ use crate::app::App;
 use crate::auth::Caller;
 use crate::extract::{At, Body, Creation, Params, entity_tag};
 use crate::problem::{Kind, Problem};
-
-/// Flows that a workspace may have.
-const MAX_FLOWS: usize = 20_000;
 
 /// A flow.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -228,8 +226,5 @@ pub(crate) fn room_for_a_flow(workspace: &Workspace) -> Result<(), Problem> {
     if workspace.flows.len() < MAX_FLOWS {
         return Ok(());
     }
-    Err(Problem::new(
-        Kind::QuotaExceeded,
-        format!("the workspace has {MAX_FLOWS} flows, which is the most; delete some"),
-    ))
+    Err(Refusal::TooManyFlows(MAX_FLOWS).into())
 }

@@ -11,7 +11,7 @@ use flowcell_bundle::Reference;
 use flowcell_flow::Flow;
 use flowcell_session::machine::{Event, Step, Wish};
 use flowcell_session::{
-    ComputeKind, Happening, Identity, Image, Name, Role, Session, SessionKey, SessionState, Usage,
+    CannotHibernate, ComputeKind, Happening, Identity, Image, Name, Role, Session, SessionKey, SessionState, Usage,
     UserName,
 };
 use flowcell_worker::Look;
@@ -21,6 +21,7 @@ use tokio::task::JoinHandle;
 use utoipa::{IntoParams, ToSchema};
 
 use super::flows::workspace;
+use super::hibernation::{ForkedFromView, MemoryView, StoredView, UsageView};
 use super::page::{Page, PageParams};
 use crate::app::{App, blocking};
 use crate::auth::Caller;
@@ -39,7 +40,7 @@ pub struct SessionView {
     /// Whose it is.
     #[schema(value_type = String)]
     pub user: UserName,
-    /// `starting`, `running`, `stopping`, `stopped` or `failed`.
+    /// `starting`, `running`, `hibernated`, `stopping`, `stopped` or `failed`.
     #[schema(value_type = String, example = "running")]
     pub state: SessionState,
     /// Why it is in this state.
@@ -79,6 +80,28 @@ pub struct SessionView {
     /// When it will be deleted, should it not be used before.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub evict_at: Option<Timestamp>,
+    /// What is stored of it while it is hibernated.
+    #[serde(default)]
+    pub stored: Option<StoredView>,
+    /// Why instances stayed in memory when it was to hibernate last.
+    #[serde(default)]
+    pub kept: Vec<String>,
+    /// Why instances were dropped when it was to hibernate last.
+    #[serde(default)]
+    pub dropped: Vec<String>,
+    /// What becomes of instances that cannot be stored: `keep` or `drop`, as the host is set.
+    #[schema(value_type = String, example = "keep")]
+    #[serde(default)]
+    pub cannot_hibernate: CannotHibernate,
+    /// What its instances have cost in this life.
+    #[serde(default)]
+    pub usage: UsageView,
+    /// Its memory and its image; only where one session is shown, and not while its worker is too busy to say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<MemoryView>,
+    /// The session that it began as a copy of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forked_from: Option<ForkedFromView>,
 }
 
 /// The compute of a session.
@@ -392,7 +415,9 @@ pub async fn get(
     caller.require(&app, &name, Role::Reader)?;
     let session = find(&app, &name, &id)?;
     let headers = [(header::ETAG, entity_tag(session.revision))];
-    Ok((headers, Json(view(&app, &session))).into_response())
+    let mut view = view(&app, &session);
+    view.memory = MemoryView::of(&app, &session).await;
+    Ok((headers, Json(view)).into_response())
 }
 
 /// Changes settings. Idle time and identity hold at once; another type or compute resets the session there.
@@ -563,7 +588,7 @@ pub async fn tools(
 }
 
 /// An identifier that nobody else has.
-fn fresh(prefix: &str) -> Name {
+pub(crate) fn fresh(prefix: &str) -> Name {
     let random = uuid::Uuid::new_v4().simple().to_string();
     Name::generated(prefix, &random[..20])
 }
@@ -636,7 +661,7 @@ fn image_of_flow(app: &App, name: &Name, flow: &Name) -> Result<Option<Reference
 
 /// Waits for what a change has set going, and answers with the session: as `done` when it has come to an end, and as
 /// 202 with an operation when that takes long.
-async fn settled(
+pub(crate) async fn settled(
     app: &App,
     name: &Name,
     id: &Name,
@@ -727,7 +752,7 @@ pub(crate) fn own_or_owner(
     ))
 }
 
-fn view(app: &App, session: &Session) -> SessionView {
+pub(crate) fn view(app: &App, session: &Session) -> SessionView {
     let sessions = app.sessions();
     let key = (session.workspace.clone(), session.id.clone());
     let usage = if session.state.is_live() {
@@ -736,7 +761,10 @@ fn view(app: &App, session: &Session) -> SessionView {
         Usage::default()
     };
     let last_use = sessions.last_use(session);
-    let evict_at = (session.state == SessionState::Running)
+    let not_stored = sessions.not_stored(&key);
+    let evict_at = session
+        .state
+        .takes_calls()
         .then(|| {
             let idle = SignedDuration::from_secs(i64::try_from(session.idle_seconds).ok()?);
             last_use.checked_add(idle).ok()
@@ -774,5 +802,12 @@ fn view(app: &App, session: &Session) -> SessionView {
         active_calls: sessions.calls(&key).len(),
         last_use,
         evict_at,
+        stored: session.stored.map(Into::into),
+        kept: not_stored.kept,
+        dropped: not_stored.dropped,
+        cannot_hibernate: sessions.settings().cannot_hibernate,
+        usage: usage.into(),
+        memory: None,
+        forked_from: session.forked_from.clone().map(Into::into),
     }
 }

@@ -14,6 +14,8 @@ use crate::registry::{FileInfo, Registry, RegistryError};
 const MANIFEST: &str = "files.json";
 /// The flow's files.
 const FLOW: &str = "flow";
+/// What tools see as `/tmp`.
+const TEMPORARY: &str = "tmp";
 
 /// A working copy that could not be brought up to date.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +26,9 @@ pub enum CopyError {
     /// The registry.
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    /// There is more than a session may have.
+    #[error("the session's files are larger or more than a session's disk may hold; delete some")]
+    TooLarge,
 }
 
 impl CopyError {
@@ -35,7 +40,7 @@ impl CopyError {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
             ),
             Self::Registry(RegistryError::Full(_)) => true,
-            Self::Registry(_) => false,
+            Self::Registry(_) | Self::TooLarge => false,
         }
     }
 }
@@ -53,6 +58,9 @@ pub(super) struct WorkingCopy {
 }
 
 impl WorkingCopy {
+    /// The folders that tools see.
+    pub(super) const FOLDERS: [&str; 2] = [FLOW, TEMPORARY];
+
     pub(super) fn new(folder: PathBuf) -> Self {
         Self { folder }
     }
@@ -71,7 +79,7 @@ impl WorkingCopy {
     ) -> Result<(), CopyError> {
         let flow_folder = self.folder.join(FLOW);
         std::fs::create_dir_all(&flow_folder)?;
-        std::fs::create_dir_all(self.folder.join("tmp"))?;
+        std::fs::create_dir_all(self.folder.join(TEMPORARY))?;
         // Tools may have put links anywhere below it; a `Dir` does not follow them out.
         let root = Dir::open_ambient_dir(&flow_folder, ambient_authority())?;
         let before = self.manifest();
@@ -100,6 +108,17 @@ impl WorkingCopy {
         let temporary = self.folder.join("files.json.new");
         std::fs::write(&temporary, text)?;
         std::fs::rename(&temporary, self.folder.join(MANIFEST))?;
+        Ok(())
+    }
+
+    /// Whether all that belongs into the copy has been in it.
+    pub(super) fn is_finished(&self) -> bool {
+        self.folder.join(MANIFEST).exists()
+    }
+
+    /// Another copy has all that this one has, and is finished with it.
+    pub(super) fn finish_as(&self, other: &Self) -> Result<(), CopyError> {
+        std::fs::copy(self.folder.join(MANIFEST), other.folder.join(MANIFEST))?;
         Ok(())
     }
 

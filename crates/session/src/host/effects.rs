@@ -32,6 +32,9 @@ pub(super) enum OpenError {
     /// What is to run it.
     #[error(transparent)]
     Worker(#[from] WorkerError),
+    /// What it was to go on from.
+    #[error("the copy of the session that it is forked from was lost before it could start; fork it again")]
+    Lost,
 }
 
 impl Inner {
@@ -108,16 +111,17 @@ impl Inner {
                 .get(&session.compute)
                 .ok_or(OpenError::Over)?;
             let flow = workspace.flows.get(&session.flow).ok_or(OpenError::Over)?;
-            let is_due = matches!(
-                session.state,
-                SessionState::Starting | SessionState::Running
-            );
+            let is_due =
+                session.state == SessionState::Starting || session.state.takes_calls();
             if session.generation != generation || !is_due {
                 return Err(OpenError::Over);
             }
             (session.clone(), compute.clone(), flow.revision)
         };
         let copy = WorkingCopy::new(self.folder(workspace, id, generation));
+        if !Self::is_whole(&session, &copy) {
+            return Err(OpenError::Lost);
+        }
         let (inner, to_write) = (Arc::clone(self), copy.clone());
         let (of, flow) = (session.workspace.clone(), session.flow.clone());
         blocking(move || to_write.update(inner.ledger.registry(), &of, &flow)).await?;
@@ -130,8 +134,12 @@ impl Inner {
         })?;
         let log = self.started.wrapping_add(generation);
         let live = Arc::new(Live::new(&session, spec, copy, revision, log));
+        let state = match session.state {
+            SessionState::Starting => SessionState::Running,
+            state => state,
+        };
         live.events.push(SessionEvent::State {
-            state: SessionState::Running.as_str().to_owned(),
+            state: state.as_str().to_owned(),
             reason: session.reason,
         });
         self.live.insert(key, Arc::clone(&live));
@@ -139,7 +147,7 @@ impl Inner {
     }
 
     /// What a session's worker is told about it.
-    fn spec(&self, session: &Session, compute: &Compute, copy: &WorkingCopy) -> SessionSpec {
+    pub(super) fn spec(&self, session: &Session, compute: &Compute, copy: &WorkingCopy) -> SessionSpec {
         SessionSpec {
             id: SessionId {
                 workspace: session.workspace.to_string(),
@@ -188,7 +196,7 @@ impl Inner {
         self.remove_copy(workspace, id, generation).await;
     }
 
-    async fn remove_copy(&self, workspace: &Name, id: &Name, generation: u64) {
+    pub(super) async fn remove_copy(&self, workspace: &Name, id: &Name, generation: u64) {
         let copy = WorkingCopy::new(self.folder(workspace, id, generation));
         if let Err(error) = blocking(move || copy.delete()).await {
             tracing::warn!(%workspace, session = %id, %error, "a working copy could not be deleted");
@@ -205,7 +213,7 @@ impl Inner {
     pub(super) fn note(&self, step: &Step) {
         for change in &step.changes {
             match change {
-                Change::PutSession(session) if session.state == SessionState::Running => {
+                Change::PutSession(session) if session.state.takes_calls() => {
                     let key = (session.workspace.clone(), session.id.clone());
                     let last_use = self.live.get(&key).map(|live| live.last_use());
                     let last_use = last_use.map_or(session.last_use, |at| at.max(session.last_use));
@@ -261,12 +269,14 @@ impl Inner {
             (machine::recover(&state), known)
         };
         // Copies of lives that ended while nobody could delete them.
-        let folder = self.settings.folder.clone();
+        // Looked for before anything new can be among them.
+        let folder = std::fs::read_dir(&self.settings.folder);
+        let found = folder.into_iter().flatten().flatten();
+        let mut old: Vec<PathBuf> = found.map(|entry| entry.path()).collect();
+        old.retain(|path| !known.contains(path));
         tokio::task::spawn_blocking(move || {
-            for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
-                if !known.contains(&entry.path())
-                    && let Err(error) = std::fs::remove_dir_all(entry.path())
-                {
+            for path in old {
+                if let Err(error) = std::fs::remove_dir_all(path) {
                     tracing::warn!(%error, "a working copy of an old session could not be deleted");
                 }
             }

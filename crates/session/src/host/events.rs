@@ -68,10 +68,17 @@ pub enum SessionEvent {
         /// How long it took, in milliseconds.
         duration_ms: f64,
     },
-    /// The session's instances were dropped; the next call makes new ones.
+    /// The session has no instances in memory any more; the next call goes on from what is stored, or makes new ones.
     ScaledToZero {
         /// Why.
         reason: String,
+    },
+    /// Instances could not be stored when the session was to hibernate.
+    NotStored {
+        /// What stands in the way.
+        reasons: Vec<String>,
+        /// Whether they were dropped, instead of staying in memory.
+        dropped: bool,
     },
 }
 
@@ -165,6 +172,17 @@ impl EventLog {
         }
         drop(kept);
         self.newest.send_replace(number);
+    }
+
+    /// Keeps only the latest event, by which watchers that come back hear that they have missed some.
+    pub(super) fn forget(&self) {
+        let mut kept = self.lock();
+        while kept.events.len() > 1 {
+            if let Some((_, gone)) = kept.events.pop_front() {
+                kept.bytes -= gone.len();
+            }
+        }
+        kept.events.shrink_to_fit();
     }
 
     /// No more events will come.

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use jiff::{Timestamp, ToSpan as _};
 
+use super::hibernate::Slept;
 use super::{Inner, Key, SessionEvent, Timer, blocking};
 use crate::machine::{self, Event};
 use crate::name::Name;
 use crate::registry::{ANSWER_HOURS, Durability};
-use crate::session::SessionState;
 use crate::state::Change;
 
 /// How often last uses are stored.
@@ -52,7 +52,7 @@ impl Inner {
         let (idle, stored) = {
             let state = self.ledger.state();
             let session = state.workspaces.get(workspace)?.sessions.get(id)?;
-            if session.state != SessionState::Running || session.generation != generation {
+            if !session.state.takes_calls() || session.generation != generation {
                 return None;
             }
             (Duration::from_secs(session.idle_seconds), session.last_use)
@@ -126,24 +126,37 @@ impl Inner {
         }
     }
 
-    async fn instances_rung(&self, key: &Key, generation: u64) -> Option<Duration> {
+    async fn instances_rung(self: &Arc<Self>, key: &Key, generation: u64) -> Option<Duration> {
         let live = Arc::clone(&*self.live.get(key)?);
         if live.generation != generation {
             return None;
         }
-        let left = left(live.last_use(), self.settings.instances_idle);
+        let idle = self.settings.instances_idle;
+        let left = left(live.last_use(), idle);
         if !live.calls().is_empty() {
-            return Some(self.settings.instances_idle);
+            return Some(idle);
         }
         if !left.is_zero() {
             return Some(left);
         }
+        let Some(quiet) = live.quiet_now() else {
+            return Some(idle.min(BUSY));
+        };
+        // A call that comes from now on sets the timer anew.
         live.is_watched
             .store(false, std::sync::atomic::Ordering::Release);
-        self.workers.hibernate(&live.spec.id).await;
-        live.events.push(SessionEvent::ScaledToZero {
-            reason: format!("not used for {} s", self.settings.instances_idle.as_secs()),
-        });
+        let policy = self.settings.cannot_hibernate;
+        match self.put_to_sleep(&live, &quiet, None, policy).await {
+            Ok(Slept::Wholly) => live.events.push(SessionEvent::ScaledToZero {
+                reason: format!("not used for {} s", idle.as_secs()),
+            }),
+            Ok(Slept::Partly) => {}
+            Ok(Slept::Busy) => return Some(idle.min(BUSY)),
+            Err(error) => tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "that a session hibernates could not be stored"
+            ),
+        }
         None
     }
 

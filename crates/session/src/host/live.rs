@@ -14,7 +14,9 @@ use tokio_util::task::TaskTracker;
 
 use super::copy::WorkingCopy;
 use super::events::{EventLog, SessionEvent};
+use super::hibernate::NotStored;
 use crate::name::Name;
+use crate::session::SessionState;
 
 /// A call under way.
 #[derive(Debug, Clone, Serialize)]
@@ -40,6 +42,16 @@ pub struct Usage {
     pub cpu_time: Duration,
     /// Calls that have ended.
     pub calls: u64,
+    /// Instances that were made, those that went on from being stored included.
+    pub starts: u64,
+    /// Instances that went on from being stored.
+    pub resumes: u64,
+    /// Instances that were stored.
+    pub hibernations: u64,
+    /// Time that it took to make instances.
+    pub start_time: Duration,
+    /// Time that it took to store them.
+    pub hibernate_time: Duration,
 }
 
 /// One life of a session.
@@ -59,12 +71,20 @@ pub(super) struct Live {
     pub(super) is_used: AtomicBool,
     /// Whether a timer for its instances is set.
     pub(super) is_watched: AtomicBool,
+    /// Whether the registry says that it is hibernated.
+    pub(super) is_asleep: AtomicBool,
+    /// Calls share it while they may have instances; whoever stores those has it alone.
+    pub(super) gate: Arc<RwLock<()>>,
+    not_stored: Mutex<NotStored>,
     last_use: AtomicI64,
     calls_ended: AtomicU64,
     calls: Mutex<HashMap<String, ActiveCall>>,
     /// The flow's revision in the copy. Whoever opens the flow shares it; whoever changes the files has it alone.
     revision: Arc<RwLock<u64>>,
 }
+
+/// A session does not hibernate while this is there.
+pub(super) type Inside = OwnedRwLockReadGuard<()>;
 
 /// The copy does not change while this is there.
 pub(super) type Still = OwnedRwLockReadGuard<u64>;
@@ -115,6 +135,9 @@ impl Live {
             ending: CancellationToken::new(),
             is_used: AtomicBool::new(false),
             is_watched: AtomicBool::new(false),
+            is_asleep: AtomicBool::new(session.state == SessionState::Hibernated),
+            gate: Arc::default(),
+            not_stored: Mutex::default(),
             last_use: AtomicI64::new(session.last_use.as_millisecond()),
             calls_ended: AtomicU64::new(0),
             calls: Mutex::default(),
@@ -131,6 +154,19 @@ impl Live {
 
     pub(super) fn last_use(&self) -> Timestamp {
         Timestamp::from_millisecond(self.last_use.load(Ordering::Relaxed)).unwrap_or(Timestamp::MIN)
+    }
+
+    /// What could not be stored when it was to hibernate last.
+    pub(super) fn not_stored(&self) -> MutexGuard<'_, NotStored> {
+        self.not_stored
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Holds as little as possible: nobody may use it for days.
+    pub(super) fn slim(&self) {
+        self.events.forget();
+        self.calls().shrink_to_fit();
     }
 
     /// The calls under way.
@@ -197,6 +233,11 @@ impl Live {
             memory: used.memory,
             cpu_time: used.cpu_time(),
             calls: self.calls_ended.load(Ordering::Relaxed),
+            starts: used.starts,
+            resumes: used.resumes,
+            hibernations: used.hibernations,
+            start_time: used.start_time(),
+            hibernate_time: used.hibernate_time(),
         }
     }
 }

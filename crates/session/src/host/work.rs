@@ -10,8 +10,9 @@ use super::copy::CopyError;
 use super::effects::OpenError;
 use super::events::Watcher;
 use super::live::{AdmissionError, CallGuard, Live, Still};
-use super::{Inner, Key, SessionEvent, SessionHost, Timer, blocking};
-use crate::session::{Session, SessionState};
+use super::{HappenError, Inner, Key, SessionEvent, SessionHost, Timer, blocking};
+use crate::name::UserName;
+use crate::session::Session;
 
 /// A call that did not come to its work, or not to its end.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +45,20 @@ pub enum CallError {
     /// What runs the session failed, or is not there.
     #[error(transparent)]
     Worker(#[from] WorkerError),
+    /// That the session goes on could not be stored.
+    #[error(transparent)]
+    Happen(#[from] HappenError),
+}
+
+/// Whether some work is one that a hibernated session goes on for.
+#[derive(Debug)]
+pub(super) enum Waking {
+    /// It does not need its instances.
+    No,
+    /// A call.
+    ByCall,
+    /// A user asks for just this.
+    By(UserName),
 }
 
 impl SessionHost {
@@ -87,7 +102,10 @@ impl SessionHost {
         guard.event(SessionEvent::CallStarted {
             call: guard.id().to_owned(),
         });
-        let done = inner.work(&live, &guard, setup, Work::Run(run)).await;
+        let work = Work::Run(run);
+        let done = inner
+            .work(&live, &guard, setup, work, Waking::ByCall)
+            .await;
         let word = match &done {
             Ok(done) => done.status.as_str(),
             Err(CallError::Canceled) => "Canceled",
@@ -110,12 +128,12 @@ impl SessionHost {
         let guard = live.admit(fresh_call(), self.inner.settings.calls_per_session)?;
         self.inner.touch(session, &live);
         self.inner
-            .work(&live, &guard, Setup::default(), Work::Look(look))
+            .work(&live, &guard, Setup::default(), Work::Look(look), Waking::No)
             .await
     }
 }
 
-fn fresh_call() -> String {
+pub(super) fn fresh_call() -> String {
     format!("c-{}", uuid::Uuid::new_v4().simple())
 }
 
@@ -165,7 +183,7 @@ impl Inner {
             return Ok(Arc::clone(&live));
         }
         let session = self.session(key)?;
-        if session.state != SessionState::Running {
+        if !session.state.takes_calls() {
             return Err(CallError::NotRunning {
                 session: session.id.to_string(),
                 state: session.state.as_str(),
@@ -180,12 +198,12 @@ impl Inner {
                 reason: "it was changed a moment ago; try again".to_owned(),
             }),
             Err(OpenError::Copy(error)) => Err(error.into()),
-            Err(error @ OpenError::Image(_)) => Err(CallError::Environment(error.to_string())),
+            Err(error @ (OpenError::Image(_) | OpenError::Lost)) => Err(CallError::Environment(error.to_string())),
             Err(OpenError::Worker(error)) => Err(error.into()),
         }
     }
 
-    fn session(&self, (workspace, id): &Key) -> Result<Session, CallError> {
+    pub(super) fn session(&self, (workspace, id): &Key) -> Result<Session, CallError> {
         let state = self.ledger.state();
         let workspace = state.workspaces.get(workspace);
         let session = workspace.and_then(|workspace| workspace.sessions.get(id));
@@ -201,7 +219,7 @@ impl Inner {
     }
 
     /// Sees to it that the session's instances go when they are idle.
-    fn watch_instances(&self, key: &Key, live: &Live) {
+    pub(super) fn watch_instances(&self, key: &Key, live: &Live) {
         if !live.is_watched.swap(true, Ordering::AcqRel) {
             let timer = Timer::Instances(key.clone(), live.generation);
             self.clock.set(timer, self.settings.instances_idle);
@@ -209,14 +227,21 @@ impl Inner {
     }
 
     /// Does some work in a life, until it is done or cancelled.
-    async fn work(
+    pub(super) async fn work(
         self: &Arc<Self>,
         live: &Arc<Live>,
         guard: &CallGuard,
         setup: Setup,
         work: Work,
+        waking: Waking,
     ) -> Result<Answer, CallError> {
         let work = async {
+            let inside = Arc::new(Arc::clone(&live.gate).read_owned().await);
+            match waking {
+                Waking::No => {}
+                Waking::ByCall => self.wake(live, Arc::clone(&inside)),
+                Waking::By(user) => self.wake_for(live, user).await?,
+            }
             let still = self.still(live).await?;
             let job = Job {
                 session: live.spec.clone(),
@@ -225,7 +250,9 @@ impl Inner {
                 work,
             };
             let hear = hear(live, guard.id(), still);
-            Ok(self.workers.perform(job, hear).await?)
+            let answer = self.workers.perform(job, hear).await;
+            drop(inside);
+            Ok(answer?)
         };
         let canceled = guard.token();
         // Going away cancels the work, too.

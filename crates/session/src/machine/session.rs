@@ -62,6 +62,8 @@ impl Scene<'_> {
             identity: wish.identity.clone().unwrap_or_default(),
             image: image.clone(),
             last_use: now,
+            stored: None,
+            forked_from: old.and_then(|old| old.forked_from.clone()),
         };
         let what = format!("{} on compute '{}'", session.reason, session.compute);
         let mut step = Step {
@@ -121,10 +123,7 @@ impl Scene<'_> {
     ) -> Result<Step, Refusal> {
         let session = self.find_session(id)?;
         check_seen(seen, session.revision)?;
-        if !matches!(
-            session.state,
-            SessionState::Starting | SessionState::Running
-        ) {
+        if session.state != SessionState::Starting && !session.state.takes_calls() {
             return Err(Refusal::Conflict(format!(
                 "session {id} is {}; only a session that runs can be changed",
                 session.state.as_str()
@@ -221,7 +220,7 @@ impl Scene<'_> {
         let session = self.find_session(id)?;
         check_seen(seen, session.revision)?;
         let wish = match session.state {
-            SessionState::Starting | SessionState::Running => None,
+            SessionState::Starting | SessionState::Running | SessionState::Hibernated => None,
             // Its serverless compute is gone.
             SessionState::Failed => Some(Wish {
                 instance_type: (session.compute_kind == ComputeKind::Serverless)
@@ -274,6 +273,7 @@ impl Scene<'_> {
         }
         session.generation += 1;
         session.state = SessionState::Starting;
+        session.stored = None;
         session.reason = what.to_owned();
         session.since = self.context.now;
         session.last_use = self.context.now;
@@ -288,7 +288,7 @@ impl Scene<'_> {
         let session = self.find_session(id)?;
         let mut step = Step::default();
         match session.state {
-            SessionState::Starting | SessionState::Running => {
+            SessionState::Starting | SessionState::Running | SessionState::Hibernated => {
                 let reason = format!("stopped by {user}");
                 self.stopping(session, &reason, Some(user), &mut step);
             }
@@ -309,7 +309,7 @@ impl Scene<'_> {
         Ok(step)
     }
 
-    /// Begins to stop a session that starts or runs.
+    /// Begins to stop a session that starts, runs or is hibernated.
     pub(super) fn stopping(
         &self,
         session: &Session,
@@ -327,7 +327,7 @@ impl Scene<'_> {
             return step;
         };
         let last_use = last_use.max(session.last_use);
-        if session.state == SessionState::Running
+        if session.state.takes_calls()
             && is_over(self.context.now, last_use, session.idle_seconds)
         {
             let reason = format!("idle: not used for {}", shown(session.idle_seconds));
@@ -345,7 +345,7 @@ impl Scene<'_> {
         let Some(session) = self.workspace.sessions.get(id) else {
             return step;
         };
-        if session.state != SessionState::Running || session.last_use >= at {
+        if !session.state.takes_calls() || session.last_use >= at {
             return step;
         }
         let used = Session {
@@ -364,23 +364,41 @@ impl Scene<'_> {
         step
     }
 
-    fn in_state(&self, id: &Name, generation: u64, state: SessionState) -> Option<&Session> {
+    pub(super) fn in_state(
+        &self,
+        id: &Name,
+        generation: u64,
+        state: SessionState,
+    ) -> Option<&Session> {
         let session = self.workspace.sessions.get(id)?;
         (session.generation == generation && session.state == state).then_some(session)
     }
 
-    fn turned_to(&self, session: &Session, state: SessionState, reason: &str) -> Session {
+    /// A session in another state. What was stored of it counts no more: it is gone on from, or goes with its life.
+    pub(super) fn turned_to(
+        &self,
+        session: &Session,
+        state: SessionState,
+        reason: &str,
+    ) -> Session {
         Session {
             state,
             reason: reason.to_owned(),
             since: self.context.now,
             revision: session.revision + 1,
+            stored: None,
             ..session.clone()
         }
     }
 
     /// Puts a session as it now is, its history, and the effect that its state asks for if it has just come to it.
-    fn put(&self, session: Session, what: &str, by: Option<&UserName>, step: &mut Step) {
+    pub(super) fn put(
+        &self,
+        session: Session,
+        what: &str,
+        by: Option<&UserName>,
+        step: &mut Step,
+    ) {
         let was = self.workspace.sessions.get(&session.id);
         let came = was
             .is_none_or(|was| was.state != session.state || was.generation != session.generation);
@@ -393,7 +411,10 @@ impl Scene<'_> {
                 session: session.id.clone(),
                 generation: session.generation,
             }),
-            SessionState::Running | SessionState::Stopped | SessionState::Failed => None,
+            SessionState::Running
+            | SessionState::Hibernated
+            | SessionState::Stopped
+            | SessionState::Failed => None,
         };
         step.effects.extend(effect.filter(|_| came));
         step.changes.push(Change::Happened {

@@ -46,6 +46,22 @@ impl Kept {
                 let key = (workspace.clone(), flow.clone(), path.clone());
                 self.files.insert(key, content.clone());
             }
+            Change::CopyFiles {
+                workspace,
+                from,
+                to,
+            } => {
+                let of_flow = self.files.iter().filter(|((of_workspace, of_flow, _), _)| {
+                    of_workspace == workspace && of_flow == from
+                });
+                let copies: Vec<_> = of_flow
+                    .map(|((workspace, _, path), content)| {
+                        let key = (workspace.clone(), to.clone(), path.clone());
+                        (key, content.clone())
+                    })
+                    .collect();
+                self.files.extend(copies);
+            }
             Change::DeleteFile {
                 workspace,
                 flow,

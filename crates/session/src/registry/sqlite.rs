@@ -269,6 +269,19 @@ fn store(transaction: &Transaction<'_>, change: &Change) -> Result<(), RegistryE
                 ])?;
             Ok(())
         }
+        Change::CopyFiles {
+            workspace,
+            from,
+            to,
+        } => {
+            transaction
+                .prepare_cached(
+                    "INSERT OR REPLACE INTO file (workspace, flow, path, size, digest, content)
+                     SELECT workspace, ?3, path, size, digest, content FROM file WHERE workspace = ?1 AND flow = ?2",
+                )?
+                .execute(params![workspace.as_str(), from.as_str(), to.as_str()])?;
+            Ok(())
+        }
         Change::DeleteFile {
             workspace,
             flow,
