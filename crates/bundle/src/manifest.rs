@@ -270,6 +270,7 @@ mod tests {
             digest,
             size: 0,
             tools: tools.iter().map(|name| tool(name)).collect(),
+            start: Start::Ordinary,
         };
         let manifest = Manifest {
             schema: 1,

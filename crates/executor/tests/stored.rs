@@ -52,7 +52,7 @@ async fn start(flow: &FlowFolder) -> Instance {
     }
     let variables = vec![("GIVEN".to_owned(), "now".to_owned())];
     let environment = Environment::new(mounts, variables, Limits::default());
-    Instance::start(HOST.sandbox(), &program, &environment)
+    Instance::start(HOST.sandbox(), &program, &environment, None)
         .await
         .unwrap()
 }

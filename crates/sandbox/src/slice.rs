@@ -461,8 +461,8 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_charge_goes_to_all_or_none() {
+    #[tokio::test]
+    async fn a_charge_goes_to_all_or_none() {
         let limits = SliceLimits {
             memory: 100,
             instances: 2,
@@ -478,18 +478,18 @@ mod tests {
         );
         let other = Slice::new(SliceLimits::UNLIMITED, Some(host.clone()));
 
-        let first = compute.admit(50).unwrap();
-        let refused = compute.admit(40).unwrap_err();
+        let first = compute.admit(50).await.unwrap();
+        let refused = compute.admit(40).await.unwrap_err();
         assert!(Arc::ptr_eq(&refused.slice, &compute) && !refused.forever);
         assert_eq!(refused.full, Full::Memory { limit: 80 });
-        assert!(compute.admit(81).unwrap_err().forever);
+        assert!(compute.admit(81).await.unwrap_err().forever);
 
-        let second = other.admit(30).unwrap();
-        second.grow_to(20).unwrap();
-        second.grow_to(50).unwrap();
-        assert_eq!(second.grow_to(51), Err(100));
+        let second = other.admit(30).await.unwrap();
+        second.grow_to(20).await.unwrap();
+        second.grow_to(50).await.unwrap();
+        assert_eq!(second.grow_to(51).await, Err(100));
         assert_eq!((host.usage().memory, other.usage().memory), (100, 50));
-        let refused = compute.admit(0).unwrap_err();
+        let refused = compute.admit(0).await.unwrap_err();
         assert!(Arc::ptr_eq(&refused.slice, &host));
         assert_eq!(refused.full, Full::Instances { limit: 2 });
         assert_eq!(compute.usage().instances, 1);

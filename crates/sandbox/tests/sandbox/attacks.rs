@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flowcell_sandbox::{
-    Environment, Fault, Full, Isolation, Limits, Pool, PoolError, ProgramError, ProgramKind,
+    Environment, Fault, Full, Isolation, Limits, Pool, PoolError, PoolOptions, ProgramError, ProgramKind,
     SandboxError,
 };
 
@@ -289,13 +289,15 @@ async fn instances_are_reused_or_not_as_the_isolation_says() {
     assert_eq!(program.kind(), ProgramKind::Tool);
     for (isolation, same) in [(Isolation::Session, true), (Isolation::Call, false)] {
         let environment = Arc::new(Environment::new(Vec::new(), Vec::new(), limits()));
-        let pool = Pool::new(
-            Arc::clone(&SANDBOX),
-            Arc::clone(&program),
+        let options = PoolOptions {
+            program: Arc::clone(&program),
             environment,
             isolation,
-            1,
-        );
+            instances: 1,
+            image: None,
+            hibernation: None,
+        };
+        let pool = Pool::new(Arc::clone(&SANDBOX), options);
         let first = pool.checkout(Duration::from_secs(60)).await.unwrap();
         let id = first.id();
         let busy = pool.checkout(Duration::from_millis(1)).await.unwrap_err();

@@ -7,7 +7,8 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use flowcell_sandbox::{
-    Environment, Fault, Isolation, Limits, Pool, Program, ProgramError, Sandbox, SandboxConfig,
+    CodeKind, Environment, Fault, Isolation, Limits, Pool, PoolOptions, Program, ProgramError,
+    Sandbox, SandboxConfig,
 };
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::Resolve;
@@ -84,7 +85,7 @@ pub(crate) fn tool(body: &str) -> Vec<u8> {
 }
 
 pub(crate) fn program(wasm: &[u8]) -> Result<Program, ProgramError> {
-    let code = SANDBOX.compile(wasm)?;
+    let code = SANDBOX.compile(wasm, CodeKind::Ordinary)?;
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), code).unwrap();
     SANDBOX.load(file.path())
@@ -110,13 +111,23 @@ pub(crate) fn short() -> Limits {
 pub(crate) fn pool_with(wasm: &[u8], limits: Limits) -> Arc<Pool> {
     let environment = Environment::new(Vec::new(), Vec::new(), limits);
     let program = program(wasm).unwrap();
-    Pool::new(
-        Arc::clone(&SANDBOX),
-        Arc::new(program),
-        Arc::new(environment),
-        Isolation::Session,
-        2,
-    )
+    pool_of(&Arc::new(program), environment, 2)
+}
+
+pub(crate) fn pool_of(
+    program: &Arc<Program>,
+    environment: Environment,
+    instances: usize,
+) -> Arc<Pool> {
+    let options = PoolOptions {
+        program: Arc::clone(program),
+        environment: Arc::new(environment),
+        isolation: Isolation::Session,
+        instances,
+        image: None,
+        hibernation: None,
+    };
+    Pool::new(Arc::clone(&SANDBOX), options)
 }
 
 pub(crate) fn pool(wasm: &[u8]) -> Arc<Pool> {

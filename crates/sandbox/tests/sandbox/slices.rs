@@ -4,11 +4,11 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use flowcell_sandbox::{
-    Call, Environment, Fault, Full, Isolation, Lease, Limits, Pool, PoolError, Program,
+    Call, Environment, Fault, Full, Lease, Limits, Pool, PoolError, Program,
     SandboxError, Slice, SliceLimits, SliceUsage, ToolError,
 };
 
-use crate::{SANDBOX, limits, program, tool};
+use crate::{limits, program, tool};
 
 /// No test that passes waits that long.
 const LONG: Duration = Duration::from_secs(120);
@@ -47,13 +47,7 @@ fn cpu(cpu: f64) -> SliceLimits {
 
 fn pool_of(program: &Arc<Program>, slice: &Arc<Slice>, limits: Limits) -> Arc<Pool> {
     let environment = Environment::new(Vec::new(), Vec::new(), limits).with_slice(slice.clone());
-    Pool::new(
-        SANDBOX.clone(),
-        program.clone(),
-        Arc::new(environment),
-        Isolation::Session,
-        8,
-    )
+    crate::pool_of(program, environment, 8)
 }
 
 fn pool(slice: &Arc<Slice>) -> Arc<Pool> {
