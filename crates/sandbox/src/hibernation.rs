@@ -137,8 +137,7 @@ impl Hibernation {
     /// Makes the folder, and keeps the image below there.
     pub(crate) fn keep_below(&self, below: Option<&Image>) -> io::Result<()> {
         fs::create_dir_all(&self.folder)?;
-        let Some((identity, (path, _))) =
-            below.and_then(|below| Some((below.identity()?, below.file()?)))
+        let Some((below, identity)) = below.and_then(|below| Some((below, below.identity()?)))
         else {
             return Ok(());
         };
@@ -146,16 +145,7 @@ impl Hibernation {
         if link.exists() {
             return Ok(());
         }
-        match fs::hard_link(path, &link) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            // On another file system, or gone from the store.
-            Err(_) => {
-                let partial = self.folder.join(format!(".partial-{identity}"));
-                fs::copy(path, &partial)?;
-                fs::rename(&partial, &link)
-            }
-            linked => linked,
-        }
+        below.keep_at(&link)
     }
 
     /// Copies what is stored to another session, whose instances go on from there as copies; gives their number. What

@@ -190,6 +190,11 @@ impl Image {
         layer.copy_for(owner, path).map(|_| ())
     }
 
+    /// Keeps its file under another name; the base alone has none.
+    pub(crate) fn keep_at(&self, path: &Path) -> std::io::Result<()> {
+        self.layer().map_or(Ok(()), |layer| layer.keep_at(path))
+    }
+
     /// Whether it is one session's alone.
     pub(crate) fn is_private(&self) -> bool {
         self.info().is_some_and(|info| info.owner.session.is_some())

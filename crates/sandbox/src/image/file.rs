@@ -13,7 +13,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -224,6 +224,30 @@ impl Layer {
             path: path.to_owned(),
             source,
         })
+    }
+
+    /// Keeps the file under another name too, however long it has its own. By now that may be gone, or another image's.
+    pub(crate) fn keep_at(&self, path: &Path) -> io::Result<()> {
+        match fs::hard_link(&self.path, path) {
+            Ok(()) => {
+                let (own, linked) = (self.file.metadata()?, fs::symlink_metadata(path)?);
+                if (own.dev(), own.ino()) == (linked.dev(), linked.ino()) {
+                    return Ok(());
+                }
+                fs::remove_file(path)?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+            // It has no name any more, or one on another file system.
+            Err(_) => {}
+        }
+        let folder = path.parent().unwrap_or(Path::new("."));
+        let mut copy = tempfile::Builder::new()
+            .prefix(".partial-")
+            .tempfile_in(folder)?;
+        let bytes = read(&self.file, &self.path, self.size).map_err(io::Error::other)?;
+        copy.write_all(&bytes)?;
+        copy.persist(path).map_err(|error| error.error)?;
+        Ok(())
     }
 
     /// The file's pages, for a session: once more with all checks, since the disk can fail meanwhile.

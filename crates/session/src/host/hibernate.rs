@@ -295,21 +295,26 @@ impl Inner {
         live: &Arc<Live>,
         until: tokio::time::Instant,
     ) {
-        let Some(quiet) = live.quiet_now() else {
-            return;
+        let lost = |why: &str| {
+            tracing::warn!(
+                workspace = %live.workspace, session = %live.id, why,
+                "what a session holds in memory is lost with the end of the host"
+            );
+        };
+        let Ok(Some(quiet)) = tokio::time::timeout_at(until, live.quiet()).await else {
+            return lost("calls are under way");
         };
         let policy = CannotHibernate::Keep;
         let slept = self.put_to_sleep(live, &quiet, None, policy);
         match tokio::time::timeout_at(until, slept).await {
-            Ok(Ok(_)) => {}
+            Ok(Ok(Slept::Wholly)) => {}
+            Ok(Ok(Slept::Partly)) => lost(&live.not_stored().kept.join("; ")),
+            Ok(Ok(Slept::Busy)) => lost("calls have not given back their instances"),
             Ok(Err(error)) => tracing::error!(
                 error = &error as &dyn std::error::Error,
                 "that a session hibernates could not be stored"
             ),
-            Err(_) => tracing::warn!(
-                workspace = %live.workspace, session = %live.id,
-                "there was no time to store a session's instances"
-            ),
+            Err(_) => lost("there was no time to store it"),
         }
     }
 }
