@@ -1,7 +1,8 @@
 //! Turns a component into a *shell*: the same code without its data, so that one compilation serves any memory image.
 //!
 //! That is sound only if an instance's whole state is its linear memory. So the component must have no start function,
-//! nothing that changes tables or drops segments, one memory, and mutable globals whose initial value is a constant; any
+//! nothing that changes tables or drops segments, one memory, modules that are instantiated once and at the top, mutable
+//! globals whose initial value is a constant, and no resources or tasks of its own, which the host would keep for it; any
 //! other is refused, with the reason. Added is one module with two functions, which the host calls between calls:
 //!
 //! - `flowcell-settle` compares every mutable global with its initial value, then lets wasi-libc and the WASI adapter
@@ -19,8 +20,9 @@ use wasm_encoder::{
     PrimitiveValType, RawSection, TypeSection, ValType,
 };
 use wasmparser::{
-    ComponentOuterAliasKind, DataKind, ExternalKind, Instance, Operator, Parser, Payload,
-    TypeRef, Validator, WasmFeatures,
+    CanonicalFunction, ComponentAlias, ComponentExternalKind, ComponentOuterAliasKind,
+    ComponentTypeRef, DataKind, ExternalKind, Instance, Operator, Parser, Payload, TypeRef,
+    Validator, WasmFeatures,
 };
 
 /// Exports of a shell.
@@ -53,6 +55,14 @@ pub enum ShellError {
     /// It has something that memory images do not hold.
     #[error("{0}")]
     Unsuitable(String),
+}
+
+/// A section of the file; that it ends within is not known before the file is read to its end.
+fn part(wasm: &[u8], range: std::ops::Range<usize>) -> Result<&[u8], ShellError> {
+    match wasm.get(range) {
+        Some(part) => Ok(part),
+        None => unsuitable("it ends early"),
+    }
 }
 
 fn unsuitable<T>(why: impl Into<String>) -> Result<T, ShellError> {
@@ -105,7 +115,7 @@ impl Shell {
                 Payload::ModuleSection {
                     unchecked_range, ..
                 } if depth == 0 => {
-                    let module = survey.module(modules, &wasm[unchecked_range.clone()])?;
+                    let module = survey.module(modules, part(wasm, unchecked_range.clone())?)?;
                     component.section(&RawSection {
                         id: ComponentSectionId::CoreModule as u8,
                         data: &module,
@@ -127,7 +137,7 @@ impl Shell {
                     if depth == 0 {
                         component.section(&RawSection {
                             id: ComponentSectionId::Component as u8,
-                            data: &wasm[unchecked_range.clone()],
+                            data: part(wasm, unchecked_range.clone())?,
                         });
                     }
                     depth += 1;
@@ -150,14 +160,40 @@ impl Shell {
                         core_instances += 1;
                     }
                 }
-                Payload::ComponentAliasSection(section) if depth == 0 => {
+                Payload::InstanceSection(_) => {
+                    return unsuitable("a component within it has core instances of its own");
+                }
+                Payload::ComponentAliasSection(section) => {
                     for alias in section.clone() {
-                        if let wasmparser::ComponentAlias::Outer {
+                        if let ComponentAlias::Outer {
                             kind: ComponentOuterAliasKind::CoreModule,
+                            ..
+                        }
+                        | ComponentAlias::InstanceExport {
+                            kind: ComponentExternalKind::Module,
                             ..
                         } = alias?
                         {
                             return unsuitable("it takes a module from outside");
+                        }
+                    }
+                }
+                Payload::ComponentImportSection(section) => {
+                    for import in section.clone() {
+                        if let ComponentTypeRef::Module(_) = import?.ty {
+                            return unsuitable("it takes a module from outside");
+                        }
+                    }
+                }
+                Payload::ComponentCanonicalSection(section) => {
+                    for function in section.clone() {
+                        match function? {
+                            CanonicalFunction::Lift { .. }
+                            | CanonicalFunction::Lower { .. }
+                            | CanonicalFunction::ResourceDrop { .. } => {}
+                            _ => {
+                                return unsuitable("it has resources, tasks or streams of its own");
+                            }
                         }
                     }
                 }
@@ -171,7 +207,7 @@ impl Shell {
             {
                 component.section(&RawSection {
                     id,
-                    data: &wasm[range],
+                    data: part(wasm, range)?,
                 });
             }
         }
@@ -291,7 +327,7 @@ impl Survey {
             if let Some((id, range)) = payload.as_section() {
                 module.section(&RawSection {
                     id,
-                    data: &wasm[range],
+                    data: part(wasm, range)?,
                 });
             }
         }
@@ -540,3 +576,7 @@ fn forbidden(operator: &Operator<'_>) -> Option<&'static str> {
 fn validate(component: &[u8]) -> Result<wasmparser::types::Types, ShellError> {
     Ok(Validator::new_with_features(WasmFeatures::all()).validate_all(component)?)
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test stops where it fails")]
+mod tests;
