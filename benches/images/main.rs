@@ -8,6 +8,7 @@
 
 mod memory;
 mod peers;
+mod processes;
 mod setup;
 
 use std::time::Instant;
@@ -25,6 +26,9 @@ const SESSIONS: usize = 200;
 const RUNS: usize = 200;
 
 fn main() -> Result<()> {
+    if std::env::args().any(|argument| argument == processes::ARGUMENT) {
+        return processes::be_one();
+    }
     print_machine();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -36,6 +40,7 @@ fn main() -> Result<()> {
         distinct_sessions(&setup).await?;
         peers::without_images().await
     })?;
+    processes::measure()?;
     peers::native_python()
 }
 

@@ -2,12 +2,13 @@
 //! evictions.
 //!
 //! `cargo build --release -p flowcell && cargo bench -p flowcell-benches --bench serve`; with `-- --promptflow`
-//! promptflow's servers are measured in the same run, and with `-- --only start,calls,memory,evictions` some parts only.
+//! promptflow's servers are measured in the same run, and with `-- --only start,calls,memory,hibernated,evictions` some parts only.
 //! Needs the bundles that `./demo.sh` makes, and wrk.
 
 #![expect(clippy::print_stdout, reason = "a bench prints its figures")]
 
 mod calls;
+mod hibernated;
 mod server;
 
 use std::time::{Duration, Instant};
@@ -42,6 +43,9 @@ fn main() -> Result<()> {
     }
     if wanted("memory") {
         warm_memory()?;
+    }
+    if wanted("hibernated") {
+        hibernated::hibernated()?;
     }
     if wanted("memory") || wanted("evictions") {
         idle_memory_and_evictions()?;

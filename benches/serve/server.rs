@@ -46,7 +46,7 @@ pub(crate) const INPUTS: &str = r#"{"text": "The quick brown fox jumps over the 
 
 pub(crate) struct Server {
     child: Child,
-    _home: TempDir,
+    home: TempDir,
     client: Client,
     archive: Vec<u8>,
     pub(crate) key: String,
@@ -86,7 +86,7 @@ impl Server {
         archive.append_dir_all(".", repository().join("benches/flow"))?;
         Ok(Self {
             child,
-            _home: folder,
+            home: folder,
             client: Client::new(),
             archive: archive.into_inner()?,
             key: key.ok_or("the server gave no key")?,
@@ -141,6 +141,18 @@ impl Server {
         }
     }
 
+    pub(crate) fn hibernate(&self, session: &str) -> Result<()> {
+        let request = self
+            .client
+            .post(format!("{}/sessions/{session}/hibernate", self.base));
+        let session = self.send(request)?;
+        if session["state"] == "hibernated" {
+            Ok(())
+        } else {
+            Err(session.to_string().into())
+        }
+    }
+
     pub(crate) fn update(&self, session: &str, settings: &Value) -> Result<()> {
         let request = self
             .client
@@ -169,20 +181,47 @@ impl Server {
         Ok(line.and_then(|number| number.parse().ok()).unwrap_or(0))
     }
 
-    /// Memory of the process, in bytes: its share of what it shares with others included.
+    /// Memory of the host and its workers, in bytes: their share of what they share with others included.
     pub(crate) fn pss(&self) -> Result<u64> {
-        let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.child.id()))?;
-        let kib = rollup.lines().find_map(|line| {
-            let kib = line.strip_prefix("Pss:")?.trim().strip_suffix(" kB")?;
-            kib.parse::<u64>().ok()
-        });
-        Ok(kib.ok_or("the kernel does not tell the PSS")? << 10)
+        let of_one = |process: u32| -> Result<u64> {
+            let rollup = fs::read_to_string(format!("/proc/{process}/smaps_rollup"))?;
+            let kib = rollup.lines().find_map(|line| {
+                let kib = line.strip_prefix("Pss:")?.trim().strip_suffix(" kB")?;
+                kib.parse::<u64>().ok()
+            });
+            Ok(kib.ok_or("the kernel does not tell the PSS")? << 10)
+        };
+        self.processes()?.into_iter().map(of_one).sum()
     }
 
-    /// Memory mappings of the process.
+    /// Memory mappings of the host and its workers.
     pub(crate) fn maps(&self) -> Result<usize> {
-        let maps = fs::read_to_string(format!("/proc/{}/maps", self.child.id()))?;
-        Ok(maps.lines().count())
+        let of_one = |process: u32| -> Result<usize> {
+            let maps = fs::read_to_string(format!("/proc/{process}/maps"))?;
+            Ok(maps.lines().count())
+        };
+        self.processes()?.into_iter().map(of_one).sum()
+    }
+
+    /// The host, and the workers that it has started, from whichever of its threads.
+    fn processes(&self) -> Result<Vec<u32>> {
+        let host = self.child.id();
+        let mut processes = vec![host];
+        for thread in fs::read_dir(format!("/proc/{host}/task"))? {
+            let children = fs::read_to_string(thread?.path().join("children"))?;
+            let children = children.split_whitespace().map(str::parse);
+            processes.extend(children.collect::<std::result::Result<Vec<u32>, _>>()?);
+        }
+        Ok(processes)
+    }
+
+    /// What the folders of sessions take of the disk, in bytes.
+    pub(crate) fn disk_of_sessions(&self) -> Result<u64> {
+        let folder = self.home.path().join("server/sessions");
+        let used = Command::new("du").arg("-sk").arg(folder).output()?;
+        let used = String::from_utf8(used.stdout)?;
+        let kib: u64 = used.split_whitespace().next().ok_or("du says nothing")?.parse()?;
+        Ok(kib << 10)
     }
 }
 
