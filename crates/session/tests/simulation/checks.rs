@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use flowcell_session::machine::{Effect, Event, Refusal, Step, Wish};
 use flowcell_session::{
     Compute, ComputeKind, ComputeState, Image, Name, Quota, Registry as _, Resources, Session,
-    SessionState, State, Used, UserName, Workspace,
+    SessionState, State, Stored, Used, UserName, Workspace,
 };
 use jiff::Timestamp;
 
@@ -94,6 +94,18 @@ pub(crate) fn state(state: &State) -> Checked {
         for session in workspace.sessions.values() {
             check!(!session.reason.is_empty(), "a session without a reason");
             check!(!session.choice.is_empty(), "a session without a choice");
+            check!(
+                session.stored.is_some() == (session.state == SessionState::Hibernated),
+                "session {} is {} with {:?} stored",
+                session.id,
+                session.state.as_str(),
+                session.stored
+            );
+            check!(
+                session.stored.is_none_or(|stored| stored.instances > 0),
+                "session {} is hibernated with nothing",
+                session.id
+            );
             if session.state.is_live() {
                 place(workspace, session)?;
             }
@@ -221,9 +233,16 @@ pub(crate) fn refusal(
             "compute" => !workspace.computes.contains_key(name.as_str()),
             _ => false,
         },
-        Refusal::NotYours { name, owner, .. } => {
-            let (user, compute) = (user(event), workspace.computes.get(name.as_str()));
-            compute.is_some_and(|compute| compute.user == *owner) && user.is_some()
+        Refusal::NotYours { what, name, owner } => {
+            let (asking, name) = (user(event), name.as_str());
+            if *what == "session" {
+                let session = workspace.sessions.get(name);
+                session.is_some_and(|session| session.user == *owner)
+                    && asking.is_some_and(|asking| asking != owner)
+            } else {
+                let compute = workspace.computes.get(name);
+                compute.is_some_and(|compute| compute.user == *owner) && asking.is_some()
+            }
         }
         Refusal::Stale { seen, current } => seen != current,
         Refusal::Quota(exceeded) => {
@@ -240,6 +259,8 @@ pub(crate) fn refusal(
             };
             exceeded.used == used && !is_within(&sum(&used, &exceeded.wanted), quota)
         }
+        // There are never so many here.
+        Refusal::TooManyFlows(_) => false,
         Refusal::HostFull { reserved, .. } => *reserved == state.reserved,
         Refusal::Conflict(_) => conflicts(workspace, event),
         Refusal::Invalid { problem, .. } => !problem.is_empty(),
@@ -251,6 +272,7 @@ pub(crate) fn refusal(
 fn user(event: &Event) -> Option<&UserName> {
     match event {
         Event::Start { user, .. }
+        | Event::Fork { user, .. }
         | Event::Update { user, .. }
         | Event::Reset { user, .. }
         | Event::Stop { user, .. }
@@ -259,6 +281,7 @@ fn user(event: &Event) -> Option<&UserName> {
         | Event::StartCompute { user, .. }
         | Event::StopCompute { user, .. }
         | Event::DeleteCompute { user, .. } => Some(user),
+        Event::Hibernated { by, .. } | Event::Resumed { by, .. } => by.as_ref(),
         Event::Opened { .. }
         | Event::OpenFailed { .. }
         | Event::Closed { .. }
@@ -274,6 +297,8 @@ fn session<'a>(workspace: &'a Workspace, event: &Event) -> Option<&'a Session> {
         Event::Opened { session, .. }
         | Event::OpenFailed { session, .. }
         | Event::Closed { session, .. }
+        | Event::Hibernated { session, .. }
+        | Event::Resumed { session, .. }
         | Event::Update { session, .. }
         | Event::Reset { session, .. }
         | Event::Stop { session, .. }
@@ -305,13 +330,33 @@ fn conflicts(workspace: &Workspace, event: &Event) -> bool {
                 .any(|session| session.flow == *flow && session.state.is_live());
             has_one || any_passing() || exists(compute) || workspace.sessions.contains_key(id)
         }
+        Event::Fork {
+            from,
+            generation,
+            flow,
+            id,
+            compute,
+            ..
+        } => {
+            let from = &workspace.sessions[from];
+            let runs = matches!(
+                from.state,
+                SessionState::Running | SessionState::Hibernated
+            );
+            !runs
+                || from.generation != *generation
+                || workspace.flows.contains_key(flow)
+                || any_passing()
+                || exists(compute)
+                || workspace.sessions.contains_key(id)
+        }
         Event::Update {
             session, compute, ..
         } => {
             let session = &workspace.sessions[session];
             let runs = matches!(
                 session.state,
-                SessionState::Starting | SessionState::Running
+                SessionState::Starting | SessionState::Running | SessionState::Hibernated
             );
             !runs || any_passing() || exists(compute)
         }
@@ -392,8 +437,13 @@ fn became(
     session: &Session,
     effects: &mut Vec<Effect>,
 ) -> Checked<Option<(Name, u64)>> {
-    use SessionState::{Failed, Running, Starting, Stopped, Stopping};
+    use SessionState::{Failed, Hibernated, Running, Starting, Stopped, Stopping};
     let id = &session.id;
+    // What happens by itself, again and again, is no change that anybody waits for.
+    let is_quiet = matches!(
+        event,
+        Event::Hibernated { by: None, .. } | Event::Resumed { by: None, .. }
+    );
     if let Some(was) = was {
         check!(was.flow == session.flow, "{id} is of another flow now");
         check!(was.created == session.created, "{id} was created anew");
@@ -408,8 +458,14 @@ fn became(
             return Ok(None);
         }
         check!(
-            session.revision > was.revision,
-            "the revision of {id} stayed"
+            (session.revision > was.revision) != is_quiet,
+            "the revision of {id} went from {} to {}",
+            was.revision,
+            session.revision
+        );
+        check!(
+            was.forked_from == session.forked_from,
+            "{id} is a copy of another session now"
         );
         let begins = session.generation > was.generation;
         check!(
@@ -417,9 +473,10 @@ fn became(
             "{id} lives an old life"
         );
         let is_allowed = match (was.state, session.state) {
-            (Starting | Running | Stopped | Failed, Starting) if begins => true,
+            (Starting | Running | Hibernated | Stopped | Failed, Starting) if begins => true,
             (Starting, Starting | Running | Failed | Stopping)
-            | (Running, Running | Stopping)
+            | (Running, Running | Hibernated | Stopping)
+            | (Hibernated, Hibernated | Running | Stopping)
             | (Stopping | Failed, Stopped) => !begins,
             _ => false,
         };
@@ -433,7 +490,7 @@ fn became(
             check!(session.since == world.now, "{id} is so since another time");
         }
         let ended =
-            matches!(was.state, Starting | Running) && (begins || session.state == Stopping);
+            matches!(was.state, Starting | Running | Hibernated) && (begins || session.state == Stopping);
         if ended {
             effects.push(Effect::Close {
                 session: id.clone(),
@@ -451,6 +508,9 @@ fn became(
             session: id.clone(),
             generation: session.generation,
         });
+    }
+    if is_quiet {
+        return Ok(None);
     }
     let history = world.disk.history(workspace, id, None, 2).unwrap();
     let key = (workspace.clone(), id.clone());
@@ -597,6 +657,73 @@ fn expected(
             );
             placed(new, &is, wish)
         }
+        Event::Hibernated {
+            generation,
+            instances,
+            bytes,
+            ..
+        } => {
+            let (was, is) = (was.unwrap(), is.unwrap());
+            let due = was.state == SessionState::Running
+                && was.generation == *generation
+                && *instances > 0;
+            check!(due == (is != was), "due for hibernation: {due}");
+            let expected = Stored {
+                instances: *instances,
+                bytes: *bytes,
+                since: world.now,
+            };
+            check!(
+                !due || is.stored == Some(expected),
+                "stored are {:?}",
+                is.stored
+            );
+            Ok(())
+        }
+        Event::Resumed { generation, .. } => {
+            let (was, is) = (was.unwrap(), is.unwrap());
+            let due = was.state == SessionState::Hibernated && was.generation == *generation;
+            check!(
+                due == (is != was) && (!due || is.state == SessionState::Running),
+                "due for resuming: {due}"
+            );
+            Ok(())
+        }
+        Event::Fork {
+            user,
+            from,
+            flow,
+            id,
+            wish,
+            ..
+        } => {
+            let (source, is) = (&old.sessions[from], &new.sessions[id]);
+            check!(new.sessions[from] == *source, "the source has changed");
+            check!(
+                !old.flows.contains_key(flow) && new.flows.contains_key(flow),
+                "the flow is not new"
+            );
+            check!(
+                is.state == SessionState::Starting && is.flow == *flow && is.user == *user,
+                "the fork does not start"
+            );
+            let of = is.forked_from.as_ref();
+            check!(
+                of.is_some_and(|of| of.session == *from && of.generation == source.generation)
+                    && is.image == source.image,
+                "it is a fork of something else"
+            );
+            check!(
+                is.idle_seconds == wish.idle_seconds.unwrap_or(source.idle_seconds),
+                "the session has another idle time"
+            );
+            let files = |flow: &Name| world.disk.files(workspace, flow).unwrap();
+            check!(
+                files(flow) == files(&source.flow),
+                "the files are other ones"
+            );
+            placed(new, is, wish)
+        }
         Event::Update { seen, wish, .. } => {
             let (was, is) = (was.unwrap(), is.unwrap());
             check!(
@@ -670,7 +797,9 @@ fn expected(
         Event::Stop { .. } => {
             let (was, is) = (was.unwrap(), is.unwrap());
             let wanted = match was.state {
-                SessionState::Starting | SessionState::Running => SessionState::Stopping,
+                SessionState::Starting | SessionState::Running | SessionState::Hibernated => {
+                    SessionState::Stopping
+                }
                 SessionState::Failed => SessionState::Stopped,
                 other => other,
             };
@@ -717,8 +846,10 @@ fn expected(
                 .get(&(workspace.clone(), session.clone()))
                 .copied();
             let last_use = world.last_use(workspace, session).max(stored.unwrap());
-            let due = was.state == SessionState::Running
-                && is_over(world.now, last_use, was.idle_seconds);
+            let due = matches!(
+                was.state,
+                SessionState::Running | SessionState::Hibernated
+            ) && is_over(world.now, last_use, was.idle_seconds);
             check!(
                 due == (is != was) && (!due || is.state == SessionState::Stopping),
                 "due for eviction: {due}"
@@ -727,7 +858,11 @@ fn expected(
         }
         Event::Used { at, .. } => {
             let (was, is) = (was.unwrap(), is.unwrap());
-            let counts = was.state == SessionState::Running && *at > was.last_use;
+            let takes_calls = matches!(
+                was.state,
+                SessionState::Running | SessionState::Hibernated
+            );
+            let counts = takes_calls && *at > was.last_use;
             check!(
                 is.last_use == if counts { *at } else { was.last_use },
                 "the last use is another one"
@@ -856,7 +991,7 @@ fn shuts_down(
         session.compute == *compute
             && matches!(
                 session.state,
-                SessionState::Starting | SessionState::Running
+                SessionState::Starting | SessionState::Running | SessionState::Hibernated
             )
     });
     let running: BTreeSet<&Name> = running.map(|session| &session.id).collect();
@@ -889,14 +1024,22 @@ fn remember(world: &mut World, old: &Workspace, workspace: &Name, event: &Event)
         let was = old.sessions.get(id);
         let begins = was.is_none_or(|was| was.generation < session.generation);
         let is_ready = session.state == SessionState::Running
-            && was.is_some_and(|was| was.state == SessionState::Starting);
+            && was.is_some_and(|was| {
+                matches!(
+                    was.state,
+                    SessionState::Starting | SessionState::Hibernated
+                )
+            });
         if begins || is_ready {
             let key = (workspace.clone(), id.clone());
             world.session_use.insert(key, now);
         }
     }
     if let Event::Used { session, at } = event {
-        let is_running = new.sessions[session].state == SessionState::Running;
+        let is_running = matches!(
+            new.sessions[session].state,
+            SessionState::Running | SessionState::Hibernated
+        );
         let key = (workspace.clone(), session.clone());
         if let Some(last_use) = world.session_use.get_mut(&key)
             && is_running

@@ -118,6 +118,16 @@ fn session_of(event: &Event) -> Option<(&Name, u64)> {
         | Event::Closed {
             session,
             generation,
+        }
+        | Event::Hibernated {
+            session,
+            generation,
+            ..
+        }
+        | Event::Resumed {
+            session,
+            generation,
+            ..
         } => Some((session, *generation)),
         _ => None,
     }
@@ -164,12 +174,13 @@ impl World {
         for bits in history {
             let mut dice = Dice::new(*bits);
             self.advance(*dice.of(&[0, 0, 0, 1, 30, 60, 400, 4_000]));
-            match dice.below(16) {
+            match dice.below(18) {
                 0..=5 => self.ask(&mut dice)?,
                 6..=10 => self.work(&mut dice)?,
                 11 => self.ring(&mut dice)?,
                 12 | 13 => self.use_session(&mut dice)?,
-                14 => self.repeat(&mut dice)?,
+                14 | 15 => self.sleep(&mut dice)?,
+                16 => self.repeat(&mut dice)?,
                 _ => self.crash()?,
             }
         }
@@ -270,7 +281,7 @@ impl World {
         let names = &*NAMES;
         let workspace = dice.of(&[0, 0, 0, 1]);
         let workspace = names.workspaces[*workspace].clone();
-        let what = dice.below(14);
+        let what = dice.below(15);
         let user = dice.of(&names.users).clone();
         let is_full = dice.rarely(24);
         let of_workspace = &self.state.workspaces[&workspace];
@@ -355,7 +366,27 @@ impl World {
                 user,
                 compute: any(dice, &computes),
             },
-            12 => Event::StopCompute {
+            12 => {
+                let from = any(dice, &sessions);
+                let known = of_workspace.sessions.get(&from);
+                let is_late = dice.rarely(8);
+                Event::Fork {
+                    user: match known {
+                        Some(known) if !dice.rarely(8) => known.user.clone(),
+                        _ => user,
+                    },
+                    generation: known.map_or(1, |known| known.generation - u64::from(is_late)),
+                    flow: match dice.below(8) {
+                        0 => dice.of(&names.flows).clone(),
+                        _ => Name::generated("fork", &self.counter.to_string()),
+                    },
+                    id: fresh(dice, &sessions),
+                    compute: fresh(dice, &computes),
+                    from,
+                    wish: wish(dice, &computes, false),
+                }
+            }
+            13 => Event::StopCompute {
                 user,
                 compute: any(dice, &computes),
             },
@@ -385,7 +416,8 @@ impl World {
                 // What could not be stored is tried again.
                 if is_full {
                     self.due.push((workspace, Due::Outcome(event)));
-                } else {
+                } else if !matches!(event, Event::Resumed { .. }) {
+                    // A session that hibernates again can resume again.
                     self.outcomes.push((workspace, event));
                 }
                 Ok(())
@@ -403,7 +435,7 @@ impl World {
                 let known = self.state.workspaces[workspace].sessions.get(&session);
                 let is_due = known.is_some_and(|known| {
                     known.generation == generation
-                        && matches!(known.state, SessionState::Starting | SessionState::Running)
+                        && (known.state == SessionState::Starting || takes_calls(known.state))
                 });
                 if !is_due {
                     return;
@@ -496,11 +528,20 @@ impl World {
             return Ok(());
         }
         let session = dice.of(&sessions).clone();
-        let known = &self.state.workspaces[&workspace].sessions[&session];
-        if known.state == SessionState::Running {
+        let known = self.state.workspaces[&workspace].sessions[&session].clone();
+        if takes_calls(known.state) {
             self.note(|_| format!("{workspace}: {session} is used"));
             let key = (workspace.clone(), session.clone());
             self.uses.insert(key, self.now);
+            // The call does not wait until that is stored, and it may come late.
+            if known.state == SessionState::Hibernated {
+                let event = Event::Resumed {
+                    session: session.clone(),
+                    generation: known.generation,
+                    by: None,
+                };
+                self.due.push((workspace.clone(), Due::Outcome(event)));
+            }
         }
         if dice.below(2) == 0 {
             let at = self.last_use(&workspace, &session);
@@ -508,6 +549,40 @@ impl World {
             return self.happen(&workspace, &event, false);
         }
         Ok(())
+    }
+
+    /// A session hibernates or goes on, by itself or because somebody wants it; perhaps in a life that is over.
+    fn sleep(&mut self, dice: &mut Dice) -> Checked {
+        let workspace = dice.of(&[0, 0, 0, 1]);
+        let workspace = NAMES.workspaces[*workspace].clone();
+        let sessions: Vec<Name> = self.state.workspaces[&workspace]
+            .sessions
+            .keys()
+            .cloned()
+            .collect();
+        if sessions.is_empty() {
+            return Ok(());
+        }
+        let session = dice.of(&sessions).clone();
+        let known = self.state.workspaces[&workspace].sessions[&session].clone();
+        let generation = known.generation - u64::from(dice.rarely(8));
+        let by = dice.rarely(3).then(|| known.user.clone());
+        let event = match dice.below(4) {
+            0 => Event::Resumed {
+                session,
+                generation,
+                by,
+            },
+            _ => Event::Hibernated {
+                session,
+                generation,
+                instances: dice.below(3) as u64,
+                bytes: 1_000,
+                by,
+            },
+        };
+        let is_full = dice.rarely(24);
+        self.happen(&workspace, &event, is_full)
     }
 
     /// An outcome comes a second time, or one of a life that is long over.
@@ -625,7 +700,7 @@ impl World {
             let leaked = self.lives.iter().find(|(of, session, generation)| {
                 of == name
                     && workspace.sessions.get(session).is_none_or(|session| {
-                        session.state != SessionState::Running || session.generation != *generation
+                        !takes_calls(session.state) || session.generation != *generation
                     })
             });
             if let Some(leaked) = leaked {
@@ -664,6 +739,10 @@ impl World {
         }
         Ok(())
     }
+}
+
+fn takes_calls(state: SessionState) -> bool {
+    matches!(state, SessionState::Running | SessionState::Hibernated)
 }
 
 fn image(dice: &mut Dice) -> Image {
