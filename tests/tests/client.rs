@@ -119,6 +119,40 @@ fn a_session_from_start_to_stop() {
 }
 
 #[test]
+fn a_session_hibernates_resumes_and_is_forked() {
+    let server = Server::start(&[]);
+    let client = server.client();
+    let flow = FlowFolder::python(
+        "from promptflow.core import tool\ncount = 0\n@tool\ndef t():\n    global count\n    count += 1\n    return count\n",
+        &[],
+    );
+    uploaded(&client, &flow, "count");
+    let started = client.json(["session", "start", "--flow", "count"]);
+    let id = started["id"].as_str().unwrap();
+    let call = |flow: &str| client.json(["session", "call", flow])["outputs"]["out"].clone();
+    assert_eq!(call("count"), 1);
+    let asleep = client.json(["session", "hibernate", "count"]);
+    assert_eq!(asleep["state"], "hibernated");
+    let shown = client.ok(["session", "show", id]);
+    assert!(shown.contains("state       hibernated: hibernated by admin"), "{shown}");
+    assert!(shown.contains("in 1 instance, since 2"), "{shown}");
+    let list = client.ok(["session", "list"]);
+    let stored = list.lines().next().unwrap().find("STORED").unwrap();
+    let size = &list.lines().nth(1).unwrap()[stored..];
+    assert!(size.starts_with(|digit: char| digit.is_ascii_digit()), "{list}");
+    let awake = client.ok(["session", "resume", "--flow", "count"]);
+    assert!(awake.contains("running: resumed by admin"), "{awake}");
+    assert_eq!(call("count"), 2);
+    let forked = client.ok(["session", "fork", "count", "--flow", "copy", "--idle-time", "2h"]);
+    assert!(forked.contains(&format!("{id} of flow count, life 1")), "{forked}");
+    assert_eq!(call("copy"), 3);
+    assert_eq!(call("copy"), 4);
+    assert_eq!(call("count"), 3);
+    let refused = client.fails(["session", "fork", "count", "--flow", "copy"]);
+    assert!(refused.contains("'copy' already"), "{refused}");
+}
+
+#[test]
 fn json_is_what_the_api_says_and_nothing_else() {
     let server = Server::start(&[]);
     let client = server.client();

@@ -8,8 +8,8 @@
 
 use flowcell_session::machine::{self, Context, Effect, Event, Refusal, Rules, Step, Wish};
 use flowcell_session::{
-    Catalog, Change, Compute, ComputeKind, ComputeState, Flow, Identity, Image, Name, Quotas,
-    Resources, Session, SessionState, State, UserName, WorkspaceRecord,
+    Catalog, Change, Compute, ComputeKind, ComputeState, Flow, ForkedFrom, Identity, Image, Name,
+    Quotas, Resources, Session, SessionState, State, Stored, UserName, WorkspaceRecord,
 };
 use jiff::{SignedDuration, Timestamp};
 
@@ -609,4 +609,238 @@ fn what_a_dead_host_left_undone_is_done_by_the_next() {
         generation: 1,
     };
     assert_eq!(machine::recover(&world.state), [(name("w"), close)]);
+}
+
+fn hibernated(generation: u64, instances: u64, by: Option<&str>) -> Event {
+    Event::Hibernated {
+        session: name("session-of-f"),
+        generation,
+        instances,
+        bytes: 1_000 * instances,
+        by: by.map(user),
+    }
+}
+
+fn resumed(generation: u64) -> Event {
+    Event::Resumed {
+        session: name("session-of-f"),
+        generation,
+        by: None,
+    }
+}
+
+/// A world with a hibernated session of `f`.
+fn asleep() -> World {
+    let mut world = World::new();
+    world.start("ana", "f", Wish::default()).unwrap();
+    world.happen(&hibernated(1, 2, None)).unwrap();
+    world
+}
+
+#[test]
+fn a_session_hibernates_only_with_something_stored_in_its_present_life() {
+    let mut world = World::new();
+    world.start("ana", "f", Wish::default()).unwrap();
+    for pointless in [hibernated(1, 0, None), hibernated(2, 1, None), resumed(1)] {
+        assert_eq!(world.happen(&pointless).unwrap(), Step::default());
+    }
+    world.pass(10);
+    world.happen(&hibernated(1, 2, None)).unwrap();
+    let session = world.session("f");
+    assert_eq!(session.state, SessionState::Hibernated);
+    let stored = Stored {
+        instances: 2,
+        bytes: 2_000,
+        since: world.now,
+    };
+    assert_eq!((session.stored, session.since), (Some(stored), world.now));
+    assert_eq!(world.happen(&resumed(2)).unwrap(), Step::default());
+}
+
+#[test]
+fn a_hibernated_session_keeps_its_place_and_is_not_opened_at_the_start_of_a_host() {
+    let world = asleep();
+    assert!(world.compute("made-1").is_some());
+    assert_eq!(world.state.workspaces["w"].used.sessions, 1);
+    assert_eq!(machine::recover(&world.state), []);
+}
+
+#[test]
+fn a_session_that_resumes_has_nothing_stored_and_was_used_just_now() {
+    let mut world = asleep();
+    world.pass(100);
+    world.happen(&resumed(1)).unwrap();
+    let session = world.session("f");
+    assert_eq!(session.state, SessionState::Running);
+    assert_eq!((session.stored, session.last_use), (None, world.now));
+}
+
+#[test]
+fn only_what_a_user_asked_for_is_told_and_counts_as_a_change() {
+    let mut world = World::new();
+    let revision = world.start("ana", "f", Wish::default()).unwrap().revision;
+    for _ in 0..3 {
+        let step = world.happen(&hibernated(1, 1, None)).unwrap();
+        assert_eq!(told(&step), [""; 0]);
+        let step = world.happen(&resumed(1)).unwrap();
+        assert_eq!(told(&step), [""; 0]);
+    }
+    assert_eq!(world.session("f").revision, revision);
+    let step = world.happen(&hibernated(1, 1, Some("ana"))).unwrap();
+    assert_eq!(told(&step), ["hibernated by ana"]);
+    assert_eq!(world.session("f").revision, revision + 1);
+}
+
+#[test]
+fn a_hibernated_session_goes_after_its_idle_time() {
+    let mut world = asleep();
+    let idle = Event::SessionIdle {
+        session: name("session-of-f"),
+        last_use: world.now,
+    };
+    world.pass(3_599);
+    assert_eq!(world.happen(&idle).unwrap(), Step::default());
+    world.pass(1);
+    let step = world.happen(&idle).unwrap();
+    let close = Effect::Close {
+        session: name("session-of-f"),
+        generation: 1,
+    };
+    assert_eq!(step.effects, [close]);
+    let session = world.session("f");
+    assert_eq!((session.state, session.stored), (SessionState::Stopping, None));
+}
+
+#[test]
+fn a_hibernated_session_can_be_changed_and_stays_asleep() {
+    let mut world = asleep();
+    world
+        .update(Wish {
+            idle_seconds: Some(100),
+            ..Wish::default()
+        })
+        .unwrap();
+    let session = world.session("f");
+    assert_eq!(session.state, SessionState::Hibernated);
+    assert!(session.stored.is_some());
+    assert_eq!(session.idle_seconds, 100);
+}
+
+#[test]
+fn what_is_stored_ends_with_its_life() {
+    let mut world = asleep();
+    world.update(of_type("medium")).unwrap();
+    let session = world.session("f");
+    assert_eq!((session.generation, session.stored), (2, None));
+    world.happen(&hibernated(2, 1, None)).unwrap();
+    let reset = Event::Reset {
+        user: user("ana"),
+        session: name("session-of-f"),
+        seen: None,
+        compute: world.fresh(),
+    };
+    let step = world.happen(&reset).unwrap();
+    assert_eq!(step.effects.len(), 2, "{:?}", step.effects);
+    let session = world.session("f");
+    assert_eq!((session.generation, session.stored), (3, None));
+}
+
+fn fork(who: &str, generation: u64, flow: &str, wish: Wish) -> Event {
+    Event::Fork {
+        user: user(who),
+        from: name("session-of-f"),
+        generation,
+        flow: name(flow),
+        id: name(&format!("session-of-{flow}")),
+        compute: name(&format!("compute-of-{flow}")),
+        wish,
+    }
+}
+
+#[test]
+fn a_fork_is_a_new_flow_with_a_session_like_the_other() {
+    let mut world = World::new();
+    let wish = Wish {
+        idle_seconds: Some(500),
+        identity: Some(Identity::Managed { client_id: None }),
+        ..of_type("medium")
+    };
+    let source = world.start("ana", "f", wish).unwrap();
+    let step = world.happen(&fork("ana", 1, "copy", Wish::default())).unwrap();
+    let copy = Change::CopyFiles {
+        workspace: name("w"),
+        from: name("f"),
+        to: name("copy"),
+    };
+    assert_eq!(step.changes[0], copy);
+    assert!(world.state.workspaces["w"].flows.contains_key("copy"));
+    let session = world.session("copy");
+    assert_eq!(session.state, SessionState::Starting);
+    assert_eq!(session.instance_type, source.instance_type);
+    assert_ne!(session.compute, source.compute);
+    assert_eq!(session.idle_seconds, 500);
+    assert_eq!(session.identity, source.identity);
+    assert_eq!(session.image, source.image);
+    let from = ForkedFrom {
+        session: source.id.clone(),
+        flow: name("f"),
+        generation: 1,
+    };
+    assert_eq!(session.forked_from, Some(from));
+    assert_eq!(*world.session("f"), source);
+}
+
+#[test]
+fn a_fork_goes_where_it_is_wanted() {
+    let mut world = World::new();
+    world.create("ana", "box");
+    world.start("ana", "f", on("box")).unwrap();
+    world.happen(&fork("ana", 1, "one", Wish::default())).unwrap();
+    assert_eq!(world.session("one").compute, name("box"));
+    let wish = Wish {
+        idle_seconds: Some(100),
+        ..of_type("large")
+    };
+    world.happen(&fork("ana", 1, "two", wish)).unwrap();
+    assert_eq!(world.session("two").instance_type, name("large"));
+    assert_eq!(world.session("two").idle_seconds, 100);
+}
+
+#[test]
+fn a_fork_is_refused_without_a_source_that_is_its_users() {
+    let mut world = asleep();
+    let refused = |world: &mut World, event: &Event| {
+        let before = world.state.clone();
+        let refused = world.happen(event).unwrap_err().to_string();
+        assert_eq!(world.state, before);
+        refused
+    };
+    let text = refused(&mut world, &fork("ben", 1, "copy", Wish::default()));
+    insta::assert_snapshot!(text, @"session 'session-of-f' belongs to ana; only its owner can use it");
+    let text = refused(&mut world, &fork("ana", 1, "g", Wish::default()));
+    insta::assert_snapshot!(text, @"there is a flow 'g' already; a fork is a new flow");
+    let text = refused(&mut world, &fork("ana", 2, "copy", Wish::default()));
+    insta::assert_snapshot!(text, @"session session-of-f has begun anew meanwhile; look at it again");
+    world.rules.quotas.user.sessions = 1;
+    let text = refused(&mut world, &fork("ana", 1, "copy", Wish::default()));
+    assert!(text.starts_with("the quota of user ana"), "{text}");
+    let stop = Event::Stop {
+        user: user("ana"),
+        session: name("session-of-f"),
+    };
+    world.settle(&stop).unwrap();
+    let text = refused(&mut world, &fork("ana", 1, "copy", Wish::default()));
+    insta::assert_snapshot!(text, @"session session-of-f is stopped; only one that runs or is hibernated can be forked");
+}
+
+#[test]
+fn sessions_of_older_registries_are_read() {
+    let mut world = World::new();
+    let session = world.start("ana", "f", Wish::default()).unwrap();
+    let mut json = serde_json::to_value(&session).unwrap();
+    let fields = json.as_object_mut().unwrap();
+    // What is not there is not written either.
+    assert!(!fields.contains_key("stored") && !fields.contains_key("forked_from"));
+    let read: Session = serde_json::from_value(json).unwrap();
+    assert_eq!(read, session);
 }

@@ -124,6 +124,27 @@ fn files_are_kept_by_path_with_size_and_digest() {
 }
 
 #[test]
+fn a_flow_gets_copies_of_anothers_files() {
+    for_both(|registry| {
+        let copy = Change::CopyFiles {
+            workspace: name("w"),
+            from: name("f"),
+            to: name("g"),
+        };
+        let files = [put_file("w", "a", "1"), put_file("w", "b/c", "2"), put_file("v", "a", "3")];
+        commit(registry, &[put_workspace("v"), put_workspace("w")]);
+        commit(registry, &files);
+        commit(registry, &[copy]);
+        let files = |flow| registry.files(&name("w"), &name(flow)).unwrap();
+        assert_eq!(files("g"), files("f"));
+        assert_eq!(files("g").len(), 2);
+        commit(registry, &[put_file("w", "a", "other")]);
+        let read = registry.file(&name("w"), &name("g"), "a").unwrap();
+        assert_eq!(read.unwrap(), "1");
+    });
+}
+
+#[test]
 fn histories_are_read_from_the_latest_on_and_have_a_limit() {
     for_both(|registry| {
         commit(registry, &[put_workspace("w")]);

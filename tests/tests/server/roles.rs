@@ -139,6 +139,21 @@ const OPERATIONS: &[(&str, &str, Least)] = &[
         Own,
     ),
     (
+        "POST",
+        "/v1/workspaces/{workspace}/sessions/{session}/hibernate",
+        Own,
+    ),
+    (
+        "POST",
+        "/v1/workspaces/{workspace}/sessions/{session}/resume",
+        Own,
+    ),
+    (
+        "POST",
+        "/v1/workspaces/{workspace}/sessions/{session}/fork",
+        OnlyOwn,
+    ),
+    (
         "GET",
         "/v1/workspaces/{workspace}/sessions/{session}/history",
         Reader,
@@ -375,6 +390,7 @@ fn body(method: &str, path: &str) -> Value {
         ("POST", "computes") => json!({"name": "box"}),
         ("PATCH", "{compute}" | "{session}") => json!({"idle_seconds": 1000}),
         ("POST", "sessions") => json!({"flow": "flow"}),
+        ("POST", "fork") => json!({"flow": "flow"}),
         ("POST", "calls") => json!({"inputs": {}}),
         _ => Value::Null,
     }
@@ -453,7 +469,8 @@ fn every_operation_works_for_those_who_may() {
                 ("POST", path)
                     if path.ends_with("/flows")
                         || path.ends_with("/computes")
-                        || path.ends_with("/sessions") =>
+                        || path.ends_with("/sessions")
+                        || path.ends_with("/fork") =>
                 {
                     answer.status == 409
                 }
