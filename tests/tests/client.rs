@@ -133,18 +133,37 @@ fn a_session_hibernates_resumes_and_is_forked() {
     assert_eq!(call("count"), 1);
     let asleep = client.json(["session", "hibernate", "count"]);
     assert_eq!(asleep["state"], "hibernated");
-    let shown = client.ok(["session", "show", id]);
-    assert!(shown.contains("state       hibernated: hibernated by admin"), "{shown}");
+    let shown = client.ok(["session", "show", id]).stdout;
+    assert!(
+        shown.contains("state       hibernated: hibernated by admin"),
+        "{shown}"
+    );
     assert!(shown.contains("in 1 instance, since 2"), "{shown}");
-    let list = client.ok(["session", "list"]);
+    let list = client.ok(["session", "list"]).stdout;
     let stored = list.lines().next().unwrap().find("STORED").unwrap();
     let size = &list.lines().nth(1).unwrap()[stored..];
-    assert!(size.starts_with(|digit: char| digit.is_ascii_digit()), "{list}");
-    let awake = client.ok(["session", "resume", "--flow", "count"]);
+    assert!(
+        size.starts_with(|digit: char| digit.is_ascii_digit()),
+        "{list}"
+    );
+    let awake = client.ok(["session", "resume", "--flow", "count"]).stdout;
     assert!(awake.contains("running: resumed by admin"), "{awake}");
     assert_eq!(call("count"), 2);
-    let forked = client.ok(["session", "fork", "count", "--flow", "copy", "--idle-time", "2h"]);
-    assert!(forked.contains(&format!("{id} of flow count, life 1")), "{forked}");
+    let forked = client
+        .ok([
+            "session",
+            "fork",
+            "count",
+            "--flow",
+            "copy",
+            "--idle-time",
+            "2h",
+        ])
+        .stdout;
+    assert!(
+        forked.contains(&format!("{id} of flow count, life 1")),
+        "{forked}"
+    );
     assert_eq!(call("copy"), 3);
     assert_eq!(call("copy"), 4);
     assert_eq!(call("count"), 3);

@@ -9,8 +9,8 @@ use figment::providers::{Env, Serialized};
 use flowcell_bundle::CompileLimits;
 use flowcell_session::machine::Rules;
 use flowcell_session::{
-    CannotHibernate, Catalog, FileLimits, InstanceType, MAX_IDLE_SECONDS, MIN_IDLE_SECONDS, Name, Quota, Quotas,
-    Resources,
+    CannotHibernate, Catalog, FileLimits, InstanceType, MAX_IDLE_SECONDS, MIN_IDLE_SECONDS, Name,
+    Quota, Quotas, Resources,
 };
 use serde::{Deserialize, Serialize};
 
@@ -425,7 +425,12 @@ impl Config {
             16,
             1_024,
         )?;
-        between("sessions.stored_memory_mib", sessions.stored_memory_mib, 1, 1_024)?;
+        between(
+            "sessions.stored_memory_mib",
+            sessions.stored_memory_mib,
+            1,
+            1_024,
+        )?;
         between(
             "sessions.max_idle_seconds",
             sessions.max_idle_seconds,

@@ -23,9 +23,9 @@ use tokio::task::JoinHandle;
 
 use self::clock::{Clock, Timer};
 pub use self::copy::CopyError;
+pub use self::events::{EventId, InvalidEventId, SessionEvent, Watched, Watcher};
 pub use self::fork::{Fork, ForkError};
 pub use self::hibernate::{CannotHibernate, HibernateError, NotStored};
-pub use self::events::{EventId, InvalidEventId, SessionEvent, Watched, Watcher};
 use self::live::Live;
 pub use self::live::{ActiveCall, AdmissionError, Usage};
 pub use self::work::CallError;

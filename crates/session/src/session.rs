@@ -126,7 +126,7 @@ pub struct Session {
     pub stored: Option<Stored>,
     /// The session that its first life went on from, as a copy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub forked_from: Option<ForkedFrom>,
+    pub forked_from: Option<Box<ForkedFrom>>,
 }
 
 /// What is stored of a hibernated session.

@@ -708,7 +708,10 @@ fn a_hibernated_session_goes_after_its_idle_time() {
     };
     assert_eq!(step.effects, [close]);
     let session = world.session("f");
-    assert_eq!((session.state, session.stored), (SessionState::Stopping, None));
+    assert_eq!(
+        (session.state, session.stored),
+        (SessionState::Stopping, None)
+    );
 }
 
 #[test]
@@ -766,7 +769,9 @@ fn a_fork_is_a_new_flow_with_a_session_like_the_other() {
         ..of_type("medium")
     };
     let source = world.start("ana", "f", wish).unwrap();
-    let step = world.happen(&fork("ana", 1, "copy", Wish::default())).unwrap();
+    let step = world
+        .happen(&fork("ana", 1, "copy", Wish::default()))
+        .unwrap();
     let copy = Change::CopyFiles {
         workspace: name("w"),
         from: name("f"),
@@ -786,7 +791,7 @@ fn a_fork_is_a_new_flow_with_a_session_like_the_other() {
         flow: name("f"),
         generation: 1,
     };
-    assert_eq!(session.forked_from, Some(from));
+    assert_eq!(session.forked_from.as_deref(), Some(&from));
     assert_eq!(*world.session("f"), source);
 }
 
@@ -795,7 +800,9 @@ fn a_fork_goes_where_it_is_wanted() {
     let mut world = World::new();
     world.create("ana", "box");
     world.start("ana", "f", on("box")).unwrap();
-    world.happen(&fork("ana", 1, "one", Wish::default())).unwrap();
+    world
+        .happen(&fork("ana", 1, "one", Wish::default()))
+        .unwrap();
     assert_eq!(world.session("one").compute, name("box"));
     let wish = Wish {
         idle_seconds: Some(100),

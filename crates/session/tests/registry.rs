@@ -131,7 +131,11 @@ fn a_flow_gets_copies_of_anothers_files() {
             from: name("f"),
             to: name("g"),
         };
-        let files = [put_file("w", "a", "1"), put_file("w", "b/c", "2"), put_file("v", "a", "3")];
+        let files = [
+            put_file("w", "a", "1"),
+            put_file("w", "b/c", "2"),
+            put_file("v", "a", "3"),
+        ];
         commit(registry, &[put_workspace("v"), put_workspace("w")]);
         commit(registry, &files);
         commit(registry, &[copy]);

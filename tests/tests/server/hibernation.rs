@@ -149,8 +149,7 @@ fn a_server_that_is_stopped_keeps_what_sessions_hold() {
     assert_eq!(stopped.code, Some(0));
     server.restart();
     for session in &sessions {
-        eprintln!("{}", stopped.stderr);
-        assert_eq!(session.show()["state"], "hibernated");
+        assert_eq!(session.show()["state"], "hibernated", "{}", stopped.stderr);
         assert_eq!(counted(session), json!([2, 2, 2]));
     }
 }
@@ -169,7 +168,10 @@ fn resuming_makes_a_session_ready() {
         shown["instances"] == json!({"busy": 0, "idle": 1})
     });
     assert_eq!(shown["usage"]["resumes"], 1);
-    assert!(shown["memory"]["private_bytes"].as_u64().unwrap() > 0, "{shown:#}");
+    assert!(
+        shown["memory"]["private_bytes"].as_u64().unwrap() > 0,
+        "{shown:#}"
+    );
     assert!(shown["memory"]["image"]["state"].is_string());
     session.client.post(&path, Value::Null).expect(200);
     assert_eq!(counted(&session), json!([2, 2, 2]));
@@ -212,7 +214,10 @@ fn a_fork_goes_its_own_way() {
     assert_eq!(shown["idle_seconds"], 100);
     let from = json!({"session": session.id, "flow": "count", "generation": 1});
     assert_eq!(shown["forked_from"], from);
-    assert_eq!(shown["compute"]["instance_type"], source["compute"]["instance_type"]);
+    assert_eq!(
+        shown["compute"]["instance_type"],
+        source["compute"]["instance_type"]
+    );
     let numbers = [&session, &forked].map(|one| {
         let out = one.out(json!({"wait": 0}));
         assert_eq!(out.as_array().unwrap()[..3], [3, 3, 3]);
@@ -234,6 +239,66 @@ fn a_fork_goes_its_own_way() {
     assert_eq!(counted(&second), json!([6, 6, 6]));
     let tool = workspace("/flows/second/files/tool.py");
     assert_eq!(admin.get(&tool).is(200).body, COUNT.as_bytes());
+}
+
+#[test]
+fn a_fork_that_a_crash_ends_is_there_as_a_whole_or_not_at_all() {
+    let mut server = Server::start();
+    let admin = server.admin();
+    let session = counting(&admin, "count");
+    counted(&session);
+    let sessions = server.home().join("server/sessions");
+    let folders = |ids: &[&str]| {
+        let all = fs::read_dir(&sessions).unwrap();
+        let all = all.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        all.filter(|name| !ids.iter().any(|id| name.contains(id)))
+            .collect::<Vec<_>>()
+    };
+    // What a host leaves that dies while it copies.
+    fs::create_dir_all(sessions.join("default+s-half+1/flow")).unwrap();
+    for number in 0..6 {
+        let flow = format!("copy-{number}");
+        let (client, path, body) = (
+            admin.clone(),
+            session.path("/fork"),
+            json!({ "flow": flow }).to_string(),
+        );
+        let forking = std::thread::spawn(move || {
+            let headers = [("content-type", "application/json")];
+            let _ = client.try_send("POST", &path, &headers, body.into_bytes());
+        });
+        let is_under_way = || {
+            let more = folders(&[&session.id, "s-half"]);
+            (!more.is_empty() || forking.is_finished()).then_some(())
+        };
+        wait_until("the fork is under way", is_under_way);
+        // Each time a little later.
+        for _ in 0..number {
+            folders(&[]);
+        }
+        server.kill();
+        forking.join().unwrap();
+        server.restart();
+        let found = admin.get(&workspace(&format!("/flows/{flow}")));
+        let mut known = vec![session.id.clone()];
+        if found.status == 200 {
+            let forked = Session {
+                client: admin.clone(),
+                id: found.text("session").to_owned(),
+            };
+            forked.wait_until("it has started", |shown| shown["state"] != "starting");
+            assert_eq!(counted(&forked), json!([2, 2, 2]));
+            known.push(forked.id.clone());
+            forked.stop();
+        } else {
+            found.expect(404);
+        }
+        let ids: Vec<&str> = known.iter().map(String::as_str).collect();
+        wait_until("nothing else is left", || {
+            folders(&ids).is_empty().then_some(())
+        });
+    }
+    assert_eq!(counted(&session), json!([2, 2, 2]));
 }
 
 #[test]
@@ -260,9 +325,7 @@ fn forks_are_refused_with_reasons() {
             .post(&path, body)
             .is_problem(409, "busy", &["calls under way"]);
     }
-    admin
-        .delete(&session.path("/calls/slow"))
-        .expect(204);
+    admin.delete(&session.path("/calls/slow")).expect(204);
     call.join().unwrap();
     let open = admin.python("open", OPEN, &[]);
     open.out(json!({}));
@@ -286,7 +349,10 @@ fn what_cannot_be_stored_stays_in_memory_and_says_why() {
     assert_eq!(shown["cannot_hibernate"], "keep");
     let kept = shown["kept"].as_array().unwrap();
     assert_eq!(kept.len(), 1, "{shown:#}");
-    assert!(kept[0].as_str().unwrap().contains("journal.txt"), "{kept:?}");
+    assert!(
+        kept[0].as_str().unwrap().contains("journal.txt"),
+        "{kept:?}"
+    );
     let event = events.wait_for("not_stored");
     assert_eq!(event.json["reasons"], shown["kept"]);
     assert_eq!(event.json["dropped"], false);
@@ -392,7 +458,9 @@ fn what_is_stored_and_damaged_is_told_once() {
         damage(&mut bytes);
         fs::write(&file, bytes).unwrap();
     }
-    let [one, other] = swapped.each_ref().map(|session| stored(&server, session).remove(0));
+    let [one, other] = swapped
+        .each_ref()
+        .map(|session| stored(&server, session).remove(0));
     let both = [&one, &other].map(|file| fs::read(file).unwrap());
     fs::write(&one, &both[1]).unwrap();
     fs::write(&other, &both[0]).unwrap();

@@ -233,7 +233,9 @@ async fn fork(api: &Api, args: ForkArgs) -> Result<ExitCode, ClientError> {
         idle_seconds: settings.idle_time,
         identity: settings.identity,
     };
-    let answer = api.create(api.here(["sessions", &id, "fork"]), &body).await?;
+    let answer = api
+        .create(api.here(["sessions", &id, "fork"]), &body)
+        .await?;
     ended_up(api, &settled(api, answer, &args.waiting).await?)
 }
 

@@ -1,7 +1,10 @@
 //! Sessions, as people see them, and how they are named.
 
+use std::time::SystemTime;
+
 use clap::Args;
 use flowcell_server::api::flows::FlowView;
+use flowcell_server::api::hibernation::StoredView;
 use flowcell_server::api::sessions::{HappeningView, SessionView, ToolView};
 use flowcell_session::{Identity, Name};
 
@@ -76,7 +79,7 @@ pub(super) fn sessions(sessions: &[SessionView]) -> String {
                 session.active_calls.to_string(),
                 session
                     .stored
-                    .map(|stored| size(stored.bytes))
+                    .map(|stored| format!("{} for {}", size(stored.bytes), age(&stored)))
                     .unwrap_or_default(),
                 time(session.last_use),
             ]
@@ -145,6 +148,12 @@ pub(super) fn session(session: &SessionView) -> String {
     pairs(&shown)
 }
 
+/// How long something has been stored, by this machine's clock.
+fn age(stored: &StoredView) -> String {
+    let since = SystemTime::from(stored.since).elapsed();
+    duration(since.map_or(0, |age| age.as_secs()))
+}
+
 /// What is told of a session's memory and of what is stored of it; nothing of what there is not.
 fn memory(session: &SessionView) -> Vec<(&'static str, String)> {
     let mut shown = Vec::new();
@@ -152,7 +161,10 @@ fn memory(session: &SessionView) -> Vec<(&'static str, String)> {
         let text = format!(
             "{} in {}, since {}",
             size(stored.bytes),
-            count(usize::try_from(stored.instances).unwrap_or(usize::MAX), "instance"),
+            count(
+                usize::try_from(stored.instances).unwrap_or(usize::MAX),
+                "instance"
+            ),
             time(stored.since)
         );
         shown.push(("stored", text));
@@ -175,7 +187,7 @@ fn memory(session: &SessionView) -> Vec<(&'static str, String)> {
         shown.push(("image", text));
     }
     let usage = &session.usage;
-    if usage.starts > 0 {
+    if usage.hibernations > 0 || usage.resumes > 0 {
         let text = format!(
             "{} started in {:.3} s ({} of them went on), {} stored in {:.3} s",
             usage.starts,
@@ -187,7 +199,10 @@ fn memory(session: &SessionView) -> Vec<(&'static str, String)> {
         shown.push(("started", text));
     }
     if let Some(from) = &session.forked_from {
-        let text = format!("{} of flow {}, life {}", from.session, from.flow, from.generation);
+        let text = format!(
+            "{} of flow {}, life {}",
+            from.session, from.flow, from.generation
+        );
         shown.push(("forked from", text));
     }
     shown

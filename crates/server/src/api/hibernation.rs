@@ -15,7 +15,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::sessions::{IdentityView, SessionView, find, fresh, own_or_owner, settled, usable, view};
+use super::sessions::{
+    IdentityView, SessionView, find, fresh, own_or_owner, settled, usable, view,
+};
 use crate::app::App;
 use crate::auth::Caller;
 use crate::extract::{At, Body, Creation, entity_tag};

@@ -11,8 +11,8 @@ use flowcell_bundle::Reference;
 use flowcell_flow::Flow;
 use flowcell_session::machine::{Event, Step, Wish};
 use flowcell_session::{
-    CannotHibernate, ComputeKind, Happening, Identity, Image, Name, Role, Session, SessionKey, SessionState, Usage,
-    UserName,
+    CannotHibernate, ComputeKind, Happening, Identity, Image, Name, Role, Session, SessionKey,
+    SessionState, Usage, UserName,
 };
 use flowcell_worker::Look;
 use jiff::{SignedDuration, Timestamp};
@@ -808,6 +808,6 @@ pub(crate) fn view(app: &App, session: &Session) -> SessionView {
         cannot_hibernate: sessions.settings().cannot_hibernate,
         usage: usage.into(),
         memory: None,
-        forked_from: session.forked_from.clone().map(Into::into),
+        forked_from: session.forked_from.as_deref().cloned().map(Into::into),
     }
 }

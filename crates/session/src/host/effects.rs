@@ -33,7 +33,9 @@ pub(super) enum OpenError {
     #[error(transparent)]
     Worker(#[from] WorkerError),
     /// What it was to go on from.
-    #[error("the copy of the session that it is forked from was lost before it could start; fork it again")]
+    #[error(
+        "the copy of the session that it is forked from was lost before it could start; fork it again"
+    )]
     Lost,
 }
 
@@ -111,8 +113,7 @@ impl Inner {
                 .get(&session.compute)
                 .ok_or(OpenError::Over)?;
             let flow = workspace.flows.get(&session.flow).ok_or(OpenError::Over)?;
-            let is_due =
-                session.state == SessionState::Starting || session.state.takes_calls();
+            let is_due = session.state == SessionState::Starting || session.state.takes_calls();
             if session.generation != generation || !is_due {
                 return Err(OpenError::Over);
             }
@@ -147,7 +148,12 @@ impl Inner {
     }
 
     /// What a session's worker is told about it.
-    pub(super) fn spec(&self, session: &Session, compute: &Compute, copy: &WorkingCopy) -> SessionSpec {
+    pub(super) fn spec(
+        &self,
+        session: &Session,
+        compute: &Compute,
+        copy: &WorkingCopy,
+    ) -> SessionSpec {
         SessionSpec {
             id: SessionId {
                 workspace: session.workspace.to_string(),

@@ -43,7 +43,9 @@ pub struct Fork {
 #[derive(Debug, thiserror::Error)]
 pub enum ForkError {
     /// It is at work.
-    #[error("session {0} has calls under way; it can be forked when they have ended, or were cancelled")]
+    #[error(
+        "session {0} has calls under way; it can be forked when they have ended, or were cancelled"
+    )]
     Busy(Name),
     /// Something of it cannot be stored, so it cannot be copied either.
     #[error("session {session} holds something that cannot be copied: {}", .reasons.join("; "))]

@@ -49,7 +49,9 @@ pub struct NotStored {
 #[derive(Debug, thiserror::Error)]
 pub enum HibernateError {
     /// It is at work.
-    #[error("session {0} has calls under way; it can hibernate when they have ended, or were cancelled")]
+    #[error(
+        "session {0} has calls under way; it can hibernate when they have ended, or were cancelled"
+    )]
     Busy(Name),
     /// It is not there, or takes no calls, or cannot be opened.
     #[error(transparent)]
@@ -318,4 +320,3 @@ impl Inner {
         }
     }
 }
-

@@ -103,9 +103,7 @@ impl SessionHost {
             call: guard.id().to_owned(),
         });
         let work = Work::Run(run);
-        let done = inner
-            .work(&live, &guard, setup, work, Waking::ByCall)
-            .await;
+        let done = inner.work(&live, &guard, setup, work, Waking::ByCall).await;
         let word = match &done {
             Ok(done) => done.status.as_str(),
             Err(CallError::Canceled) => "Canceled",
@@ -128,7 +126,13 @@ impl SessionHost {
         let guard = live.admit(fresh_call(), self.inner.settings.calls_per_session)?;
         self.inner.touch(session, &live);
         self.inner
-            .work(&live, &guard, Setup::default(), Work::Look(look), Waking::No)
+            .work(
+                &live,
+                &guard,
+                Setup::default(),
+                Work::Look(look),
+                Waking::No,
+            )
             .await
     }
 }
@@ -198,7 +202,9 @@ impl Inner {
                 reason: "it was changed a moment ago; try again".to_owned(),
             }),
             Err(OpenError::Copy(error)) => Err(error.into()),
-            Err(error @ (OpenError::Image(_) | OpenError::Lost)) => Err(CallError::Environment(error.to_string())),
+            Err(error @ (OpenError::Image(_) | OpenError::Lost)) => {
+                Err(CallError::Environment(error.to_string()))
+            }
             Err(OpenError::Worker(error)) => Err(error.into()),
         }
     }

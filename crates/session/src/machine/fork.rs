@@ -86,11 +86,11 @@ impl Scene<'_> {
             image: source.image.clone(),
             last_use: now,
             stored: None,
-            forked_from: Some(ForkedFrom {
+            forked_from: Some(Box::new(ForkedFrom {
                 session: source.id.clone(),
                 flow: source.flow.clone(),
                 generation,
-            }),
+            })),
         };
         let mut step = Step::default();
         step.changes.push(Change::CopyFiles {
@@ -117,11 +117,9 @@ fn like(source: &Session, wish: &Wish) -> Wish {
         ComputeKind::Serverless if leaves_place => {
             wish.instance_type = Some(source.instance_type.to_string());
         }
-        ComputeKind::Instance if leaves_place => {
-            // There only the idle time can be set; a wish for more is one for serverless compute.
-            if wish.identity.is_none() {
-                wish.compute = Some(source.compute.clone());
-            }
+        // There only the idle time can be set; a wish for more is one for serverless compute.
+        ComputeKind::Instance if leaves_place && wish.identity.is_none() => {
+            wish.compute = Some(source.compute.clone());
         }
         _ => {}
     }

@@ -55,13 +55,7 @@ impl Scene<'_> {
         step
     }
 
-    fn put_quietly(
-        &self,
-        was: &Session,
-        session: Session,
-        by: Option<&UserName>,
-        step: &mut Step,
-    ) {
+    fn put_quietly(&self, was: &Session, session: Session, by: Option<&UserName>, step: &mut Step) {
         if by.is_some() {
             let what = session.reason.clone();
             self.put(session, &what, by, step);

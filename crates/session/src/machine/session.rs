@@ -327,8 +327,7 @@ impl Scene<'_> {
             return step;
         };
         let last_use = last_use.max(session.last_use);
-        if session.state.takes_calls()
-            && is_over(self.context.now, last_use, session.idle_seconds)
+        if session.state.takes_calls() && is_over(self.context.now, last_use, session.idle_seconds)
         {
             let reason = format!("idle: not used for {}", shown(session.idle_seconds));
             let session = Session {
@@ -392,13 +391,7 @@ impl Scene<'_> {
     }
 
     /// Puts a session as it now is, its history, and the effect that its state asks for if it has just come to it.
-    pub(super) fn put(
-        &self,
-        session: Session,
-        what: &str,
-        by: Option<&UserName>,
-        step: &mut Step,
-    ) {
+    pub(super) fn put(&self, session: Session, what: &str, by: Option<&UserName>, step: &mut Step) {
         let was = self.workspace.sessions.get(&session.id);
         let came = was
             .is_none_or(|was| was.state != session.state || was.generation != session.generation);

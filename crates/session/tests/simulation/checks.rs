@@ -339,10 +339,7 @@ fn conflicts(workspace: &Workspace, event: &Event) -> bool {
             ..
         } => {
             let from = &workspace.sessions[from];
-            let runs = matches!(
-                from.state,
-                SessionState::Running | SessionState::Hibernated
-            );
+            let runs = matches!(from.state, SessionState::Running | SessionState::Hibernated);
             !runs
                 || from.generation != *generation
                 || workspace.flows.contains_key(flow)
@@ -489,8 +486,8 @@ fn became(
         if begins || was.state != session.state {
             check!(session.since == world.now, "{id} is so since another time");
         }
-        let ended =
-            matches!(was.state, Starting | Running | Hibernated) && (begins || session.state == Stopping);
+        let ended = matches!(was.state, Starting | Running | Hibernated)
+            && (begins || session.state == Stopping);
         if ended {
             effects.push(Effect::Close {
                 session: id.clone(),
@@ -846,10 +843,8 @@ fn expected(
                 .get(&(workspace.clone(), session.clone()))
                 .copied();
             let last_use = world.last_use(workspace, session).max(stored.unwrap());
-            let due = matches!(
-                was.state,
-                SessionState::Running | SessionState::Hibernated
-            ) && is_over(world.now, last_use, was.idle_seconds);
+            let due = matches!(was.state, SessionState::Running | SessionState::Hibernated)
+                && is_over(world.now, last_use, was.idle_seconds);
             check!(
                 due == (is != was) && (!due || is.state == SessionState::Stopping),
                 "due for eviction: {due}"
@@ -858,10 +853,7 @@ fn expected(
         }
         Event::Used { at, .. } => {
             let (was, is) = (was.unwrap(), is.unwrap());
-            let takes_calls = matches!(
-                was.state,
-                SessionState::Running | SessionState::Hibernated
-            );
+            let takes_calls = matches!(was.state, SessionState::Running | SessionState::Hibernated);
             let counts = takes_calls && *at > was.last_use;
             check!(
                 is.last_use == if counts { *at } else { was.last_use },
@@ -1025,10 +1017,7 @@ fn remember(world: &mut World, old: &Workspace, workspace: &Name, event: &Event)
         let begins = was.is_none_or(|was| was.generation < session.generation);
         let is_ready = session.state == SessionState::Running
             && was.is_some_and(|was| {
-                matches!(
-                    was.state,
-                    SessionState::Starting | SessionState::Hibernated
-                )
+                matches!(was.state, SessionState::Starting | SessionState::Hibernated)
             });
         if begins || is_ready {
             let key = (workspace.clone(), id.clone());
