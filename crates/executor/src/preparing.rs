@@ -10,7 +10,7 @@ use flowcell_sandbox::{Hibernation, Image, Isolation, Owner, Pool, Program};
 
 use crate::error::RunError;
 use crate::host::Host;
-use crate::session::{Session, SessionOptions, StoredOptions};
+use crate::session::{Session, SessionOptions, StoredOptions, variables};
 use crate::session_images::{Build, BuildError, ImageState, MadeFrom, SessionImages, copy_sources};
 use crate::workspace::{Sources, Workspace};
 
@@ -123,6 +123,7 @@ impl Preparation {
             folder: self.folder.clone(),
             owner: self.stored.owner.clone(),
             files: self.files.clone(),
+            variables: self.variables.clone(),
             bundle: self.bundle.clone(),
             options: self.options.clone(),
         };
@@ -167,6 +168,7 @@ struct Maker {
     folder: PathBuf,
     owner: Owner,
     files: String,
+    variables: Vec<(String, String)>,
     bundle: Reference,
     options: SessionOptions,
 }
@@ -186,6 +188,13 @@ impl Maker {
         copy_sources(&sources, &scratch.path().join("flow"))?;
         let refused = |error: RunError| BuildError::Unsuitable(error.message);
         let workspace = Workspace::open(scratch.path(), "flow").map_err(refused)?;
+        // The image's name says what the session's own copy said when it was opened, which its tools can write to.
+        let variables = variables(workspace.flow(), &self.options.environment_variables);
+        if variables.map_err(refused)? != self.variables {
+            return Err(BuildError::Unsuitable(
+                "the flow's environment variables were changed by a tool".to_owned(),
+            ));
+        }
         let options = SessionOptions {
             image: Some(self.bundle.clone()),
             isolation: Isolation::Session,

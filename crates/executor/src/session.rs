@@ -383,7 +383,7 @@ fn mounts(host: &Host, workspace: &Workspace, manifest: &Manifest) -> Result<Vec
 }
 
 /// The flow's environment variables under the caller's; and a home, which programs expect.
-fn variables(
+pub(crate) fn variables(
     flow: &Flow,
     given: &IndexMap<String, String>,
 ) -> Result<Vec<(String, String)>, RunError> {

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use flowcell_bundle::{Digest, Store};
-use flowcell_sandbox::{Destination, Image, ImageKey, Owner, Program};
+use flowcell_sandbox::{Destination, Image, ImageError, ImageKey, Owner, Program};
 use serde::Serialize;
 
 /// Version of the way in which images are made; another one makes them anew.
@@ -26,6 +26,8 @@ const MAX_FILE: u64 = MAX_CHANGED + (1 << 20);
 const MAX_FILES: u64 = 2 << 30;
 /// After this time it is tried again to make an image that could not be made.
 const RETRY: Duration = Duration::from_secs(600);
+/// How the names of folders begin in which images are made.
+const BUILDING: &str = ".building-";
 /// Images whose failure is remembered.
 const MAX_FAILED: usize = 1_000;
 
@@ -141,7 +143,10 @@ impl SessionImages {
                     error = &error as &dyn std::error::Error,
                     "an image is made again"
                 );
-                let _ = fs::remove_file(&path);
+                // What cannot be read just now may be as it should.
+                if !matches!(error, ImageError::Io { .. }) {
+                    let _ = fs::remove_file(&path);
+                }
                 None
             }
         }
@@ -211,6 +216,24 @@ impl SessionImages {
         Ok(())
     }
 
+    /// Deletes what builds have left behind whose process died. Whoever builds holds the lock.
+    fn clean(&self) {
+        for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let begins = |with: &str| name.to_str().is_some_and(|name| name.starts_with(with));
+            let deleted = if begins(BUILDING) {
+                fs::remove_dir_all(entry.path())
+            } else if begins(".partial-") {
+                fs::remove_file(entry.path())
+            } else {
+                Ok(())
+            };
+            if let Err(error) = deleted {
+                tracing::warn!(%error, ?name, "what a build left behind could not be deleted");
+            }
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -235,6 +258,7 @@ impl Build {
         let waiting = lock.try_clone()?;
         let locked = tokio::task::spawn_blocking(move || waiting.lock()).await;
         locked.map_err(io::Error::other)??;
+        self.images.clean();
         Ok(Turn {
             _permit: permit,
             _lock: lock,
@@ -244,7 +268,7 @@ impl Build {
     /// A folder for what the making needs, deleted with it.
     pub(crate) fn scratch(&self) -> io::Result<tempfile::TempDir> {
         tempfile::Builder::new()
-            .prefix(".building-")
+            .prefix(BUILDING)
             .tempdir_in(&self.images.folder)
     }
 

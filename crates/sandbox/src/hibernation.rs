@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::image::{Destination, Image, ImageError, ImageKey, Owner};
+use crate::image::{Destination, Image, ImageError, ImageKey, Owner, PARTIAL};
 
 /// How often an instance is gone on from before its file is given up.
 const MAX_TRIES: u32 = 3;
@@ -25,6 +25,8 @@ const MAX_TRIES: u32 = 3;
 const MAX_FILES: usize = 1_000;
 /// Bytes that a file may have beyond what its pages may.
 const SLACK: u64 = 1 << 20;
+/// Most bytes of a file that instances lie over.
+const MAX_BELOW: u64 = 1 << 30;
 const ASLEEP: &str = "asleep";
 const BELOW: &str = "below";
 
@@ -76,6 +78,13 @@ impl Hibernation {
         if found.is_empty() {
             self.files(BELOW).iter().for_each(|file| delete(file));
         }
+        // Of processes that died: nobody else writes here before this has been looked at.
+        for file in self.entries() {
+            let name = file.file_name().and_then(OsStr::to_str);
+            if name.is_some_and(|name| name.starts_with(PARTIAL)) {
+                delete(&file);
+            }
+        }
         (found, lost)
     }
 
@@ -102,10 +111,18 @@ impl Hibernation {
         let limit = self.limit.saturating_add(SLACK);
         // Found by what is there, since only the file itself says what it lies over.
         let mut below = vec![base.clone()];
-        for file in self.files(BELOW) {
-            below.push(base.with(&file, &self.key, &self.owner, u64::MAX)?);
-        }
         let mut found = Err(ImageError::Damaged("what it lies over is missing"));
+        for file in self.files(BELOW) {
+            // One that is of no use may be another instance's.
+            match base.with(&file, &self.key, &self.owner, MAX_BELOW) {
+                Ok(image) => below.push(image),
+                Err(error) => tracing::warn!(
+                    file = %file.display(),
+                    error = &error as &dyn std::error::Error,
+                    "what stored instances lie over cannot be used"
+                ),
+            }
+        }
         for below in below {
             found = below.with(file, &self.key, &self.owner, limit);
             match &found {
@@ -135,17 +152,15 @@ impl Hibernation {
     }
 
     /// Makes the folder, and keeps the image below there.
-    pub(crate) fn keep_below(&self, below: Option<&Image>) -> io::Result<()> {
-        fs::create_dir_all(&self.folder)?;
-        let Some((below, identity)) = below.and_then(|below| Some((below, below.identity()?)))
-        else {
-            return Ok(());
-        };
-        let link = self.folder.join(format!("{identity}.{BELOW}"));
-        if link.exists() {
-            return Ok(());
+    pub(crate) fn keep_below(&self, below: Option<&Image>) -> Result<(), ImageError> {
+        fs::create_dir_all(&self.folder).map_err(|source| ImageError::Io {
+            path: self.folder.clone(),
+            source,
+        })?;
+        match below.and_then(|below| Some((below, below.identity()?))) {
+            Some((below, identity)) => below.keep_at(&self.folder.join(format!("{identity}.{BELOW}"))),
+            None => Ok(()),
         }
-        below.keep_at(&link)
     }
 
     /// Copies what is stored to another session, whose instances go on from there as copies; gives their number. What
@@ -158,20 +173,19 @@ impl Hibernation {
         files.sort();
         for file in &files {
             let image = self.lay_out(base, file)?;
-            let io = |source| ImageError::Io {
-                path: other.folder.clone(),
-                source,
-            };
-            other.keep_below(image.below()).map_err(io)?;
+            other.keep_below(image.below())?;
             image.copy_for(&other.owner, &other.destination().path)?;
         }
         Ok(files.len())
     }
 
-    fn files(&self, extension: &str) -> Vec<PathBuf> {
+    fn entries(&self) -> impl Iterator<Item = PathBuf> {
         let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
-        entries
-            .map(|entry| entry.path())
+        entries.map(|entry| entry.path())
+    }
+
+    fn files(&self, extension: &str) -> Vec<PathBuf> {
+        self.entries()
             .filter(|path| path.extension() == Some(OsStr::new(extension)))
             .take(MAX_FILES)
             .collect()

@@ -20,7 +20,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 pub use self::error::{ImageError, StoreError};
 pub use self::file::{ImageInfo, ImageKey, Owner};
-pub(crate) use self::file::Layer;
+pub(crate) use self::file::{Layer, PARTIAL};
 pub(crate) use self::memory::{AtRest, GuestMemories, GuestMemory, PAGE, made_by};
 use self::memory::MappedFile;
 pub use self::shell::{Shell, ShellError};
@@ -29,6 +29,9 @@ pub(crate) use self::spread::Spreads;
 pub(crate) use self::shell::{GROW, SETTLE};
 pub use self::storing::{Destination, Stored};
 pub(crate) use self::storing::store;
+
+/// What a memory can have at all, in bytes.
+const MAX_MEMORY: u64 = 1 << 32;
 
 /// The memory that all instances of a shell begin with: one file, mapped into each of them.
 #[derive(Debug)]
@@ -141,7 +144,8 @@ impl Image {
         fits("base image", &info.base, self.inner.base.digest())?;
         let below = info.below.as_deref().unwrap_or("none");
         fits("lower image", below, self.identity().unwrap_or("none"))?;
-        if info.memory < self.memory() || !info.memory.is_multiple_of(64 << 10) {
+        let is_possible = (self.memory()..=MAX_MEMORY).contains(&info.memory);
+        if !is_possible || !info.memory.is_multiple_of(64 << 10) {
             return Err(ImageError::Damaged("its memory has an impossible size"));
         }
         let (shell, base) = (self.inner.shell.clone(), Arc::clone(&self.inner.base));
@@ -190,8 +194,11 @@ impl Image {
         layer.copy_for(owner, path).map(|_| ())
     }
 
-    /// Keeps its file under another name; the base alone has none.
-    pub(crate) fn keep_at(&self, path: &Path) -> std::io::Result<()> {
+    /// Gives its file another name, under which it stays when the first one is deleted, or copies it there.
+    ///
+    /// # Errors
+    /// When it can neither be linked nor copied.
+    pub(crate) fn keep_at(&self, path: &Path) -> Result<(), ImageError> {
         self.layer().map_or(Ok(()), |layer| layer.keep_at(path))
     }
 

@@ -33,8 +33,10 @@ const TRANSFER_SLACK: usize = 1 << 20;
 const FORGET_TIME: Duration = Duration::from_secs(2);
 /// Bytes of a page of WebAssembly's.
 const WASM_PAGE: u64 = 64 << 10;
-/// Time for a guest to get ready for its memory to be stored, or to go on from there.
-const SUSPEND_TIME: Duration = Duration::from_secs(2);
+/// CPU time for a guest to get ready for its memory to be stored, or to go on from there.
+const SUSPEND_CPU: Duration = Duration::from_secs(2);
+/// How long that may take where others want the processor too: it ends guests that wait for something.
+const SUSPEND_TIME: Duration = Duration::from_secs(30);
 /// Longest message or traceback of a guest's error, in bytes: it is read by people.
 const MAX_MESSAGE: usize = 64 << 10;
 /// Longest class name.
@@ -240,7 +242,7 @@ impl Instance {
     async fn brief<T>(&mut self, call: impl AsyncFnOnce(&mut Self) -> T) -> T {
         let limits = (self.limits.wall_time, self.limits.cpu_time);
         self.limits.wall_time = limits.0.min(SUSPEND_TIME);
-        self.limits.cpu_time = limits.1.min(SUSPEND_TIME);
+        self.limits.cpu_time = limits.1.min(SUSPEND_CPU);
         let done = call(self).await;
         (self.limits.wall_time, self.limits.cpu_time) = limits;
         done

@@ -11,7 +11,7 @@ use crate::engine::Sandbox;
 use crate::environment::Environment;
 use crate::error::{Full, SandboxError};
 use crate::hibernation::{Asleep, Hibernation, delete, tried};
-use crate::image::{Image, ImageError, StoreError};
+use crate::image::{Image, ImageError};
 use crate::instance::Instance;
 use crate::program::Program;
 use crate::slice::{LastUse, Refused, Seat, Slice, SliceLimits, SliceUsage};
@@ -210,27 +210,30 @@ impl Pool {
             self.shrink(idle_for);
             return Hibernated::default();
         }
-        let settling = self.settling.lock().await;
-        let (mut stored, mut kept) = (Vec::new(), Vec::new());
-        for instance in self.take_idle_for(idle_for) {
-            match self.put_to_sleep(instance).await {
-                Ok(image) => stored.push(image),
-                Err((instance, why)) => {
-                    match instance {
-                        Some(instance) => self.keep(instance),
-                        None => tracing::warn!(why, "an instance is lost"),
-                    }
-                    if !kept.contains(&why) {
-                        kept.push(why);
+        let pool = Arc::clone(self);
+        // It is done to the end, whatever becomes of the caller.
+        let stored = tokio::spawn(async move {
+            let _settling = pool.settling.lock().await;
+            let (mut stored, mut kept) = (Vec::new(), Vec::new());
+            for instance in pool.take_idle_for(idle_for) {
+                match pool.put_to_sleep(instance).await {
+                    Ok(image) => stored.push(image),
+                    Err((instance, why)) => {
+                        match instance {
+                            Some(instance) => pool.keep(instance),
+                            None => tracing::warn!(why, "an instance is lost"),
+                        }
+                        if !kept.contains(&why) {
+                            kept.push(why);
+                        }
                     }
                 }
             }
-        }
-        // Calls can go on from them already.
-        drop(settling);
-        let synced = tokio::task::spawn_blocking(move || {
-            stored.iter().try_for_each(Image::sync)
+            (stored, kept)
         });
+        let (stored, kept) = stored.await.unwrap_or_default();
+        // Calls can go on from them already.
+        let synced = tokio::task::spawn_blocking(move || stored.iter().try_for_each(Image::sync));
         if let Ok(Err(error)) = synced.await {
             tracing::warn!(%error, "a stored instance may be lost if the power fails");
         }
@@ -271,20 +274,27 @@ impl Pool {
     }
 
     /// Takes its room from an idle instance, if it is still there: it is stored, or dropped where that is not possible.
-    pub(crate) async fn give_up(&self, last_use: LastUse) -> bool {
-        let _settling = self.settling.lock().await;
-        let Some(instance) = self.take(last_use) else {
-            return false;
-        };
-        if self.hibernation.is_some()
-            && let Err((instance, why)) = self.put_to_sleep(instance).await
-        {
-            tracing::info!(why, "an instance was dropped to make room, with what it held");
-            if let Some(instance) = instance {
-                forget_file(&instance);
-            }
+    ///
+    /// The storing goes on should the caller be dropped meanwhile: who needs the room has no say in another's state.
+    pub(crate) async fn give_up(self: &Arc<Self>, last_use: LastUse) -> bool {
+        if self.hibernation.is_none() {
+            return self.take(last_use).is_some();
         }
-        true
+        let pool = Arc::clone(self);
+        let given_up = tokio::spawn(async move {
+            let _settling = pool.settling.lock().await;
+            let Some(instance) = pool.take(last_use) else {
+                return false;
+            };
+            if let Err((instance, why)) = pool.put_to_sleep(instance).await {
+                tracing::info!(why, "an instance was dropped to make room, with what it held");
+                if let Some(instance) = instance {
+                    forget_file(&instance);
+                }
+            }
+            true
+        });
+        given_up.await.unwrap_or(false)
     }
 
     /// Stores an instance, and drops it; otherwise gives it back, if it is still of use, with the reason.
@@ -303,10 +313,7 @@ impl Pool {
         };
         let stored = match hibernation.keep_below(below) {
             Ok(()) => instance.store(&hibernation.destination()).await,
-            Err(source) => Err(StoreError::Io {
-                path: hibernation.folder.clone(),
-                source,
-            }),
+            Err(error) => Err(error.into()),
         };
         match stored {
             Ok(stored) => {
@@ -497,20 +504,28 @@ impl Pool {
             tracing::warn!(%error, "a stored instance's file keeps its name");
             asleep.file.clone()
         });
-        match self.start(seat, Some(&asleep.image)).await {
+        let image = asleep.image.clone();
+        // Back in its place should the caller be dropped meanwhile, or should this fail for another reason.
+        let mut taken = Taken {
+            pool: self,
+            asleep: Some(Asleep {
+                file: file.clone(),
+                ..asleep
+            }),
+        };
+        match self.start(seat, Some(&image)).await {
             Ok(mut instance) => {
+                taken.asleep = None;
                 instance.slept_in = Some(file);
                 self.slice.count_resume();
                 Ok(instance)
             }
             Err(error @ (SandboxError::Image(_) | SandboxError::Resume(_))) => {
+                taken.asleep = None;
                 delete(&file);
                 Err(SandboxError::Lost(Box::new(error)))
             }
-            Err(error) => {
-                self.with_asleep(|all| all.push(Asleep { file, ..asleep }));
-                Err(error)
-            }
+            Err(error) => Err(error),
         }
     }
 

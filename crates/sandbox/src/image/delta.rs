@@ -99,6 +99,7 @@ fn half(words: usize) -> [u8; 2] {
 #[derive(Debug)]
 pub(crate) struct Delta {
     raw: Vec<u8>,
+    count: usize,
 }
 
 thread_local! {
@@ -133,7 +134,9 @@ impl Delta {
             _ => return Err(ImageError::Damaged("its pages have no size, or too large a one")),
         };
         let mut raw = BUFFER.take();
-        raw.reserve_exact(length);
+        if raw.try_reserve_exact(length).is_err() {
+            return Err(ImageError::Damaged("its pages are more than there is memory for"));
+        }
         let decompressed = DECOMPRESSOR.with_borrow_mut(|decompressor| {
             let decompressor = match decompressor {
                 Some(decompressor) => decompressor,
@@ -142,7 +145,8 @@ impl Delta {
             decompressor.decompress_to_buffer(encoded, &mut raw)
         });
         decompressed.map_err(|_| ImageError::Damaged("its pages cannot be decompressed"))?;
-        let delta = Self { raw };
+        let mut delta = Self { raw, count: 0 };
+        let mut count = 0;
         let mut next = 0;
         let mut entries = Pages { rest: &delta.raw };
         while !entries.rest.is_empty() {
@@ -159,8 +163,15 @@ impl Delta {
                 return Err(ImageError::Damaged("a change is outside of its page"));
             }
             next = number as usize + 1;
+            count += 1;
         }
+        delta.count = count;
         Ok(delta)
+    }
+
+    /// How many pages it has.
+    pub(crate) fn count(&self) -> usize {
+        self.count
     }
 
     /// Its pages: number and changes.

@@ -34,7 +34,7 @@ pub enum ImageError {
         limit: u64,
     },
     /// A file could not be read, or memory not be mapped.
-    #[error("cannot read the image {path}")]
+    #[error("cannot use the file {path} of an image")]
     Io {
         /// The file.
         path: PathBuf,

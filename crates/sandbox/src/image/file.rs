@@ -26,6 +26,8 @@ const MAGIC: &[u8; 16] = b"flowcell image 1";
 /// Bytes of the description at most.
 const MAX_INFO: usize = 16 << 10;
 const MAC: usize = 32;
+/// How the names of files begin that are being written. One that stays belonged to a process that died.
+pub(crate) const PARTIAL: &str = ".partial-";
 
 /// The secret with which a host signs its images.
 #[derive(Clone)]
@@ -56,9 +58,7 @@ impl ImageKey {
         let mut key = [0; 32];
         File::open("/dev/urandom")?.read_exact(&mut key)?;
         let folder = path.parent().unwrap_or(Path::new("."));
-        let mut file = tempfile::Builder::new()
-            .prefix(".partial-")
-            .tempfile_in(folder)?;
+        let mut file = tempfile::Builder::new().prefix(PARTIAL).tempfile_in(folder)?;
         file.write_all(&key)?;
         file.as_file().sync_all()?;
         match file.persist_noclobber(path) {
@@ -156,27 +156,29 @@ pub(crate) fn write(
     bytes.extend(pages);
     let mac = blake3::keyed_hash(&key.0, &bytes);
     bytes.extend(mac.as_bytes());
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let mut file = tempfile::Builder::new()
-        .prefix(".partial-")
-        .tempfile_in(folder)?;
-    file.write_all(&bytes)?;
-    if is_synced {
-        file.as_file().sync_data()?;
-    }
-    let file = file.persist(path).map_err(|error| error.error)?;
-    let layer = Layer {
+    let file = write_whole(path, &bytes, is_synced)?;
+    Ok(Layer {
         path: path.to_owned(),
         file,
         info,
         identity: mac.to_hex().to_string(),
         size: bytes.len() as u64,
         key: Arc::clone(key),
-    };
+    })
+}
+
+fn write_whole(path: &Path, bytes: &[u8], is_synced: bool) -> io::Result<File> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let mut file = tempfile::Builder::new().prefix(PARTIAL).tempfile_in(folder)?;
+    file.write_all(bytes)?;
     if is_synced {
-        layer.sync_folder()?;
+        file.as_file().sync_data()?;
     }
-    Ok(layer)
+    let file = file.persist(path).map_err(|error| error.error)?;
+    if is_synced {
+        File::open(folder)?.sync_all()?;
+    }
+    Ok(file)
 }
 
 impl Layer {
@@ -226,30 +228,6 @@ impl Layer {
         })
     }
 
-    /// Keeps the file under another name too, however long it has its own. By now that may be gone, or another image's.
-    pub(crate) fn keep_at(&self, path: &Path) -> io::Result<()> {
-        match fs::hard_link(&self.path, path) {
-            Ok(()) => {
-                let (own, linked) = (self.file.metadata()?, fs::symlink_metadata(path)?);
-                if (own.dev(), own.ino()) == (linked.dev(), linked.ino()) {
-                    return Ok(());
-                }
-                fs::remove_file(path)?;
-            }
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
-            // It has no name any more, or one on another file system.
-            Err(_) => {}
-        }
-        let folder = path.parent().unwrap_or(Path::new("."));
-        let mut copy = tempfile::Builder::new()
-            .prefix(".partial-")
-            .tempfile_in(folder)?;
-        let bytes = read(&self.file, &self.path, self.size).map_err(io::Error::other)?;
-        copy.write_all(&bytes)?;
-        copy.persist(path).map_err(|error| error.error)?;
-        Ok(())
-    }
-
     /// The file's pages, for a session: once more with all checks, since the disk can fail meanwhile.
     pub(crate) fn delta(&self, user: &Owner) -> Result<Delta, ImageError> {
         let bytes = read(&self.file, &self.path, self.size)?;
@@ -259,7 +237,34 @@ impl Layer {
         }
         info.owner.admits(user)?;
         let size = usize::try_from(info.memory).unwrap_or(usize::MAX);
-        Delta::decode(pages, size)
+        let delta = Delta::decode(pages, size)?;
+        if delta.count() as u64 != info.pages {
+            return Err(ImageError::Damaged("it has not as many pages as it says"));
+        }
+        Ok(delta)
+    }
+
+    /// See [`super::Image::keep_at`].
+    pub(crate) fn keep_at(&self, path: &Path) -> Result<(), ImageError> {
+        let io = |source| ImageError::Io {
+            path: path.to_owned(),
+            source,
+        };
+        let own = self.file.metadata().map_err(io)?;
+        let is_own = |path: &Path| {
+            let found = fs::symlink_metadata(path);
+            found.is_ok_and(|found| (found.dev(), found.ino()) == (own.dev(), own.ino()))
+        };
+        if is_own(path) || (fs::hard_link(&self.path, path).is_ok() && is_own(path)) {
+            return Ok(());
+        }
+        // On another file system, or something else has taken the file's place meanwhile, or the name's.
+        let bytes = read(&self.file, &self.path, self.size)?;
+        let (.., identity) = parse(&bytes, &self.key)?;
+        if identity != self.identity {
+            return Err(ImageError::NotAuthentic);
+        }
+        write_whole(path, &bytes, true).map(|_| ()).map_err(io)
     }
 }
 
@@ -326,3 +331,7 @@ fn parse<'a>(bytes: &'a [u8], key: &ImageKey) -> Result<(ImageInfo, &'a [u8], St
         .map_err(|_| ImageError::Damaged("its description cannot be read"))?;
     Ok((info, pages, expected.to_hex().to_string()))
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test stops where it fails")]
+mod tests;

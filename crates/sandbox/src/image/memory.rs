@@ -81,6 +81,21 @@ impl GuestMemory {
         self.size.load(Ordering::Acquire)
     }
 
+    /// Called after the system refused to map something over the first `len` bytes. It may have unmapped them before it
+    /// did (where memory is not overcommitted, say): whatever came to lie there would be unmapped with this memory.
+    fn fill_hole(&self, len: usize) {
+        let start = self.start.as_ptr().cast();
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED_NOREPLACE;
+        // SAFETY: takes only what nothing is mapped at. It fails where the range is as it was.
+        let filled = unsafe { mmap_anonymous(start, len, ProtFlags::empty(), flags) };
+        if let Ok(elsewhere) = filled
+            && elsewhere != start
+        {
+            // SAFETY: mapped just now, by a system that does not know the flag.
+            let _ = unsafe { munmap(elsewhere, len) };
+        }
+    }
+
     /// Makes more of it accessible; it is zero.
     fn grow_to(&self, size: usize) -> io::Result<()> {
         let old = self.size();
@@ -206,7 +221,7 @@ impl<'a> AtRest<'a> {
             return Err(io::Error::other("the image is larger than the memory"));
         }
         // SAFETY: the range is a part of the guest's own memory, and nobody has a reference into it.
-        unsafe {
+        let laid = unsafe {
             mmap(
                 self.memory.start.as_ptr().cast(),
                 file.len(),
@@ -214,7 +229,11 @@ impl<'a> AtRest<'a> {
                 MapFlags::PRIVATE | MapFlags::FIXED | MapFlags::NORESERVE,
                 &file.file,
                 0,
-            )?;
+            )
+        };
+        if let Err(error) = laid {
+            self.memory.fill_hole(file.len());
+            return Err(error.into());
         }
         Ok(())
     }

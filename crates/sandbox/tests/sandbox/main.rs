@@ -14,7 +14,11 @@ use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::Resolve;
 
 mod attacks;
+mod files;
+mod hibernating;
+mod images;
 mod output;
+mod runner;
 mod slices;
 
 /// One engine for all tests, as a host has one for all sessions.
@@ -57,14 +61,16 @@ pub(crate) fn component(body: &str) -> Vec<u8> {
 }
 
 pub(crate) fn framed(frame: &str, body: &str) -> Vec<u8> {
+    in_world("tool-component", frame, body)
+}
+
+pub(crate) fn in_world(world: &str, frame: &str, body: &str) -> Vec<u8> {
     let text = format!("(module {frame} {body})");
     let mut module = wat::parse_str(&text).unwrap_or_else(|error| wrong(&text, &error.to_string()));
     let mut resolve = Resolve::default();
     let wit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../wit");
     let (package, _) = resolve.push_dir(wit).unwrap();
-    let world = resolve
-        .select_world(&[package], Some("tool-component"))
-        .unwrap();
+    let world = resolve.select_world(&[package], Some(world)).unwrap();
     embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).unwrap();
     let encoded = ComponentEncoder::default()
         .module(&module)
