@@ -1,6 +1,8 @@
 import contextlib
+import inspect
 import io
 import os
+import pickle
 import random
 import socket
 import sqlite3
@@ -121,6 +123,50 @@ class ResumeTest(unittest.TestCase):
             self.assertNotEqual(random.getstate(), state)
             self.assertEqual((uuid._node, uuid._last_timestamp), (None, None))
             self.assertIsNot(tempfile._get_candidate_names(), names)
+
+    def test_a_sequence_that_was_asked_for_stays(self):
+        # As a flow's module would, before and after the functions were replaced.
+        names = {}
+        exec("from random import seed, setstate", names)
+        self.addCleanup(random.seed)
+        start = random.getstate()
+        for ask in (
+            lambda: random.seed(42),
+            lambda: names["seed"]("text", version=1),
+            lambda: random.seed(a=0),
+            lambda: names["setstate"](start),
+        ):
+            random.seed()
+            ask()
+            state = random.getstate()
+            random.random()
+            drawn = random.getstate()
+            startup.resume(True)
+            self.assertEqual(random.getstate(), drawn)
+            ask()
+            self.assertEqual(random.getstate(), state)
+        # Whoever takes it back has taken it back.
+        for anything in (random.seed, lambda: names["seed"](None)):
+            random.seed(42)
+            anything()
+            state = random.getstate()
+            startup.resume(True)
+            self.assertNotEqual(random.getstate(), state)
+
+    def test_what_random_refuses_is_no_wish(self):
+        random.seed()
+        for wrong in (lambda: random.seed([]), lambda: random.setstate(()), lambda: random.seed(1, 2, 3)):
+            self.assertRaises((TypeError, ValueError), wrong)
+        state = random.getstate()
+        startup.resume(True)
+        self.assertNotEqual(random.getstate(), state)
+
+    def test_randoms_functions_look_as_they_did(self):
+        for function, name in ((random.seed, "seed"), (random.setstate, "setstate")):
+            self.assertEqual((function.__module__, function.__qualname__), ("random", name))
+            self.assertIs(pickle.loads(pickle.dumps(function)), function)
+        self.assertEqual(str(inspect.signature(random.seed)), "(a=None, version=2)")
+        self.assertEqual(random.Random(42).random(), random.Random(42).random())
 
     def test_folders_of_the_bundle_are_remembered(self):
         kept, dropped = ["/python", "/packages", "/packages/jinja2"], ["/flow", "/flow/below", "/packages2", "below"]

@@ -4,6 +4,7 @@ The build's memory holds the build's environment, arguments, random state and fi
 memory holds that instance's.
 """
 
+import functools
 import importlib.metadata
 import os
 import random
@@ -22,6 +23,33 @@ _LASTING_BELOW = ("/python/", PACKAGES + "/")
 _started = False
 # What the host gave when it was last asked.
 _variables, _arguments = {}, []
+# Whether the flow has asked for a certain sequence of random numbers: then every process has that one.
+_seeded = False
+
+
+def _watch_seeding():
+    """Lets `random` say whether it was seeded with something. Whoever imports its functions gets these."""
+    seed, setstate = random.seed, random.setstate
+
+    @functools.wraps(seed)
+    def watched_seed(a=None, version=2):
+        global _seeded
+        seed(a, version)
+        _seeded = a is not None
+
+    @functools.wraps(setstate)
+    def watched_setstate(state):
+        global _seeded
+        setstate(state)
+        _seeded = True
+
+    for function in (watched_seed, watched_setstate):
+        # So that pickle finds them again.
+        function.__qualname__ = function.__name__
+        setattr(random, function.__name__, function)
+
+
+_watch_seeding()
 
 
 def ensure():
@@ -77,9 +105,10 @@ def _renew():
 
     `secrets`, `SystemRandom`, `uuid4` and nonces ask the host each time. Boundaries and ids of `email` come from `random`.
     Names of tasks and threads are unique within an instance only, as ever. Out of reach are the seed of string hashes,
-    SQLite's own generator, and generators that the flow has made itself.
+    SQLite's own generator, and generators that the flow has made itself. A sequence that the flow has asked for stays.
     """
-    random.seed()
+    if not _seeded:
+        random.seed()
     tempfile = sys.modules.get("tempfile")
     if tempfile is not None and tempfile._name_sequence is not None:
         tempfile._name_sequence = None  # it has a generator, and takes another only in another process
