@@ -61,12 +61,18 @@ async fn one_flow(setup: &Setup) -> Result<()> {
         stored.size >> 10
     );
     Times::print_head("one flow");
-    build.print("image build: start, import, store, sync (to reach: 20 ms)", None);
+    build.print(
+        "image build: start, import, store, sync (to reach: 20 ms)",
+        None,
+    );
     let image = stored.image;
     lifecycle(&flow, &image, "copied").await?;
     let begun = Instant::now();
     image.spread(setup.folder(), &flow.owner)?;
-    println!("writing a file of all pages: {:.1} ms", begun.elapsed().as_secs_f64() * 1e3);
+    println!(
+        "writing a file of all pages: {:.1} ms",
+        begun.elapsed().as_secs_f64() * 1e3
+    );
     lifecycle(&flow, &image, "mapped").await
 }
 
@@ -90,9 +96,15 @@ async fn lifecycle(flow: &Flow<'_>, image: &Image, mode: &str) -> Result<()> {
     }
     start.print(&format!("{mode}: start"), None);
     first.print(&format!("{mode}: first call"), None);
-    both.print(&format!("{mode}: start and first call (to reach: p99 5 ms)"), None);
+    both.print(
+        &format!("{mode}: start and first call (to reach: p99 5 ms)"),
+        None,
+    );
     warm.print(&format!("{mode}: second call"), None);
-    fresh.print(&format!("{mode}: fresh call: start, call, drop (to reach: 2 ms)"), None);
+    fresh.print(
+        &format!("{mode}: fresh call: start, call, drop (to reach: 2 ms)"),
+        None,
+    );
 
     let [mut asleep, mut synced, mut resume, mut answer, mut fork] =
         std::array::from_fn(|_| Times::default());
@@ -125,11 +137,17 @@ async fn lifecycle(flow: &Flow<'_>, image: &Image, mode: &str) -> Result<()> {
         "hibernation after two calls: {} KiB of pages differ, {} KiB on the disk (to reach: 50)",
         sizes.0, sizes.1
     );
-    asleep.print(&format!("{mode}: hibernate, until its memory is free (to reach: 2 ms)"), None);
+    asleep.print(
+        &format!("{mode}: hibernate, until its memory is free (to reach: 2 ms)"),
+        None,
+    );
     synced.print(&format!("{mode}: hibernate, until it is on the disk"), None);
     resume.print(&format!("{mode}: resume"), None);
     answer.print(&format!("{mode}: resume and call (to reach: 5 ms)"), None);
-    fork.print(&format!("{mode}: fork: a second instance from it, and its call"), None);
+    fork.print(
+        &format!("{mode}: fork: a second instance from it, and its call"),
+        None,
+    );
     Ok(())
 }
 
@@ -169,11 +187,17 @@ async fn distinct_sessions(setup: &Setup) -> Result<()> {
             }
         }
         let now = Memory::now()?;
-        first.print(&format!("{mode}: start and first call (to reach: p99 5 ms)"), None);
+        first.print(
+            &format!("{mode}: start and first call (to reach: p99 5 ms)"),
+            None,
+        );
         let each = now.since(&before).divided(SESSIONS as u64);
         println!(
             "{mode}: a session with two live instances: {} KiB private (to reach: 4,096), {} KiB PSS, {} mappings; {} KiB of images on the disk each",
-            each.private, each.pss, each.mappings, (disk >> 10) / SESSIONS as u64
+            each.private,
+            each.pss,
+            each.mappings,
+            (disk >> 10) / SESSIONS as u64
         );
         let mut asleep = Times::default();
         for (index, instance) in live.drain(..).enumerate() {

@@ -74,10 +74,10 @@ pub(crate) fn native_python() -> Result<()> {
     let python = promptflow("python")?;
     let folder = tempfile::tempdir()?;
     std::fs::write(folder.path().join("hello.py"), SOURCE)?;
-    let main = "import sys, hello\nfor line in sys.stdin:\n    print(hello.hello('World'), flush=True)\n";
+    let main =
+        "import sys, hello\nfor line in sys.stdin:\n    print(hello.hello('World'), flush=True)\n";
     std::fs::write(folder.path().join("main.py"), main)?;
-    let (mut both, mut warm, mut private, mut pss) =
-        (Times::default(), Times::default(), 0, 0);
+    let (mut both, mut warm, mut private, mut pss) = (Times::default(), Times::default(), 0, 0);
     for _ in 0..10 {
         let begun = Instant::now();
         let mut child = Command::new(&python)

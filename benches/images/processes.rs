@@ -64,7 +64,10 @@ pub(crate) fn measure() -> Result<()> {
         }
         let mut calls = 0_u64;
         for mut lines in outputs {
-            calls += lines.next().ok_or("a process gave no figure")??.parse::<u64>()?;
+            calls += lines
+                .next()
+                .ok_or("a process gave no figure")??
+                .parse::<u64>()?;
         }
         for mut child in children {
             child.wait()?;

@@ -66,7 +66,9 @@ impl Setup {
     }
 
     pub(crate) fn base(&self) -> &Image {
-        self.program.base().unwrap_or_else(|| unreachable!("the runner has an image"))
+        self.program
+            .base()
+            .unwrap_or_else(|| unreachable!("the runner has an image"))
     }
 
     pub(crate) fn folder(&self) -> &Path {
@@ -126,7 +128,10 @@ impl Flow<'_> {
     /// The image that was built, as a process finds it that has just begun.
     pub(crate) fn found(&self) -> Result<Image> {
         let path = self.folder.join("image");
-        let image = self.setup.base().with(&path, &self.setup.key, &self.owner, 1 << 30);
+        let image = self
+            .setup
+            .base()
+            .with(&path, &self.setup.key, &self.owner, 1 << 30);
         Ok(image?)
     }
 
@@ -144,7 +149,12 @@ impl Flow<'_> {
 
     /// An instance from what was stored under a name, read from the disk.
     pub(crate) async fn resume(&self, image: &Image, name: &str) -> Result<Instance> {
-        let asleep = image.with(&self.folder.join(name), &self.setup.key, &self.owner, 1 << 30)?;
+        let asleep = image.with(
+            &self.folder.join(name),
+            &self.setup.key,
+            &self.owner,
+            1 << 30,
+        )?;
         self.start(&asleep).await
     }
 

@@ -51,7 +51,10 @@ pub(crate) fn hibernated() -> Result<()> {
     }
     Times::print_head("sessions over HTTP");
     first_calls.print("the first call of a session whose image is there", None);
-    asleep.print("hibernate, until it is on the disk and in the registry", None);
+    asleep.print(
+        "hibernate, until it is on the disk and in the registry",
+        None,
+    );
     calls.print("a call to a hibernated session (to reach: 5 ms)", None);
     Ok(())
 }

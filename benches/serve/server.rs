@@ -220,7 +220,11 @@ impl Server {
         let folder = self.home.path().join("server/sessions");
         let used = Command::new("du").arg("-sk").arg(folder).output()?;
         let used = String::from_utf8(used.stdout)?;
-        let kib: u64 = used.split_whitespace().next().ok_or("du says nothing")?.parse()?;
+        let kib: u64 = used
+            .split_whitespace()
+            .next()
+            .ok_or("du says nothing")?
+            .parse()?;
         Ok(kib << 10)
     }
 }

@@ -7,8 +7,8 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use flowcell_sandbox::{
-    Access, Argument, Base, Environment, Instance, Limits, Mount, Outcome, Program,
-    ProgramKind, Request, Sandbox, Shell,
+    Access, Argument, Base, Environment, Instance, Limits, Mount, Outcome, Program, ProgramKind,
+    Request, Sandbox, Shell,
 };
 use serde::Deserialize;
 
@@ -193,11 +193,7 @@ async fn image(
 }
 
 /// The memory of a runner in which a flow has run.
-async fn warm_memory(
-    sandbox: &Sandbox,
-    runner: &Program,
-    trees: &Path,
-) -> Result<Vec<u8>, String> {
+async fn warm_memory(sandbox: &Sandbox, runner: &Program, trees: &Path) -> Result<Vec<u8>, String> {
     let [folder, file, node] = WARM_UP;
     let mut mounts = vec![Mount {
         host: trees.join(folder),

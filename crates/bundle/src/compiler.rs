@@ -281,7 +281,9 @@ fn compile(limits: CompileLimits) -> Result<(), Failed> {
     if wasm.len() as u64 != length {
         return Err(Failed::Other("the component broke off".to_owned()));
     }
-    let code = sandbox.compile(&wasm, CodeKind::Ordinary).map_err(Failed::Program)?;
+    let code = sandbox
+        .compile(&wasm, CodeKind::Ordinary)
+        .map_err(Failed::Program)?;
     io::stdout()
         .write_all(&code)
         .and_then(|()| io::stdout().flush())

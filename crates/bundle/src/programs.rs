@@ -67,7 +67,9 @@ impl Programs {
                     path: self.store.blob_path(base),
                     found: "no image of the size that its bundle says".to_owned(),
                 };
-                let size = usize::try_from(*memory).ok().filter(|size| *size <= MAX_BASE);
+                let size = usize::try_from(*memory)
+                    .ok()
+                    .filter(|size| *size <= MAX_BASE);
                 let size = size.ok_or_else(damaged)?;
                 let content = zstd::bulk::decompress(&packed, size).map_err(|_| damaged())?;
                 if content.len() != size {

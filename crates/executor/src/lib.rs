@@ -40,6 +40,7 @@ pub use error::{Code, RunError};
 pub use host::{Host, HostOptions};
 pub use images::ImageSink;
 pub use package_tools::package_tools_json;
+pub use preparing::{fork, prepare_image};
 pub use presented::{framed, presented};
 pub use records::{
     RunOf, aggregation_record, line_record, listed, listed_aggregation_inputs, record_time,
@@ -50,7 +51,6 @@ pub use run_options::{Observer, RunEvent, RunOptions};
 pub use serving::{Accepted, Served, served_inputs, served_outputs, swagger};
 pub use session::{Session, SessionOptions, StoredOptions};
 pub use session_images::ImageState;
-pub use preparing::{fork, prepare_image};
 pub use tool_meta::{FileTool, tool_meta, tool_meta_json};
 pub use tools::Signature;
 pub use workspace::{Workspace, WorkspaceLimits, flow_file};

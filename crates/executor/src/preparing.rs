@@ -50,7 +50,11 @@ impl Preparation {
             files: sources.digest().to_owned(),
             options: options.clone(),
             variables: variables.to_vec(),
-            trees: manifest.trees.iter().map(|tree| tree.digest.to_string()).collect(),
+            trees: manifest
+                .trees
+                .iter()
+                .map(|tree| tree.digest.to_string())
+                .collect(),
             bundle: manifest.reference(),
             name: None,
         })
@@ -213,9 +217,8 @@ impl Maker {
         let session = Session::open(&self.host, workspace, options);
         let session = session.await.map_err(refused)?;
         let pool = session.inner.python.as_ref();
-        let pool = pool.ok_or_else(|| {
-            BuildError::Unsuitable("the flow has no Python nodes".to_owned())
-        })?;
+        let pool =
+            pool.ok_or_else(|| BuildError::Unsuitable("the flow has no Python nodes".to_owned()))?;
         let lease = pool.try_checkout().await;
         let lease = lease.map_err(|error| BuildError::Unsuitable(error.to_string()))?;
         let mut lease = lease.ok_or_else(|| {
@@ -278,11 +281,18 @@ pub fn fork(
         return Ok(0);
     };
     let failed = |error: &dyn std::error::Error| {
-        RunError::system("OSError", format!("the session's memory cannot be copied: {error}"))
+        RunError::system(
+            "OSError",
+            format!("the session's memory cannot be copied: {error}"),
+        )
     };
     let key = host.images.key().map_err(|error| failed(&error))?;
     let mut copied = 0;
-    for entry in fs::read_dir(from.0.join(ASLEEP)).into_iter().flatten().flatten() {
+    for entry in fs::read_dir(from.0.join(ASLEEP))
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
         let at = |(folder, owner): (&Path, &Owner)| Hibernation {
             folder: folder.join(ASLEEP).join(entry.file_name()),
             key: Arc::clone(&key),
@@ -290,7 +300,9 @@ pub fn fork(
             made_from: String::new(),
             limit: u64::MAX >> 1,
         };
-        copied += at(from).fork(base, &at(to)).map_err(|error| failed(&error))?;
+        copied += at(from)
+            .fork(base, &at(to))
+            .map_err(|error| failed(&error))?;
     }
     Ok(copied)
 }

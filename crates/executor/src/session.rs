@@ -219,9 +219,10 @@ impl Session {
     /// When what was stored is lost, or instances cannot be made.
     pub async fn resume(&self) -> Result<(), RunError> {
         match &self.inner.python {
-            Some(pool) => pool.resume().await.map_err(|error| {
-                RunError::system("SystemErrorException", error.to_string())
-            }),
+            Some(pool) => pool
+                .resume()
+                .await
+                .map_err(|error| RunError::system("SystemErrorException", error.to_string())),
             None => Ok(()),
         }
     }

@@ -131,7 +131,8 @@ impl SessionImages {
         match program.base()?.with(&path, &key, owner, MAX_FILE) {
             Ok(image) => {
                 // The files that were used last are kept longest.
-                let touched = File::open(&path).and_then(|file| file.set_modified(SystemTime::now()));
+                let touched =
+                    File::open(&path).and_then(|file| file.set_modified(SystemTime::now()));
                 if let Err(error) = touched {
                     tracing::debug!(%error, "an image keeps its time of use");
                 }
@@ -200,7 +201,11 @@ impl SessionImages {
         for entry in fs::read_dir(&self.folder)? {
             let entry = entry?;
             let metadata = entry.metadata()?;
-            if entry.path().extension().is_some_and(|extension| extension == "image") {
+            if entry
+                .path()
+                .extension()
+                .is_some_and(|extension| extension == "image")
+            {
                 files.push((metadata.modified()?, metadata.len(), entry.path()));
             }
         }

@@ -101,7 +101,10 @@ impl Sandbox {
             .name("flowcell-epochs".to_owned())
             .spawn(move || {
                 loop {
-                    let mut live = engines.iter().filter_map(|engine| engine.upgrade()).peekable();
+                    let mut live = engines
+                        .iter()
+                        .filter_map(|engine| engine.upgrade())
+                        .peekable();
                     if live.peek().is_none() {
                         break;
                     }

@@ -96,7 +96,10 @@ impl Hibernation {
             ));
         }
         let image = self.lay_out(base, file)?;
-        if image.info().is_none_or(|info| info.made_from != self.made_from) {
+        if image
+            .info()
+            .is_none_or(|info| info.made_from != self.made_from)
+        {
             return Err(ImageError::Misfit {
                 what: "flow or setting",
                 found: "another".to_owned(),
@@ -158,7 +161,9 @@ impl Hibernation {
             source,
         })?;
         match below.and_then(|below| Some((below, below.identity()?))) {
-            Some((below, identity)) => below.keep_at(&self.folder.join(format!("{identity}.{BELOW}"))),
+            Some((below, identity)) => {
+                below.keep_at(&self.folder.join(format!("{identity}.{BELOW}")))
+            }
             None => Ok(()),
         }
     }
@@ -200,7 +205,10 @@ fn tries(file: &Path) -> Option<u32> {
 /// Notes that an instance goes on from its file; gives the file's name then.
 pub(crate) fn tried(file: &Path) -> io::Result<PathBuf> {
     let tries = tries(file).unwrap_or(0);
-    let stem = file.file_stem().map(Path::new).map(|stem| stem.with_extension(""));
+    let stem = file
+        .file_stem()
+        .map(Path::new)
+        .map(|stem| stem.with_extension(""));
     let stem = stem.unwrap_or_default();
     let name = format!("{}.{}.{ASLEEP}", stem.display(), tries + 1);
     let to = file.with_file_name(name);

@@ -21,14 +21,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub use self::error::{ImageError, StoreError};
 pub use self::file::{ImageInfo, ImageKey, Owner};
 pub(crate) use self::file::{Layer, PARTIAL};
-pub(crate) use self::memory::{AtRest, GuestMemories, GuestMemory, PAGE, made_by};
 use self::memory::MappedFile;
+pub(crate) use self::memory::{AtRest, GuestMemories, GuestMemory, PAGE, made_by};
+pub(crate) use self::shell::{GROW, SETTLE};
 pub use self::shell::{Shell, ShellError};
 pub use self::spread::SpreadUsage;
 pub(crate) use self::spread::Spreads;
-pub(crate) use self::shell::{GROW, SETTLE};
-pub use self::storing::{Destination, Stored};
 pub(crate) use self::storing::store;
+pub use self::storing::{Destination, Stored};
 
 /// What a memory can have at all, in bytes.
 const MAX_MEMORY: u64 = 1 << 32;
@@ -47,7 +47,9 @@ impl Base {
     /// When the content is not whole pages, or the file cannot be written.
     pub fn new(folder: &Path, content: &[u8], digest: &str) -> io::Result<Arc<Self>> {
         if !content.len().is_multiple_of(PAGE) {
-            return Err(io::Error::other("the base image is not made of whole pages"));
+            return Err(io::Error::other(
+                "the base image is not made of whole pages",
+            ));
         }
         Ok(Arc::new(Self {
             file: MappedFile::new(folder, content)?,
@@ -183,11 +185,7 @@ impl Image {
     ///
     /// # Errors
     /// When its file cannot be read, or the other not be written.
-    pub(crate) fn copy_for(
-        &self,
-        owner: &Owner,
-        path: &Path,
-    ) -> Result<(), ImageError> {
+    pub(crate) fn copy_for(&self, owner: &Owner, path: &Path) -> Result<(), ImageError> {
         let Some(layer) = self.layer() else {
             return Err(ImageError::Damaged("the base image has no file of its own"));
         };
@@ -296,7 +294,10 @@ impl Image {
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Arc<MappedFile>>> {
-        self.inner.whole.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner
+            .whole
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Lays it over a guest's memory, which is zero and at least as large as [`Image::memory`]. Whose it is is checked

@@ -16,10 +16,10 @@ use crate::contract::{Argument, LoadError, Outcome, Request, ToolError, ToolInfo
 use crate::engine::Sandbox;
 use crate::environment::Environment;
 use crate::error::{Fault, SandboxError};
+use crate::guest::Guest;
 use crate::image::{
     self, AtRest, Destination, Image, ImageError, Mode, Owner, StoreError, Stored, made_by,
 };
-use crate::guest::Guest;
 use crate::json::{is_json, is_python_json};
 use crate::limits::Limits;
 use crate::metered::{CpuTimeExceeded, Metered};
@@ -211,9 +211,8 @@ impl Instance {
             Err(_) => Err(wasmtime::format_err!("start-up did not finish in time")),
         };
         let refused = store.data_mut().memory.take_refused();
-        let (exports, stored) = exports.map_err(|error| {
-            refused.map_or_else(|| start_error(error), SandboxError::Memory)
-        })?;
+        let (exports, stored) = exports
+            .map_err(|error| refused.map_or_else(|| start_error(error), SandboxError::Memory))?;
         let mut instance = Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             store,
@@ -234,7 +233,9 @@ impl Instance {
 
     /// The first call of an instance that started from an image.
     async fn wake(&mut self, is_copy: bool) -> Result<(), SandboxError> {
-        let resumed = self.brief(async |instance| instance.resume(is_copy).await).await;
+        let resumed = self
+            .brief(async |instance| instance.resume(is_copy).await)
+            .await;
         resumed.result.map_err(SandboxError::Resume)
     }
 
@@ -319,7 +320,9 @@ impl Instance {
             return Err(StoreError::Ordinary);
         };
         let (settle, owner, rounds) = (from.settle, from.owner.clone(), from.rounds);
-        let suspended = self.brief(async |instance| instance.suspend(lasting).await).await;
+        let suspended = self
+            .brief(async |instance| instance.suspend(lasting).await)
+            .await;
         suspended
             .result
             .map_err(StoreError::Failed)?
@@ -352,7 +355,9 @@ impl Instance {
 
     /// Lets it go on after its memory could not be stored. Should that fail, it is broken.
     async fn go_on(&mut self) {
-        let resumed = self.brief(async |instance| instance.resume(false).await).await;
+        let resumed = self
+            .brief(async |instance| instance.resume(false).await)
+            .await;
         if let Err(fault) = resumed.result {
             tracing::debug!(instance = self.id, %fault, "it does not go on after it was not stored");
         }

@@ -287,7 +287,10 @@ impl Pool {
                 return false;
             };
             if let Err((instance, why)) = pool.put_to_sleep(instance).await {
-                tracing::info!(why, "an instance was dropped to make room, with what it held");
+                tracing::info!(
+                    why,
+                    "an instance was dropped to make room, with what it held"
+                );
                 if let Some(instance) = instance {
                     forget_file(&instance);
                 }
@@ -362,7 +365,9 @@ impl Pool {
     /// them. Nothing is known of programs that have their data in their code.
     pub fn private_memory(&self) -> u64 {
         let mut idle = self.lock();
-        idle.values_mut().map(|instance| instance.private_memory()).sum()
+        idle.values_mut()
+            .map(|instance| instance.private_memory())
+            .sum()
     }
 
     async fn permit(&self) -> OwnedSemaphorePermit {
@@ -414,7 +419,10 @@ impl Pool {
                     pool: self,
                     asleep: Some(asleep),
                 };
-                let memory = taken.asleep.as_ref().map_or(0, |asleep| asleep.image.memory());
+                let memory = taken
+                    .asleep
+                    .as_ref()
+                    .map_or(0, |asleep| asleep.image.memory());
                 let seat = self.slice.admit(memory).await?;
                 if let Some(asleep) = taken.asleep.take() {
                     return Ok(Place::Asleep(seat, asleep));

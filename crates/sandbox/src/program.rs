@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use wasmtime::component::{Component, ComponentExportIndex, InstancePre};
 use wasmtime::component::types::ComponentItem;
+use wasmtime::component::{Component, ComponentExportIndex, InstancePre};
 
 use crate::contract::runner::{PythonRunnerIndices, PythonRunnerPre};
 use crate::contract::tool::ToolComponentPre;
@@ -196,7 +196,11 @@ impl Sandbox {
     }
 
     /// Gives a component its imports, and no others.
-    fn link(&self, component: &Component, kind: CodeKind) -> Result<InstancePre<Guest>, ProgramError> {
+    fn link(
+        &self,
+        component: &Component,
+        kind: CodeKind,
+    ) -> Result<InstancePre<Guest>, ProgramError> {
         let runtime = self.runtime(kind);
         let ty = component.component_type();
         let unknown: Vec<String> = ty

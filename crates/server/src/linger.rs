@@ -22,7 +22,8 @@ struct Lingering(Body);
 
 /// Lets clients finish sending.
 pub(crate) async fn linger(request: Request, next: Next) -> Response {
-    next.run(request.map(|body| Body::new(Lingering(body)))).await
+    next.run(request.map(|body| Body::new(Lingering(body))))
+        .await
 }
 
 impl HttpBody for Lingering {

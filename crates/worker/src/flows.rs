@@ -308,7 +308,11 @@ impl Flows {
             return nothing();
         };
         let open = live.open.lock().await;
-        let Some(flow) = open.flows.get(&Setup::default()).or(open.flows.values().next()) else {
+        let Some(flow) = open
+            .flows
+            .get(&Setup::default())
+            .or(open.flows.values().next())
+        else {
             return nothing();
         };
         Holds {

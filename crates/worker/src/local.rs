@@ -87,9 +87,7 @@ pub(crate) async fn perform(
             });
             answer.await.ok().flatten().map(Reply::Answer)
         }
-        Operation::Hibernate(session) => {
-            Some(Reply::Hibernated(flows.hibernate(&session).await))
-        }
+        Operation::Hibernate(session) => Some(Reply::Hibernated(flows.hibernate(&session).await)),
         Operation::Shrink(session) => {
             flows.shrink(&session).await;
             Some(Reply::Ended)

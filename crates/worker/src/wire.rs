@@ -72,10 +72,7 @@ pub(crate) enum Operation {
     /// Drop a session's idle instances, and close its flow. [`Reply::Ended`].
     Shrink(SessionId),
     /// Copy the stored instances of a session to another one. [`Reply::Forked`].
-    Fork {
-        from: SessionSpec,
-        to: SessionSpec,
-    },
+    Fork { from: SessionSpec, to: SessionSpec },
     /// What a session holds. [`Reply::Holds`].
     Inspect(SessionId),
     /// End a session: nothing of it is left. [`Reply::Ended`].

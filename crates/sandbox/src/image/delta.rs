@@ -131,11 +131,17 @@ impl Delta {
         // The frame says how large it is; what says nothing, or too much, is not ours.
         let length = match zstd::zstd_safe::get_frame_content_size(encoded) {
             Ok(Some(length)) if length <= most as u64 => length as usize,
-            _ => return Err(ImageError::Damaged("its pages have no size, or too large a one")),
+            _ => {
+                return Err(ImageError::Damaged(
+                    "its pages have no size, or too large a one",
+                ));
+            }
         };
         let mut raw = BUFFER.take();
         if raw.try_reserve_exact(length).is_err() {
-            return Err(ImageError::Damaged("its pages are more than there is memory for"));
+            return Err(ImageError::Damaged(
+                "its pages are more than there is memory for",
+            ));
         }
         let decompressed = DECOMPRESSOR.with_borrow_mut(|decompressor| {
             let decompressor = match decompressor {
@@ -238,7 +244,8 @@ impl<'a> Runs<'a> {
 
     /// Whether all of it lies in a page.
     fn is_sound(self) -> bool {
-        self.iter().all(|(start, bytes)| start + bytes.len() <= PAGE)
+        self.iter()
+            .all(|(start, bytes)| start + bytes.len() <= PAGE)
     }
 
     /// Changes a page.
@@ -306,7 +313,10 @@ mod tests {
         let encoded = delta(&vec![0; 4 * PAGE], &now);
         assert!(Delta::decode(&encoded, 4 * PAGE).is_ok());
         let error = Delta::decode(&encoded, 3 * PAGE).unwrap_err();
-        assert!(error.to_string().contains("outside of the memory"), "{error}");
+        assert!(
+            error.to_string().contains("outside of the memory"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -58,7 +58,9 @@ impl ImageKey {
         let mut key = [0; 32];
         File::open("/dev/urandom")?.read_exact(&mut key)?;
         let folder = path.parent().unwrap_or(Path::new("."));
-        let mut file = tempfile::Builder::new().prefix(PARTIAL).tempfile_in(folder)?;
+        let mut file = tempfile::Builder::new()
+            .prefix(PARTIAL)
+            .tempfile_in(folder)?;
         file.write_all(&key)?;
         file.as_file().sync_all()?;
         match file.persist_noclobber(path) {
@@ -169,7 +171,9 @@ pub(crate) fn write(
 
 fn write_whole(path: &Path, bytes: &[u8], is_synced: bool) -> io::Result<File> {
     let folder = path.parent().unwrap_or(Path::new("."));
-    let mut file = tempfile::Builder::new().prefix(PARTIAL).tempfile_in(folder)?;
+    let mut file = tempfile::Builder::new()
+        .prefix(PARTIAL)
+        .tempfile_in(folder)?;
     file.write_all(bytes)?;
     if is_synced {
         file.as_file().sync_data()?;

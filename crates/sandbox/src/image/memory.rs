@@ -258,14 +258,21 @@ impl<'a> AtRest<'a> {
         let pagemap = PAGEMAP.get_or_init(|| File::open("/proc/self/pagemap").ok());
         let mut entries = vec![0; pages * 8];
         let first = self.memory.start.as_ptr().addr() / PAGE;
-        let read = pagemap.as_ref()?.read_exact_at(&mut entries, first as u64 * 8);
+        let read = pagemap
+            .as_ref()?
+            .read_exact_at(&mut entries, first as u64 * 8);
         read.ok()?;
         let own = |entry: &[u8]| {
             let bits = entry.last().copied().unwrap_or(0);
             bits & 0b1100_0000 != 0 && bits & 0b0010_0000 == 0
         };
         let touched = (0_u32..).zip(entries.chunks_exact(8));
-        Some(touched.filter(|(_, entry)| own(entry)).map(|(page, _)| page).collect())
+        Some(
+            touched
+                .filter(|(_, entry)| own(entry))
+                .map(|(page, _)| page)
+                .collect(),
+        )
     }
 }
 

@@ -384,16 +384,19 @@ impl Survey {
         let types = validate(&component)?;
         let types = types.as_ref();
         let accessors = self.accessors(owner, &instance)?;
-        let (first_type, first_function) =
-            (types.component_type_count(), types.component_function_count());
+        let (first_type, first_function) = (
+            types.component_type_count(),
+            types.component_function_count(),
+        );
         let (core_functions, core_instances) =
             (types.function_count(), types.core_instance_count());
 
         ModuleSection(&accessors.module).append_to_component(&mut component);
         let mut section = InstanceSection::new();
-        let arguments = accessors.instances.iter().map(|(name, instance)| {
-            (name.as_str(), ModuleArg::Instance(*instance))
-        });
+        let arguments = accessors
+            .instances
+            .iter()
+            .map(|(name, instance)| (name.as_str(), ModuleArg::Instance(*instance)));
         section.instantiate(modules, arguments.collect::<Vec<_>>());
         section.append_to_component(&mut component);
         let mut aliases = ComponentAliasSection::new();
@@ -476,7 +479,11 @@ impl Survey {
                 mutable: true,
                 shared: false,
             };
-            imports.import(&from(global.module)?, &global.export, EntityType::Global(ty));
+            imports.import(
+                &from(global.module)?,
+                &global.export,
+                EntityType::Global(ty),
+            );
         }
         let mut settle = wasm_encoder::Function::new([]);
         let mut code = settle.instructions();

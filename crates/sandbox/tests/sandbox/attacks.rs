@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flowcell_sandbox::{
-    Environment, Fault, Full, Isolation, Limits, Pool, PoolError, PoolOptions, ProgramError, ProgramKind,
-    SandboxError,
+    Environment, Fault, Full, Isolation, Limits, Pool, PoolError, PoolOptions, ProgramError,
+    ProgramKind, SandboxError,
 };
 
 use crate::{

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use flowcell_sandbox::{Destination, Image, ImageError, ImageKey, SandboxError};
 
-use crate::runner::{KEPT, KEY, PROGRAM, SHELL, over, owner, read, start, start_with, write};
 use crate::limits;
+use crate::runner::{KEPT, KEY, PROGRAM, SHELL, over, owner, read, start, start_with, write};
 
 const LIMIT: u64 = 1 << 20;
 
@@ -29,7 +29,10 @@ async fn stored(folder: &Path) -> (PathBuf, Image) {
 }
 
 fn open(path: &Path) -> Result<Image, ImageError> {
-    PROGRAM.base().unwrap().with(path, &KEY, &owner("one"), LIMIT)
+    PROGRAM
+        .base()
+        .unwrap()
+        .with(path, &KEY, &owner("one"), LIMIT)
 }
 
 fn another_key() -> Arc<ImageKey> {
@@ -57,7 +60,10 @@ async fn a_file_that_was_cut_or_changed_anywhere_is_not_authentic() {
         let mut changed = whole.clone();
         changed[at] ^= 1 << (at % 8);
         fs::write(&path, changed).unwrap();
-        assert!(matches!(open(&path).unwrap_err(), ImageError::NotAuthentic), "{at}");
+        assert!(
+            matches!(open(&path).unwrap_err(), ImageError::NotAuthentic),
+            "{at}"
+        );
     }
     for more in [&b"\0"[..], &whole] {
         fs::write(&path, [&whole, more].concat()).unwrap();
@@ -72,7 +78,9 @@ async fn an_image_fits_its_host_its_owner_and_what_it_was_made_over_only() {
     let folder = tempfile::tempdir().unwrap();
     let (path, image) = stored(folder.path()).await;
     let base = PROGRAM.base().unwrap();
-    let error = base.with(&path, &another_key(), &owner("one"), LIMIT).unwrap_err();
+    let error = base
+        .with(&path, &another_key(), &owner("one"), LIMIT)
+        .unwrap_err();
     assert!(matches!(error, ImageError::NotAuthentic), "{error}");
     let error = base.with(&path, &KEY, &owner("two"), LIMIT).unwrap_err();
     assert!(matches!(error, ImageError::Foreign("session")), "{error}");
@@ -85,16 +93,29 @@ async fn an_image_fits_its_host_its_owner_and_what_it_was_made_over_only() {
     let size = fs::metadata(&path).unwrap().len();
     assert!(base.with(&path, &KEY, &owner("one"), size).is_ok());
     let error = base.with(&path, &KEY, &owner("one"), size - 1).unwrap_err();
-    assert!(error.to_string().contains("longer than it may be"), "{error}");
+    assert!(
+        error.to_string().contains("longer than it may be"),
+        "{error}"
+    );
 
     let misfit = |error: ImageError, expected: &str| {
-        assert!(matches!(error, ImageError::Misfit { what, .. } if what == expected), "{error}");
+        assert!(
+            matches!(error, ImageError::Misfit { what, .. } if what == expected),
+            "{error}"
+        );
     };
     let other = over("another", &SHELL.memory);
-    let error = other.base().unwrap().with(&path, &KEY, &owner("one"), LIMIT).unwrap_err();
+    let error = other
+        .base()
+        .unwrap()
+        .with(&path, &KEY, &owner("one"), LIMIT)
+        .unwrap_err();
     misfit(error, "base image");
     // Over itself, and over another that is no part of it.
-    misfit(image.with(&path, &KEY, &owner("one"), LIMIT).unwrap_err(), "lower image");
+    misfit(
+        image.with(&path, &KEY, &owner("one"), LIMIT).unwrap_err(),
+        "lower image",
+    );
     let mut above = start(Some(&image)).await;
     let mut to = Destination {
         path: folder.path().join("above"),
@@ -123,23 +144,41 @@ async fn only_a_plain_file_is_an_image() {
     let (path, _) = stored(folder.path()).await;
     let at = |name: &str| folder.path().join(name);
     symlink(&path, at("link")).unwrap();
-    assert!(matches!(open(&at("link")).unwrap_err(), ImageError::Io { .. }));
+    assert!(matches!(
+        open(&at("link")).unwrap_err(),
+        ImageError::Io { .. }
+    ));
     fs::create_dir(at("folder")).unwrap();
     let error = open(&at("folder")).unwrap_err();
-    assert!(matches!(error, ImageError::Damaged("it is no file")), "{error}");
-    let made = std::process::Command::new("mkfifo").arg(at("pipe")).status().unwrap();
+    assert!(
+        matches!(error, ImageError::Damaged("it is no file")),
+        "{error}"
+    );
+    let made = std::process::Command::new("mkfifo")
+        .arg(at("pipe"))
+        .status()
+        .unwrap();
     assert!(made.success());
     let error = open(&at("pipe")).unwrap_err();
-    assert!(matches!(error, ImageError::Damaged("it is no file")), "{error}");
+    assert!(
+        matches!(error, ImageError::Damaged("it is no file")),
+        "{error}"
+    );
     let error = open(Path::new("/dev/zero")).unwrap_err();
-    assert!(matches!(error, ImageError::Damaged("it is no file")), "{error}");
+    assert!(
+        matches!(error, ImageError::Damaged("it is no file")),
+        "{error}"
+    );
     let error = open(&at("missing")).unwrap_err();
     assert!(matches!(error, ImageError::Io { .. }), "{error}");
     // Of a size that nobody has memory for, and hardly any on the disk.
     let sparse = fs::File::create(at("sparse")).unwrap();
     sparse.set_len(1 << 40).unwrap();
     let error = open(&at("sparse")).unwrap_err();
-    assert!(error.to_string().contains("longer than it may be"), "{error}");
+    assert!(
+        error.to_string().contains("longer than it may be"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -150,9 +189,15 @@ async fn an_open_image_is_what_it_was_whatever_becomes_of_its_name() {
     let other = folder.path().join("other");
     fs::write(&other, b"something else").unwrap();
     fs::rename(&other, &path).unwrap();
-    assert_eq!(&read(&mut start(Some(&image)).await, KEPT).await[..6], b"secret");
+    assert_eq!(
+        &read(&mut start(Some(&image)).await, KEPT).await[..6],
+        b"secret"
+    );
     fs::remove_file(&path).unwrap();
-    assert_eq!(&read(&mut start(Some(&image)).await, KEPT).await[..6], b"secret");
+    assert_eq!(
+        &read(&mut start(Some(&image)).await, KEPT).await[..6],
+        b"secret"
+    );
 }
 
 #[tokio::test]
@@ -182,14 +227,23 @@ async fn an_image_that_changes_while_it_is_open_is_not_used() {
     file.set_len(0).unwrap();
     file.write_all_at(&other, 0).unwrap();
     let why = refused().await;
-    assert!(why.contains("changed since") || why.contains("longer than it may be"), "{why}");
+    assert!(
+        why.contains("changed since") || why.contains("longer than it may be"),
+        "{why}"
+    );
     file.set_len(0).unwrap();
     file.write_all_at(&whole, 0).unwrap();
-    assert_eq!(&read(&mut start(Some(&image)).await, KEPT).await[..6], b"secret");
+    assert_eq!(
+        &read(&mut start(Some(&image)).await, KEPT).await[..6],
+        b"secret"
+    );
     // What has all its pages in another file does not need this one any more.
     image.spread(folder.path(), &owner("one")).unwrap();
     file.set_len(0).unwrap();
-    assert_eq!(&read(&mut start(Some(&image)).await, KEPT).await[..6], b"secret");
+    assert_eq!(
+        &read(&mut start(Some(&image)).await, KEPT).await[..6],
+        b"secret"
+    );
     image.fold();
     assert!(refused().await.contains("ends early"));
 }
@@ -205,11 +259,17 @@ fn a_key_is_made_once_and_belongs_to_its_owner() {
             fs::read(&path).unwrap()
         };
         let threads: Vec<_> = (0..16).map(|_| scope.spawn(open)).collect();
-        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap())
+            .collect()
     });
     assert!(keys.iter().all(|key| *key == keys[0] && key.len() == 32));
     assert_ne!(keys[0], vec![0; 32]);
-    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(
+        fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     for wrong in [0, 31, 33] {
         fs::write(&path, vec![1; wrong]).unwrap();

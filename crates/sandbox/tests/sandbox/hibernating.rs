@@ -14,8 +14,8 @@ use flowcell_sandbox::{
 };
 
 use crate::runner::{
-    Do, KEPT, KEY, PROGRAM, RESUME, RESUMED, SUSPEND, WASM_PAGE, act, hibernation, owner, pool_from,
-    read, start, stored_pool, write,
+    Do, KEPT, KEY, PROGRAM, RESUME, RESUMED, SUSPEND, WASM_PAGE, act, hibernation, owner,
+    pool_from, read, start, stored_pool, write,
 };
 
 /// No test that passes waits that long.
@@ -36,6 +36,16 @@ async fn leave(pool: &Arc<Pool>, text: &[u8]) {
 
 async fn left(pool: &Arc<Pool>) -> [u8; 8] {
     read(&mut *lease(pool).await, KEPT).await
+}
+
+/// What is left after a loss, which is told once.
+async fn left_after_loss(pool: &Arc<Pool>) -> [u8; 8] {
+    let told = pool.checkout(LONG).await.unwrap_err();
+    assert!(
+        matches!(told, PoolError::Start(SandboxError::Lost(_))),
+        "{told}"
+    );
+    left(pool).await
 }
 
 /// The files of a folder with this extension, in order.
@@ -72,12 +82,22 @@ async fn an_idle_instance_is_stored_and_gone_on_from() {
     let first = pool.hibernate(Duration::ZERO).await;
     assert_eq!((first.instances, &first.kept), (1, &Vec::new()));
     assert_eq!(pool.usage().instances, 0);
-    let [file] = &files(folder.path(), "asleep")[..] else { return assert_eq!(first, Hibernated::default()) };
+    let [file] = &files(folder.path(), "asleep")[..] else {
+        return assert_eq!(first, Hibernated::default());
+    };
     assert_eq!(fs::metadata(file).unwrap().len(), first.bytes);
 
     assert_eq!(&left(&pool).await, b"state\0\0\0");
     let usage = pool.usage();
-    assert_eq!((usage.instances, usage.idle, usage.resumes, usage.hibernations), (1, 1, 1, 1));
+    assert_eq!(
+        (
+            usage.instances,
+            usage.idle,
+            usage.resumes,
+            usage.hibernations
+        ),
+        (1, 1, 1, 1)
+    );
     // The file stays until the instance is stored again.
     assert_eq!(files(folder.path(), "asleep").len(), 1);
     leave(&pool, b"second\0\0").await;
@@ -106,8 +126,12 @@ async fn several_are_stored_and_the_last_one_used_goes_first() {
     }
     assert_eq!(pool.hibernate(Duration::ZERO).await.instances, 3);
     for pool in [&pool, &new_pool(folder.path())] {
-        let (mut first, mut second, mut third, mut new) =
-            (lease(pool).await, lease(pool).await, lease(pool).await, lease(pool).await);
+        let (mut first, mut second, mut third, mut new) = (
+            lease(pool).await,
+            lease(pool).await,
+            lease(pool).await,
+            lease(pool).await,
+        );
         assert_eq!(&read(&mut first, KEPT).await, b"bbbbbbbb");
         assert_eq!(&read(&mut second, KEPT).await, b"aaaaaaaa");
         assert_eq!(&read(&mut third, KEPT).await, b"cccccccc");
@@ -119,17 +143,26 @@ async fn several_are_stored_and_the_last_one_used_goes_first() {
 async fn after_three_tries_an_instance_is_given_up() {
     let folder = tempfile::tempdir().unwrap();
     leave(&new_pool(folder.path()), b"state\0\0\0").await;
-    assert!(files(folder.path(), "asleep").is_empty(), "it was dropped with its pool");
+    assert!(
+        files(folder.path(), "asleep").is_empty(),
+        "it was dropped with its pool"
+    );
     let pool = new_pool(folder.path());
     leave(&pool, b"state\0\0\0").await;
     pool.hibernate(Duration::ZERO).await;
     for tries in 1..=3 {
         // Each pool is a process that dies while the instance lives.
         assert_eq!(&left(&new_pool(folder.path())).await, b"state\0\0\0");
-        let name = files(folder.path(), "asleep")[0].file_stem().unwrap().to_owned();
-        assert!(name.to_str().unwrap().ends_with(&format!(".{tries}")), "{name:?}");
+        let name = files(folder.path(), "asleep")[0]
+            .file_stem()
+            .unwrap()
+            .to_owned();
+        assert!(
+            name.to_str().unwrap().ends_with(&format!(".{tries}")),
+            "{name:?}"
+        );
     }
-    assert_eq!(left(&new_pool(folder.path())).await, [0; 8]);
+    assert_eq!(left_after_loss(&new_pool(folder.path())).await, [0; 8]);
     assert!(files(folder.path(), "asleep").is_empty());
 }
 
@@ -151,7 +184,12 @@ async fn garbage_among_the_files_does_no_harm() {
     let below = image(images.path(), "below").await;
     let make = || {
         let slice = Slice::unlimited();
-        pool_from(hibernation(folder.path(), "one"), &slice, Some(below.clone()), Isolation::Session)
+        pool_from(
+            hibernation(folder.path(), "one"),
+            &slice,
+            Some(below.clone()),
+            Isolation::Session,
+        )
     };
     let pool = make();
     leave(&pool, b"state\0\0\0").await;
@@ -160,7 +198,11 @@ async fn garbage_among_the_files_does_no_harm() {
     let at = |name: &str| folder.path().join(name);
     let whole = fs::read(&files(folder.path(), "asleep")[0]).unwrap();
     fs::write(at("999999999999999-1-00000001.0.asleep"), b"garbage").unwrap();
-    fs::write(at("999999999999999-1-00000002.0.asleep"), &whole[..whole.len() / 2]).unwrap();
+    fs::write(
+        at("999999999999999-1-00000002.0.asleep"),
+        &whole[..whole.len() / 2],
+    )
+    .unwrap();
     fs::write(at("999999999999999-1-00000003.asleep"), &whole).unwrap();
     fs::write(at("999999999999999-1-00000004.x.asleep"), &whole).unwrap();
     fs::write(at(".asleep"), b"").unwrap();
@@ -171,8 +213,15 @@ async fn garbage_among_the_files_does_no_harm() {
     fs::write(at("notes.txt"), b"").unwrap();
     let pool = make();
     assert_eq!(&left(&pool).await, b"state\0\0\0");
-    assert_eq!(&read(&mut *lease(&pool).await, KEPT + 8).await[..5], b"below");
-    assert_eq!(files(folder.path(), "asleep").len(), 2, "what is of use, and what cannot be deleted");
+    assert_eq!(
+        &read(&mut *lease(&pool).await, KEPT + 8).await[..5],
+        b"below"
+    );
+    assert_eq!(
+        files(folder.path(), "asleep").len(),
+        2,
+        "what is of use, and what cannot be deleted"
+    );
     assert!(!at(".partial-x").exists());
 }
 
@@ -183,7 +232,12 @@ async fn what_lies_over_something_that_is_gone_is_lost() {
     let below = image(images.path(), "below").await;
     let make = |image: Option<&Image>| {
         let slice = Slice::unlimited();
-        pool_from(hibernation(folder.path(), "one"), &slice, image.cloned(), Isolation::Session)
+        pool_from(
+            hibernation(folder.path(), "one"),
+            &slice,
+            image.cloned(),
+            Isolation::Session,
+        )
     };
     for (remove, text) in [(false, b"state\0\0\0"), (true, &[0; 8])] {
         let pool = make(Some(&below));
@@ -194,7 +248,13 @@ async fn what_lies_over_something_that_is_gone_is_lost() {
             fs::remove_file(&files(folder.path(), "below")[0]).unwrap();
         }
         // The image has gone from the store meanwhile; what is stored has a link of its own.
-        assert_eq!(&left(&make(None)).await, text);
+        let pool = make(None);
+        let found = if remove {
+            left_after_loss(&pool).await
+        } else {
+            left(&pool).await
+        };
+        assert_eq!(&found, text);
     }
     assert!(files(folder.path(), "asleep").is_empty());
     // And one without any that lies over it.
@@ -210,7 +270,12 @@ async fn an_image_that_was_deleted_from_the_store_can_still_be_slept_over() {
     let below = image(images.path(), "below").await;
     let slice = Slice::unlimited();
     let make = |image: Option<Image>| {
-        pool_from(hibernation(folder.path(), "one"), &slice, image, Isolation::Session)
+        pool_from(
+            hibernation(folder.path(), "one"),
+            &slice,
+            image,
+            Isolation::Session,
+        )
     };
     let pool = make(Some(below));
     leave(&pool, b"state\0\0\0").await;
@@ -232,18 +297,36 @@ async fn only_the_same_session_with_the_same_flow_goes_on() {
         flowcell_sandbox::ImageKey::open(&folder.path().join("key")).unwrap()
     };
     for other in [
-        Hibernation { owner: owner("two"), ..own.clone() },
-        Hibernation { owner: flowcell_sandbox::Owner { workspace: "other".to_owned(), ..owner("one") }, ..own.clone() },
-        Hibernation { made_from: "another flow".to_owned(), ..own.clone() },
-        Hibernation { key: Arc::new(another_key), ..own.clone() },
+        Hibernation {
+            owner: owner("two"),
+            ..own.clone()
+        },
+        Hibernation {
+            owner: flowcell_sandbox::Owner {
+                workspace: "other".to_owned(),
+                ..owner("one")
+            },
+            ..own.clone()
+        },
+        Hibernation {
+            made_from: "another flow".to_owned(),
+            ..own.clone()
+        },
+        Hibernation {
+            key: Arc::new(another_key),
+            ..own.clone()
+        },
     ] {
         let slice = Slice::unlimited();
         let pool = stored_pool(own.clone(), &slice);
         leave(&pool, b"state\0\0\0").await;
         assert_eq!(pool.hibernate(Duration::ZERO).await.instances, 1);
         drop(pool);
-        assert_eq!(left(&stored_pool(other, &slice)).await, [0; 8]);
-        assert!(files(folder.path(), "asleep").is_empty(), "what is of no use is deleted");
+        assert_eq!(left_after_loss(&stored_pool(other, &slice)).await, [0; 8]);
+        assert!(
+            files(folder.path(), "asleep").is_empty(),
+            "what is of no use is deleted"
+        );
     }
 }
 
@@ -253,7 +336,10 @@ async fn a_fork_is_the_other_sessions_and_knows_that_it_is_one() {
     let images = tempfile::tempdir().unwrap();
     let below = image(images.path(), "below").await;
     let slice = Slice::unlimited();
-    let (one, two) = (hibernation(from.path(), "one"), hibernation(&to.path().join("new"), "two"));
+    let (one, two) = (
+        hibernation(from.path(), "one"),
+        hibernation(&to.path().join("new"), "two"),
+    );
     let pool = pool_from(one.clone(), &slice, Some(below), Isolation::Session);
     leave(&pool, b"state\0\0\0").await;
     pool.hibernate(Duration::ZERO).await;
@@ -281,19 +367,32 @@ async fn a_fork_is_the_other_sessions_and_knows_that_it_is_one() {
     assert_eq!(taken.len(), 1);
     let stolen = from.path().join("999999999999999-1-00000001.0.asleep");
     fs::copy(&taken[0], &stolen).unwrap();
-    assert_eq!(&left(&stored_pool(one.clone(), &slice)).await, b"state\0\0\0");
+    assert_eq!(
+        &left(&stored_pool(one.clone(), &slice)).await,
+        b"state\0\0\0"
+    );
     assert!(!stolen.exists());
     // A damaged one is not copied.
-    fs::write(from.path().join("000000000000000-1-00000001.0.asleep"), b"garbage").unwrap();
+    fs::write(
+        from.path().join("000000000000000-1-00000001.0.asleep"),
+        b"garbage",
+    )
+    .unwrap();
     assert!(one.fork(base, &two).is_err());
     let nothing = tempfile::tempdir().unwrap();
-    assert_eq!(hibernation(nothing.path(), "one").fork(base, &two).unwrap(), 0);
+    assert_eq!(
+        hibernation(nothing.path(), "one").fork(base, &two).unwrap(),
+        0
+    );
 }
 
 #[tokio::test]
 async fn a_full_slice_stores_the_idle_instance_of_another_pool() {
     let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let limits = SliceLimits { instances: 1, ..SliceLimits::UNLIMITED };
+    let limits = SliceLimits {
+        instances: 1,
+        ..SliceLimits::UNLIMITED
+    };
     let slice = Slice::new(limits, None);
     let first = stored_pool(hibernation(one.path(), "one"), &slice);
     let second = stored_pool(hibernation(two.path(), "two"), &slice);
@@ -310,14 +409,20 @@ async fn a_full_slice_stores_the_idle_instance_of_another_pool() {
     assert_eq!(slice.usage().hibernations, 9);
 
     // Memory that a guest at work asks for, too.
-    let limits = SliceLimits { memory: 5 * WASM_PAGE, ..SliceLimits::UNLIMITED };
+    let limits = SliceLimits {
+        memory: 5 * WASM_PAGE,
+        ..SliceLimits::UNLIMITED
+    };
     let slice = Slice::new(limits, None);
     let first = stored_pool(hibernation(&one.path().join("m"), "one"), &slice);
     let second = stored_pool(hibernation(&two.path().join("m"), "two"), &slice);
     leave(&first, b"state\0\0\0").await;
     let mut greedy = lease(&second).await;
     assert!(act(&mut greedy, Do::Grow(3)).await.unwrap());
-    assert_eq!((first.usage().instances, first.usage().hibernations), (0, 1));
+    assert_eq!(
+        (first.usage().instances, first.usage().hibernations),
+        (0, 1)
+    );
     assert!(!act(&mut greedy, Do::Grow(1)).await.unwrap());
     drop(greedy);
     // It comes back, for which the other one has to be stored.
@@ -328,7 +433,10 @@ async fn a_full_slice_stores_the_idle_instance_of_another_pool() {
 #[tokio::test]
 async fn who_gives_up_waiting_does_not_take_anothers_state_along() {
     let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let limits = SliceLimits { instances: 1, ..SliceLimits::UNLIMITED };
+    let limits = SliceLimits {
+        instances: 1,
+        ..SliceLimits::UNLIMITED
+    };
     let slice = Slice::new(limits, None);
     let first = stored_pool(hibernation(one.path(), "one"), &slice);
     let second = stored_pool(hibernation(two.path(), "two"), &slice);
@@ -361,7 +469,10 @@ async fn begin_and_drop(future: impl Future) {
 #[tokio::test]
 async fn what_cannot_be_stored_stays_or_is_dropped_for_room() {
     let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let limits = SliceLimits { instances: 1, ..SliceLimits::UNLIMITED };
+    let limits = SliceLimits {
+        instances: 1,
+        ..SliceLimits::UNLIMITED
+    };
     let slice = Slice::new(limits, None);
     let first = stored_pool(hibernation(one.path(), "one"), &slice);
     let second = stored_pool(hibernation(two.path(), "two"), &slice);
@@ -399,9 +510,17 @@ async fn a_damaged_file_is_told_once() {
     pool.hibernate(Duration::ZERO).await;
     let file = &files(folder.path(), "asleep")[0];
     let length = fs::metadata(file).unwrap().len();
-    fs::File::options().write(true).open(file).unwrap().set_len(length / 2).unwrap();
+    fs::File::options()
+        .write(true)
+        .open(file)
+        .unwrap()
+        .set_len(length / 2)
+        .unwrap();
     let lost = pool.checkout(LONG).await.unwrap_err();
-    assert!(matches!(lost, PoolError::Start(SandboxError::Lost(_))), "{lost}");
+    assert!(
+        matches!(lost, PoolError::Start(SandboxError::Lost(_))),
+        "{lost}"
+    );
     assert_eq!(left(&pool).await, [0; 8]);
     // Gone altogether, the open file is enough.
     leave(&pool, b"state\0\0\0").await;
@@ -415,7 +534,12 @@ async fn a_damaged_file_is_told_once() {
 #[tokio::test]
 async fn calls_of_their_own_store_nothing() {
     let folder = tempfile::tempdir().unwrap();
-    let pool = pool_from(hibernation(folder.path(), "one"), &Slice::unlimited(), None, Isolation::Call);
+    let pool = pool_from(
+        hibernation(folder.path(), "one"),
+        &Slice::unlimited(),
+        None,
+        Isolation::Call,
+    );
     leave(&pool, b"state\0\0\0").await;
     assert_eq!(pool.hibernate(Duration::ZERO).await, Hibernated::default());
     assert_eq!(left(&pool).await, [0; 8]);
@@ -436,7 +560,10 @@ async fn a_broken_instance_takes_its_file_along() {
 #[tokio::test]
 async fn what_is_too_large_to_be_stored_stays() {
     let folder = tempfile::tempdir().unwrap();
-    let small = Hibernation { limit: 64 << 10, ..hibernation(folder.path(), "one") };
+    let small = Hibernation {
+        limit: 64 << 10,
+        ..hibernation(folder.path(), "one")
+    };
     let pool = stored_pool(small, &Slice::unlimited());
     leave(&pool, b"state\0\0\0").await;
     {
@@ -457,10 +584,18 @@ async fn an_image_that_cannot_be_used_any_more_is_done_without() {
     let images = tempfile::tempdir().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let below = image(images.path(), "below").await;
-    let file = fs::File::options().write(true).open(images.path().join("below")).unwrap();
+    let file = fs::File::options()
+        .write(true)
+        .open(images.path().join("below"))
+        .unwrap();
     file.set_len(10).unwrap();
     let slice = Slice::unlimited();
-    let pool = pool_from(hibernation(folder.path(), "one"), &slice, Some(below), Isolation::Session);
+    let pool = pool_from(
+        hibernation(folder.path(), "one"),
+        &slice,
+        Some(below),
+        Isolation::Session,
+    );
     assert_eq!(read(&mut *lease(&pool).await, KEPT + 8).await, [0; 8]);
     assert_eq!(pool.image().unwrap().identity(), None);
     assert_eq!(slice.usage().instances, 1);
@@ -472,7 +607,12 @@ async fn a_busy_image_gets_a_file_of_all_pages() {
     let folder = tempfile::tempdir().unwrap();
     let image = image(images.path(), "busy").await;
     let slice = Slice::unlimited();
-    let pool = pool_from(hibernation(folder.path(), "one"), &slice, Some(image.clone()), Isolation::Call);
+    let pool = pool_from(
+        hibernation(folder.path(), "one"),
+        &slice,
+        Some(image.clone()),
+        Isolation::Call,
+    );
     // Written in the background, one at a time among all tests.
     while !image.is_spread() {
         lease(&pool).await;
@@ -482,5 +622,9 @@ async fn a_busy_image_gets_a_file_of_all_pages() {
     assert_eq!(instance.mode(), Some(flowcell_sandbox::Mode::Mapped));
     assert_eq!(&read(&mut instance, KEPT + 8).await[..4], b"busy");
     image.fold();
-    assert_eq!(&read(&mut instance, KEPT + 8).await[..4], b"busy", "what is mapped stays");
+    assert_eq!(
+        &read(&mut instance, KEPT + 8).await[..4],
+        b"busy",
+        "what is mapped stays"
+    );
 }

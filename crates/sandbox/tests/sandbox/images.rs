@@ -108,7 +108,9 @@ async fn memory_grows_after_a_start_from_an_image_and_is_zero() {
         assert!(act(&mut instance, Do::IsZeroFrom(end)).await.unwrap());
         let last = end + 7 * 65536 - 1;
         assert!(act(&mut instance, Do::Store(last)).await.unwrap());
-        assert!(is_out_of_bounds(act(&mut instance, Do::Store(last + 1)).await));
+        assert!(is_out_of_bounds(
+            act(&mut instance, Do::Store(last + 1)).await
+        ));
     }
 }
 
@@ -138,7 +140,10 @@ async fn limits_of_memory_hold() {
         "{refused}"
     );
     let refused = start_with(None, most(1)).await.unwrap_err();
-    assert!(matches!(refused, SandboxError::Image(ImageError::TooLarge { .. })));
+    assert!(matches!(
+        refused,
+        SandboxError::Image(ImageError::TooLarge { .. })
+    ));
 }
 
 #[tokio::test]
@@ -178,9 +183,13 @@ async fn what_never_ends_is_ended() {
         ..limits()
     };
     for image in [None, Some(&image)] {
-        let fault = act(&mut start_with(image, short()).await.unwrap(), Do::Loop).await.unwrap_err();
+        let fault = act(&mut start_with(image, short()).await.unwrap(), Do::Loop)
+            .await
+            .unwrap_err();
         assert!(matches!(fault, Fault::Timeout { .. }), "{fault}");
-        let fault = act(&mut start_with(image, cpu.clone()).await.unwrap(), Do::Loop).await.unwrap_err();
+        let fault = act(&mut start_with(image, cpu.clone()).await.unwrap(), Do::Loop)
+            .await
+            .unwrap_err();
         assert!(matches!(fault, Fault::CpuTime { .. }), "{fault}");
         let fault = act(&mut start(image).await, Do::Recurse).await.unwrap_err();
         assert!(matches!(fault, Fault::StackOverflow), "{fault}");
@@ -193,7 +202,10 @@ async fn what_never_ends_is_ended() {
         assert!(instance.is_broken());
         drop(instance);
     }
-    assert_eq!(&read(&mut start(Some(&image)).await, KEPT).await[..5], b"image");
+    assert_eq!(
+        &read(&mut start(Some(&image)).await, KEPT).await[..5],
+        b"image"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -218,13 +230,21 @@ async fn instances_that_start_together_each_have_their_own_images_memory() {
                 let environment = environment("one", limits(), Slice::unlimited());
                 for round in 0..4_u64 {
                     let number = task % 6;
-                    let mut instance = Instance::start(&SANDBOX, &PROGRAM, &environment, Some(&image)).await.unwrap();
+                    let mut instance =
+                        Instance::start(&SANDBOX, &PROGRAM, &environment, Some(&image))
+                            .await
+                            .unwrap();
                     assert_eq!(read(&mut instance, KEPT).await, number.to_le_bytes());
                     write(&mut instance, KEPT, &(task << 8 | round).to_le_bytes()).await;
-                    let mut other = Instance::start(&SANDBOX, &base, &environment, None).await.unwrap();
+                    let mut other = Instance::start(&SANDBOX, &base, &environment, None)
+                        .await
+                        .unwrap();
                     assert_eq!(read(&mut other, KEPT).await, [99, 0, 0, 0, 0, 0, 0, 0]);
                     tokio::task::yield_now().await;
-                    assert_eq!(read(&mut instance, KEPT).await, (task << 8 | round).to_le_bytes());
+                    assert_eq!(
+                        read(&mut instance, KEPT).await,
+                        (task << 8 | round).to_le_bytes()
+                    );
                 }
             })
         })
@@ -243,20 +263,36 @@ async fn a_stored_memory_is_brought_back() {
             image.spread(folder.path(), &owner("one")).unwrap();
         }
         let mut instance = start(Some(&image)).await;
-        assert_eq!(read(&mut instance, RESUMED).await[..2], [2, 2], "it is a copy");
+        assert_eq!(
+            read(&mut instance, RESUMED).await[..2],
+            [2, 2],
+            "it is a copy"
+        );
         write(&mut instance, KEPT + 100, b"mine").await;
         assert!(act(&mut instance, Do::Grow(2)).await.unwrap());
         write(&mut instance, 4 * WASM_PAGE, b"far").await;
-        let stored = instance.store(&destination(&folder, name, owner("one"))).await.unwrap();
+        let stored = instance
+            .store(&destination(&folder, name, owner("one")))
+            .await
+            .unwrap();
         assert!(instance.is_broken(), "it is at its end");
-        assert!(stored.changed <= 8 * 4096 && stored.size < 4096, "{stored:?}");
+        assert!(
+            stored.changed <= 8 * 4096 && stored.size < 4096,
+            "{stored:?}"
+        );
 
         // The file says the same as the image that the store gave.
-        let opened = image.with(&folder.path().join(name), &KEY, &owner("one"), 1 << 20).unwrap();
+        let opened = image
+            .with(&folder.path().join(name), &KEY, &owner("one"), 1 << 20)
+            .unwrap();
         assert_eq!(opened.identity(), stored.image.identity());
         for below in [&stored.image, &opened] {
             let mut again = start(Some(below)).await;
-            assert_eq!(read(&mut again, RESUMED).await[..2], [3, 1], "it is the only one");
+            assert_eq!(
+                read(&mut again, RESUMED).await[..2],
+                [3, 1],
+                "it is the only one"
+            );
             assert_eq!(&read(&mut again, KEPT).await[..5], b"image");
             assert_eq!(&read(&mut again, KEPT + 100).await[..4], b"mine");
             assert_eq!(&read(&mut again, 4 * WASM_PAGE).await[..3], b"far");
@@ -265,7 +301,10 @@ async fn a_stored_memory_is_brought_back() {
         // A second time lies over the same image as the first, not over the first.
         let mut again = start(Some(&opened)).await;
         write(&mut again, KEPT + 100, b"once").await;
-        let second = again.store(&destination(&folder, "second", owner("one"))).await.unwrap();
+        let second = again
+            .store(&destination(&folder, "second", owner("one")))
+            .await
+            .unwrap();
         assert_eq!(second.image.below().unwrap().identity(), image.identity());
         let mut again = start(Some(&second.image)).await;
         assert_eq!(&read(&mut again, KEPT + 100).await[..4], b"once");
@@ -282,31 +321,63 @@ async fn an_instance_that_cannot_be_stored_goes_on() {
 
     write(&mut instance, SUSPEND, &[3]).await;
     let busy = instance.store(&to).await.unwrap_err();
-    assert!(matches!(&busy, StoreError::Busy(why) if why == &["fine"]), "{busy}");
+    assert!(
+        matches!(&busy, StoreError::Busy(why) if why == &["fine"]),
+        "{busy}"
+    );
     assert!(!instance.is_broken());
     write(&mut instance, SUSPEND, &[0]).await;
 
     act(&mut instance, Do::ChangeGlobal(5)).await.unwrap();
     let busy = instance.store(&to).await.unwrap_err();
-    assert!(busy.to_string().contains("in the middle of something (global 1)"), "{busy}");
+    assert!(
+        busy.to_string()
+            .contains("in the middle of something (global 1)"),
+        "{busy}"
+    );
     act(&mut instance, Do::ChangeGlobal(0)).await.unwrap();
 
-    let small = Destination { limit: 4095, ..to.clone() };
+    let small = Destination {
+        limit: 4095,
+        ..to.clone()
+    };
     let large = instance.store(&small).await.unwrap_err();
-    assert!(matches!(large, StoreError::TooLarge { size: 4096.., limit: 4095 }), "{large}");
+    assert!(
+        matches!(
+            large,
+            StoreError::TooLarge {
+                size: 4096..,
+                limit: 4095
+            }
+        ),
+        "{large}"
+    );
 
-    let nowhere = Destination { path: folder.path().join("gone/file"), ..to.clone() };
+    let nowhere = Destination {
+        path: folder.path().join("gone/file"),
+        ..to.clone()
+    };
     let failed = instance.store(&nowhere).await.unwrap_err();
     assert!(matches!(failed, StoreError::Io { .. }), "{failed}");
-    let occupied = Destination { path: folder.path().join("folder"), ..to.clone() };
+    let occupied = Destination {
+        path: folder.path().join("folder"),
+        ..to.clone()
+    };
     std::fs::create_dir(&occupied.path).unwrap();
     let failed = instance.store(&occupied).await.unwrap_err();
     assert!(matches!(failed, StoreError::Io { .. }), "{failed}");
 
-    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left over");
+    assert_eq!(
+        std::fs::read_dir(folder.path()).unwrap().count(),
+        1,
+        "nothing is left over"
+    );
     assert_eq!(&read(&mut instance, KEPT).await[..6], b"before");
     let stored = instance.store(&to).await.unwrap();
-    assert_eq!(&read(&mut start(Some(&stored.image)).await, KEPT).await[..6], b"before");
+    assert_eq!(
+        &read(&mut start(Some(&stored.image)).await, KEPT).await[..6],
+        b"before"
+    );
 }
 
 #[tokio::test]
@@ -314,7 +385,10 @@ async fn a_guest_that_fails_while_it_is_stored_is_broken_and_leaves_no_file() {
     let folder = tempfile::tempdir().unwrap();
     let to = destination(&folder, "file", owner("one"));
     for how in [1, 2] {
-        let limits = Limits { cpu_time: Duration::from_millis(100), ..limits() };
+        let limits = Limits {
+            cpu_time: Duration::from_millis(100),
+            ..limits()
+        };
         let mut instance = start_with(None, limits).await.unwrap();
         write(&mut instance, SUSPEND, &[how]).await;
         let failed = instance.store(&to).await.unwrap_err();
@@ -328,7 +402,10 @@ async fn a_guest_that_fails_while_it_is_stored_is_broken_and_leaves_no_file() {
 async fn an_image_is_for_its_owner_only() {
     let folder = tempfile::tempdir().unwrap();
     let mut instance = start(None).await;
-    let stored = instance.store(&destination(&folder, "file", owner("one"))).await.unwrap();
+    let stored = instance
+        .store(&destination(&folder, "file", owner("one")))
+        .await
+        .unwrap();
     let for_all = image_with(&folder, "for-all", b"", 0).await;
     // Whoever has it in hand, it is refused where it is laid over the memory.
     let start_as = async |image: &Image, workspace: &str, session: &str| {
@@ -337,7 +414,9 @@ async fn an_image_is_for_its_owner_only() {
             session: Some(session.to_owned()),
         };
         let environment = Environment::new(Vec::new(), Vec::new(), limits()).with_owner(owner);
-        Instance::start(&SANDBOX, &PROGRAM, &environment, Some(image)).await.map(|_| ())
+        Instance::start(&SANDBOX, &PROGRAM, &environment, Some(image))
+            .await
+            .map(|_| ())
     };
     for spread in [false, true] {
         if spread {
@@ -360,8 +439,14 @@ async fn an_image_is_for_its_owner_only() {
         }
     }
     stored.image.fold();
-    let refused = stored.image.spread(folder.path(), &owner("two")).unwrap_err();
-    assert!(matches!(refused, ImageError::Foreign("session")), "{refused}");
+    let refused = stored
+        .image
+        .spread(folder.path(), &owner("two"))
+        .unwrap_err();
+    assert!(
+        matches!(refused, ImageError::Foreign("session")),
+        "{refused}"
+    );
 }
 
 #[tokio::test]
@@ -371,9 +456,14 @@ async fn a_component_that_cannot_have_images_is_not_stored() {
     let program = crate::program(&wasm).unwrap();
     assert!(program.base().is_none());
     let environment = environment("one", limits(), Slice::unlimited());
-    let mut instance = Instance::start(&SANDBOX, &program, &environment, None).await.unwrap();
+    let mut instance = Instance::start(&SANDBOX, &program, &environment, None)
+        .await
+        .unwrap();
     assert_eq!((instance.mode(), instance.private_memory()), (None, 0));
-    let refused = instance.store(&destination(&folder, "file", owner("one"))).await.unwrap_err();
+    let refused = instance
+        .store(&destination(&folder, "file", owner("one")))
+        .await
+        .unwrap_err();
     assert!(matches!(refused, StoreError::Ordinary), "{refused}");
     assert!(!instance.is_broken());
 }

@@ -4,8 +4,8 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use flowcell_sandbox::{
-    Call, Environment, Fault, Full, Lease, Limits, Pool, PoolError, Program,
-    SandboxError, Slice, SliceLimits, SliceUsage, ToolError,
+    Call, Environment, Fault, Full, Lease, Limits, Pool, PoolError, Program, SandboxError, Slice,
+    SliceLimits, SliceUsage, ToolError,
 };
 
 use crate::{limits, program, tool};

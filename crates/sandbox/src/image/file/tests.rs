@@ -72,7 +72,7 @@ impl Folder {
     }
 
     fn written(&self, info: ImageInfo, pages: &[u8]) -> Result<Vec<u8>, ImageError> {
-        write(&self.path(), &key(), info, pages).unwrap();
+        write(&self.path(), &key(), info, pages, true).unwrap();
         self.open()
     }
 
@@ -94,17 +94,32 @@ fn damaged(result: Result<Vec<u8>, ImageError>) -> &'static str {
 #[test]
 fn a_description_that_lies_is_refused() {
     let folder = Folder::new();
-    assert_eq!(folder.written(info(WASM_PAGE), &pages(3)).unwrap()[3 * PAGE], 1);
-    for memory in [0, WASM_PAGE - 1, WASM_PAGE + PAGE, (1 << 32) + WASM_PAGE, usize::MAX - 0xffff] {
+    assert_eq!(
+        folder.written(info(WASM_PAGE), &pages(3)).unwrap()[3 * PAGE],
+        1
+    );
+    for memory in [
+        0,
+        WASM_PAGE - 1,
+        WASM_PAGE + PAGE,
+        (1 << 32) + WASM_PAGE,
+        usize::MAX - 0xffff,
+    ] {
         let why = damaged(folder.written(info(memory), &pages(3)));
         assert_eq!(why, "its memory has an impossible size", "{memory}");
     }
-    for (page, why) in [(16, "outside of the memory"), (u32::MAX, "outside of the memory")] {
+    for (page, why) in [
+        (16, "outside of the memory"),
+        (u32::MAX, "outside of the memory"),
+    ] {
         assert!(damaged(folder.written(info(WASM_PAGE), &pages(page))).contains(why));
     }
     let mut lying = info(WASM_PAGE);
     lying.pages = 2;
-    assert_eq!(damaged(folder.written(lying, &pages(3))), "it has not as many pages as it says");
+    assert_eq!(
+        damaged(folder.written(lying, &pages(3))),
+        "it has not as many pages as it says"
+    );
     // A larger memory whose pages end early has zeros there.
     let grown = folder.written(info(2 * WASM_PAGE), &pages(3)).unwrap();
     assert!(grown[WASM_PAGE..].iter().all(|byte| *byte == 0));
@@ -117,13 +132,25 @@ fn a_file_of_another_shape_is_refused() {
         [MAGIC.as_slice(), &length.to_le_bytes(), description].concat()
     };
     assert_eq!(damaged(folder.signed(b"")), "it is of another format");
-    assert_eq!(damaged(folder.signed(b"flowcell image 2")), "it is of another format");
+    assert_eq!(
+        damaged(folder.signed(b"flowcell image 2")),
+        "it is of another format"
+    );
     assert_eq!(damaged(folder.signed(MAGIC)), "it ends early");
-    assert_eq!(damaged(folder.signed(&described(3, b"{}"))), "it ends early");
-    assert_eq!(damaged(folder.signed(&described(u32::MAX, b"{}"))), "its description is too long");
+    assert_eq!(
+        damaged(folder.signed(&described(3, b"{}"))),
+        "it ends early"
+    );
+    assert_eq!(
+        damaged(folder.signed(&described(u32::MAX, b"{}"))),
+        "its description is too long"
+    );
     let long = vec![b' '; MAX_INFO + 1];
     let length = u32::try_from(long.len()).unwrap();
-    assert_eq!(damaged(folder.signed(&described(length, &long))), "its description is too long");
+    assert_eq!(
+        damaged(folder.signed(&described(length, &long))),
+        "its description is too long"
+    );
     for text in ["", "{}", "null", "{\"shell\": 1}", "\u{0}"] {
         let length = u32::try_from(text.len()).unwrap();
         let why = damaged(folder.signed(&described(length, text.as_bytes())));
@@ -152,7 +179,11 @@ fn pages_that_unpack_to_too_much_are_refused() {
     let refused = folder.written(info(WASM_PAGE), &lying);
     assert!(refused.is_err());
     // Two frames, of which only the first one was looked at.
-    let twice = [pages(1), zstd::bulk::compress(&vec![0; 1 << 20], 1).unwrap()].concat();
+    let twice = [
+        pages(1),
+        zstd::bulk::compress(&vec![0; 1 << 20], 1).unwrap(),
+    ]
+    .concat();
     assert!(folder.written(info(WASM_PAGE), &twice).is_err());
 }
 
@@ -176,7 +207,7 @@ proptest! {
 #[test]
 fn a_file_is_kept_under_another_name_even_when_its_own_is_gone() {
     let folder = Folder::new();
-    let layer = write(&folder.path(), &key(), info(WASM_PAGE), &pages(3)).unwrap();
+    let layer = write(&folder.path(), &key(), info(WASM_PAGE), &pages(3), true).unwrap();
     let at = |name: &str| folder.folder.path().join(name);
     let content = fs::read(folder.path()).unwrap();
     layer.keep_at(&at("linked")).unwrap();
@@ -185,7 +216,7 @@ fn a_file_is_kept_under_another_name_even_when_its_own_is_gone() {
     // Another image has the name by now: that is not what is kept.
     let mut other = info(WASM_PAGE);
     other.made_from = "another flow".to_owned();
-    write(&folder.path(), &key(), other, &pages(4)).unwrap();
+    write(&folder.path(), &key(), other, &pages(4), true).unwrap();
     layer.keep_at(&at("copied")).unwrap();
     assert_eq!(fs::read(at("copied")).unwrap(), content);
     fs::remove_file(folder.path()).unwrap();
@@ -196,13 +227,17 @@ fn a_file_is_kept_under_another_name_even_when_its_own_is_gone() {
     layer.keep_at(&at("garbage")).unwrap();
     assert_eq!(fs::read(at("garbage")).unwrap(), content);
     assert!(layer.keep_at(&at("no/folder")).is_err());
-    assert_eq!(fs::read_dir(folder.folder.path()).unwrap().count(), 4, "nothing is left over");
+    assert_eq!(
+        fs::read_dir(folder.folder.path()).unwrap().count(),
+        4,
+        "nothing is left over"
+    );
 }
 
 #[test]
 fn a_copy_is_the_other_owners_only() {
     let folder = Folder::new();
-    let layer = write(&folder.path(), &key(), info(WASM_PAGE), &pages(3)).unwrap();
+    let layer = write(&folder.path(), &key(), info(WASM_PAGE), &pages(3), true).unwrap();
     let other = Owner {
         session: Some("t".to_owned()),
         ..user()
@@ -211,9 +246,23 @@ fn a_copy_is_the_other_owners_only() {
     let copy = layer.copy_for(&other, &to).unwrap();
     assert!(copy.info.is_copy && !layer.info.is_copy);
     assert_ne!(copy.identity, layer.identity);
-    assert!(matches!(Layer::open(&to, &key(), &user(), 1 << 20), Err(ImageError::Foreign("session"))));
-    assert!(matches!(copy.delta(&user()), Err(ImageError::Foreign("session"))));
-    assert!(matches!(layer.delta(&other), Err(ImageError::Foreign("session"))));
-    assert!(Layer::open(&to, &key(), &other, 1 << 20).unwrap().delta(&other).is_ok());
+    assert!(matches!(
+        Layer::open(&to, &key(), &user(), 1 << 20),
+        Err(ImageError::Foreign("session"))
+    ));
+    assert!(matches!(
+        copy.delta(&user()),
+        Err(ImageError::Foreign("session"))
+    ));
+    assert!(matches!(
+        layer.delta(&other),
+        Err(ImageError::Foreign("session"))
+    ));
+    assert!(
+        Layer::open(&to, &key(), &other, 1 << 20)
+            .unwrap()
+            .delta(&other)
+            .is_ok()
+    );
     assert!(!format!("{layer:?}").contains("[7, 7"), "a key is not told");
 }

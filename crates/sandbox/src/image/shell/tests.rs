@@ -53,8 +53,14 @@ fn what_has_state_beside_its_memory_is_refused_and_named() {
         ("(func $s) (start $s)", "module 0 has a start function"),
         (r#"(data "later")"#, "module 0 has a passive segment"),
         ("(memory 1)", "it has several memories"),
-        ("(global (mut v128) (v128.const i64x2 0 0))", "does not begin with a constant"),
-        ("(global (mut funcref) (ref.null func))", "does not begin with a constant"),
+        (
+            "(global (mut v128) (v128.const i64x2 0 0))",
+            "does not begin with a constant",
+        ),
+        (
+            "(global (mut funcref) (ref.null func))",
+            "does not begin with a constant",
+        ),
         (
             "(global (mut i32) (i32.add (i32.const 1) (i32.const 2)))",
             "does not begin with a constant",
@@ -67,9 +73,18 @@ fn what_has_state_beside_its_memory_is_refused_and_named() {
             r#"(global $g i32 (i32.const 1)) (data (global.get $g) "x")"#,
             "does not begin with a constant",
         ),
-        (r#"(data (i32.const 65535) "xy")"#, "a segment beyond its memory"),
-        (r#"(data (i32.const -1) "x")"#, "a segment beyond its memory"),
-        (r#"(data (i32.const 65537) "")"#, "a segment beyond its memory"),
+        (
+            r#"(data (i32.const 65535) "xy")"#,
+            "a segment beyond its memory",
+        ),
+        (
+            r#"(data (i32.const -1) "x")"#,
+            "a segment beyond its memory",
+        ),
+        (
+            r#"(data (i32.const 65537) "")"#,
+            "a segment beyond its memory",
+        ),
         (
             "(func (table.set $t (i32.const 0) (ref.null func)))",
             "module 0 uses table.set",
@@ -118,7 +133,10 @@ fn a_memory_of_another_kind_is_refused() {
     assert_eq!(refused(&with("1 1")), "");
     for memory in ["i64 1", "1 2 shared", "4097", "1 (pagesize 1)"] {
         let why = refused(&with(memory));
-        assert!(why.contains("of a special kind, or too large"), "{memory}: {why}");
+        assert!(
+            why.contains("of a special kind, or too large"),
+            "{memory}: {why}"
+        );
     }
 }
 
@@ -126,8 +144,14 @@ fn a_memory_of_another_kind_is_refused() {
 fn what_a_shell_needs_must_be_there() {
     let without = |name: &str| component("").replace(&format!(r#"(export "{name}")"#), "");
     for (name, why) in [
-        ("__wasilibc_reset_preopens", "it does not export __wasilibc_reset_preopens"),
-        ("reset_adapter_state", "it does not export reset_adapter_state"),
+        (
+            "__wasilibc_reset_preopens",
+            "it does not export __wasilibc_reset_preopens",
+        ),
+        (
+            "reset_adapter_state",
+            "it does not export reset_adapter_state",
+        ),
         ("memory", "its memory is not exported"),
     ] {
         assert_eq!(refused(&without(name)), why);
@@ -140,7 +164,8 @@ fn what_a_shell_needs_must_be_there() {
         r#"(func (export "look") (param "at" s32) (result s32) (canon lift (core func $i "look")))"#, "",
     ));
     assert_eq!(why, "module 0 is not instantiated");
-    let hidden = r#"(core module $n (global (mut i32) (i32.const 0))) (core instance (instantiate $n))"#;
+    let hidden =
+        r#"(core module $n (global (mut i32) (i32.const 0))) (core instance (instantiate $n))"#;
     let why = refused(&nested("", hidden));
     assert_eq!(why, "module 1 has mutable globals and no exports");
     let foreign = r#"(core module $n (import "m" "memory" (memory 1)) (data (i32.const 0) "x"))
@@ -152,8 +177,14 @@ fn what_a_shell_needs_must_be_there() {
 #[test]
 fn modules_that_are_not_where_they_are_counted_are_refused() {
     for (outer, why) in [
-        ("(core instance (instantiate $m))", "it instantiates module 0 twice"),
-        ("(component (core module))", "a component within it has a module of its own"),
+        (
+            "(core instance (instantiate $m))",
+            "it instantiates module 0 twice",
+        ),
+        (
+            "(component (core module))",
+            "a component within it has a module of its own",
+        ),
         // The same module, instantiated where nobody compares its globals.
         (
             r#"(component $c (import "m" (core module $n)) (core instance (instantiate $n)))
@@ -206,7 +237,10 @@ fn state_that_the_host_keeps_for_a_component_is_refused() {
 fn names_of_ones_own_are_not_covered_up() {
     let taken = component(r#"(func (export "flowcell-global-0"))"#);
     assert!(refused(&taken).contains("flowcell-global-0"));
-    let taken = nested("", r#"(func (export "flowcell-settle") (canon lift (core func $i "reset_adapter_state")))"#);
+    let taken = nested(
+        "",
+        r#"(func (export "flowcell-settle") (canon lift (core func $i "reset_adapter_state")))"#,
+    );
     assert!(refused(&taken).contains("flowcell-settle"));
     // A reset that takes something cannot be called.
     let other = component("").replace(
@@ -229,7 +263,12 @@ fn the_data_is_beside_the_code() {
     // In order: the later one wins.
     assert_eq!(&shell.memory[15..20], b"\0acd\0");
     assert_eq!(shell.memory.iter().filter(|byte| **byte != 0).count(), 3);
-    let of = |needle: &[u8]| shell.component.windows(needle.len()).any(|bytes| bytes == needle);
+    let of = |needle: &[u8]| {
+        shell
+            .component
+            .windows(needle.len())
+            .any(|bytes| bytes == needle)
+    };
     assert!(!of(b"ab") || !of(b"cd"));
     assert!(Shell::of(&shell.component).is_err(), "a shell has no shell");
 }
@@ -255,7 +294,10 @@ impl Live {
         P: wasmtime::component::ComponentNamedList + wasmtime::component::Lower,
         R: wasmtime::component::ComponentNamedList + wasmtime::component::Lift,
     {
-        let function = self.instance.get_typed_func::<P, R>(&mut self.store, name).unwrap();
+        let function = self
+            .instance
+            .get_typed_func::<P, R>(&mut self.store, name)
+            .unwrap();
         function.call(&mut self.store, given).unwrap()
     }
 
@@ -290,9 +332,7 @@ fn each_type_of_global_is_compared() {
         (4, "(global.set 3 (f64.const -0.5))"),
         (5, "(global.set $more (f64.const -0))"),
     ] {
-        let more = format!(
-            r#"(global $more (mut f64) (f64.const 0)) (func (export "set") {set})"#
-        );
+        let more = format!(r#"(global $more (mut f64) (f64.const 0)) (func (export "set") {set})"#);
         let lifted = r#"(func (export "set") (canon lift (core func $i "set")))"#;
         let shell = shell(&nested(&more, lifted)).unwrap();
         let mut live = Live::new(&shell.component);
