@@ -30,6 +30,7 @@ fn host(script: &str) -> Workers {
         memory: 1 << 30,
         instances: 16,
         instance_memory: 1 << 30,
+        stored_memory: 1 << 20,
         threads: 1,
         store: "/nonexistent".into(),
         compile: CompileLimits::default(),
