@@ -155,6 +155,20 @@ fn a_server_that_is_stopped_keeps_what_sessions_hold() {
 }
 
 #[test]
+fn sessions_in_the_hosts_own_process_hibernate_too() {
+    let mut server = Server::configured("[host]\nworkers = 0\n");
+    let session = counting(&server.admin(), "count");
+    counted(&session);
+    hibernate(&session);
+    let forked = fork(&session, "copy");
+    assert_eq!(counted(&forked), json!([2, 2, 2]));
+    assert_eq!(server.stop().code, Some(0));
+    server.restart();
+    assert_eq!(counted(&session), json!([2, 2, 2]));
+    assert_eq!(counted(&forked), json!([3, 3, 3]));
+}
+
+#[test]
 fn resuming_makes_a_session_ready() {
     let server = Server::start();
     let session = counting(&server.admin(), "count");

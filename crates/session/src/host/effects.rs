@@ -185,6 +185,8 @@ impl Inner {
             live.ending.cancel();
             live.tracker.close();
             live.tracker.wait().await;
+            // Whoever is storing or copying it comes to an end first.
+            let _quiet = live.gate.write().await;
             self.workers.end(&live.spec.id).await;
             let (state, reason) = {
                 let state = self.ledger.state();
