@@ -155,7 +155,7 @@ class ResumeTest(unittest.TestCase):
 
     def test_what_random_refuses_is_no_wish(self):
         random.seed()
-        for wrong in (lambda: random.seed([]), lambda: random.setstate(()), lambda: random.seed(1, 2, 3)):
+        for wrong in (lambda: random.seed([]), lambda: random.setstate((9, (), None)), lambda: random.seed(1, 2, 3)):
             self.assertRaises((TypeError, ValueError), wrong)
         state = random.getstate()
         startup.resume(True)
