@@ -19,6 +19,11 @@ use wasmtime_wasi::p2::{
 
 use crate::quota::{FileIdentity, OpenFile, Quota, QuotaExceeded};
 
+/// Entries of a guest's table of resources that files and folders leave to the streams that read and write them.
+const SPARE_FOR_STREAMS: usize = 64;
+/// Entries that those leave to everything else, such as what is waited for.
+const SPARE: usize = 16;
+
 /// Selects [`QuotaFilesystem`] as the implementation to link.
 pub(crate) struct HasQuotaFilesystem;
 
@@ -37,6 +42,8 @@ pub(crate) struct WritableDescriptors {
     /// Whether the quota has said no. Guests report that as errors of many kinds.
     refused: Arc<AtomicBool>,
     has_written: bool,
+    /// Whether something could not be opened since too much is open already.
+    too_many: bool,
 }
 
 impl WritableDescriptors {
@@ -47,12 +54,18 @@ impl WritableDescriptors {
             descriptors: HashMap::new(),
             refused: Arc::default(),
             has_written: false,
+            too_many: false,
         }
     }
 
     /// Whether the quota refused anything since the last time this was asked.
     pub(crate) fn take_refused(&self) -> bool {
         self.refused.swap(false, Ordering::Relaxed)
+    }
+
+    /// Whether anything could not be opened, since too much was open, since the last time this was asked.
+    pub(crate) fn take_too_many(&mut self) -> bool {
+        std::mem::take(&mut self.too_many)
     }
 
     /// How many directories the guest was given.
@@ -104,6 +117,18 @@ fn again(rep: u32) -> Resource<Descriptor> {
 impl QuotaFilesystem<'_> {
     fn is_writable(&self, rep: u32) -> bool {
         self.writable.descriptors.contains_key(&rep)
+    }
+
+    /// Whether one more thing can be opened while `spare` others can be still: a full table would be the guest's end, where
+    /// this is an error that it can handle. WASI's file system knows none for too many open files; this one comes closest.
+    fn room(&mut self, spare: usize) -> FsResult<()> {
+        let most = self.inner.table.max_capacity();
+        let held = self.inner.table.iter_mut().count();
+        if held.saturating_add(spare.min(most / 4)) >= most {
+            self.writable.too_many = true;
+            return Err(types::ErrorCode::InsufficientMemory.into());
+        }
+        Ok(())
     }
 
     async fn size(&mut self, rep: u32) -> FsResult<u64> {
@@ -196,6 +221,7 @@ impl types::HostDescriptor for QuotaFilesystem<'_> {
         open_flags: types::OpenFlags,
         flags: types::DescriptorFlags,
     ) -> FsResult<Resource<Descriptor>> {
+        self.room(SPARE_FOR_STREAMS)?;
         let rep = fd.rep();
         if !self.is_writable(rep) {
             return self
@@ -260,6 +286,7 @@ impl types::HostDescriptor for QuotaFilesystem<'_> {
         fd: Resource<Descriptor>,
         offset: u64,
     ) -> FsResult<Resource<DynOutputStream>> {
+        self.room(SPARE)?;
         let file = self.writable.file(fd.rep());
         let stream = self.inner.write_via_stream(fd, offset)?;
         self.guard_output(stream, file)
@@ -269,6 +296,7 @@ impl types::HostDescriptor for QuotaFilesystem<'_> {
         &mut self,
         fd: Resource<Descriptor>,
     ) -> FsResult<Resource<DynOutputStream>> {
+        self.room(SPARE)?;
         let file = self.writable.file(fd.rep());
         let stream = self.inner.append_via_stream(fd)?;
         self.guard_output(stream, file)
@@ -279,6 +307,7 @@ impl types::HostDescriptor for QuotaFilesystem<'_> {
         fd: Resource<Descriptor>,
         offset: u64,
     ) -> FsResult<Resource<DynInputStream>> {
+        self.room(SPARE)?;
         let file = self.writable.file(fd.rep());
         let stream = self.inner.read_via_stream(fd, offset)?;
         let Some(file) = file else { return Ok(stream) };
@@ -396,6 +425,7 @@ impl types::HostDescriptor for QuotaFilesystem<'_> {
         &mut self,
         fd: Resource<Descriptor>,
     ) -> FsResult<Resource<types::DirectoryEntryStream>> {
+        self.room(SPARE)?;
         self.inner.read_directory(fd).await
     }
 

@@ -178,6 +178,11 @@ impl Guest {
         self.writable.take_refused()
     }
 
+    /// Whether a file could not be opened since the last time this was asked, since too much was open.
+    pub(crate) fn take_too_many(&mut self) -> bool {
+        self.writable.take_too_many()
+    }
+
     pub(crate) fn take_metrics(&mut self) -> Vec<(String, String)> {
         std::mem::take(&mut self.metrics)
     }

@@ -477,6 +477,7 @@ impl Instance {
         let guest = self.store.data_mut();
         let refused = guest.memory.take_refused();
         let disk_full = guest.take_disk_refused();
+        let too_many = guest.take_too_many();
         let result = match (ended, refused) {
             (Err(_), _) => Err(Fault::Timeout {
                 limit: limits.wall_time,
@@ -492,6 +493,12 @@ impl Instance {
                         "the session's disk is full: it holds {} MiB and {} files",
                         limits.disk_bytes >> 20,
                         limits.disk_files
+                    ));
+                }
+                if too_many {
+                    answer.explain(&format!(
+                        "an instance may have {} files, streams and other things open",
+                        limits.resources
                     ));
                 }
                 Ok(answer)

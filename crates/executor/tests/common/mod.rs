@@ -4,8 +4,11 @@
     dead_code,
     clippy::allow_attributes,
     clippy::panic,
+    clippy::unwrap_used,
     reason = "no test uses all of it, and a test stops where it fails"
 )]
+
+pub(crate) mod kept;
 
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
