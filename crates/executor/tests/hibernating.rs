@@ -55,7 +55,10 @@ async fn a_session_goes_on_without_the_image_that_it_began_with() {
     assert_eq!((stored.instances, stored.kept), (1, vec![]));
     drop(session);
     let host = home.host();
-    assert_eq!(run(&copy.open(&host, "one").await, "result = kept['x']").await, "state");
+    assert_eq!(
+        run(&copy.open(&host, "one").await, "result = kept['x']").await,
+        "state"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -65,7 +68,9 @@ async fn a_flow_that_changed_or_has_other_settings_begins_anew() {
     let copy = Kept::new("X = 1");
     let given = |value: &'static str| {
         move |options: &mut SessionOptions| {
-            options.environment_variables.insert("GIVEN".to_owned(), value.to_owned());
+            options
+                .environment_variables
+                .insert("GIVEN".to_owned(), value.to_owned());
         }
     };
     let look = "result = [X, kept.get('x'), os.environ['GIVEN']]";
@@ -87,7 +92,11 @@ async fn a_flow_that_changed_or_has_other_settings_begins_anew() {
     drop(session);
     copy.set("X = 1");
     let session = copy.open_with(&host, "one", given("a")).await;
-    assert_eq!(run(&session, look).await, json!([1, null, "a"]), "it went with its files");
+    assert_eq!(
+        run(&session, look).await,
+        json!([1, null, "a"]),
+        "it went with its files"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -135,7 +144,10 @@ before = open('file').read(); open('file', 'w').write('before')
 fd = os.open('file', os.O_RDONLY); read = os.read(fd, 3); os.close(fd)
 import json.tool, colorsys
 result = [forward, same, fresh, asyncio.run(kept['add'](2)), before, read.decode(), os.getcwd()]").await;
-        assert_eq!(seen, json!([true, true, true, 3, "before", "bef", "/flow/below"]));
+        assert_eq!(
+            seen,
+            json!([true, true, true, 3, "before", "bef", "/flow/below"])
+        );
     }
 }
 
@@ -146,11 +158,31 @@ async fn what_is_open_stands_in_the_way_by_name() {
     let copy = Kept::new("");
     let session = copy.open(&host, "one").await;
     for (open, why, close) in [
-        ("kept['f'] = open('/flow/log.txt', 'w'); kept['f'].write('x')", "the file /flow/log.txt is open", "kept.pop('f').close()"),
-        ("kept['f'] = os.open('/flow/t.py', os.O_RDONLY)", "a file is open", "os.close(kept.pop('f'))"),
-        ("kept['f'] = os.scandir('/flow'); next(kept['f'])", "a folder is open", "kept.pop('f').close()"),
-        ("import socket; kept['f'] = socket.socket()", "a socket is open", "kept.pop('f').close()"),
-        ("from wit_world.imports import monotonic_clock as m; kept['f'] = m.subscribe_duration(1 << 60)", "a resource of the host", "kept.pop('f')"),
+        (
+            "kept['f'] = open('/flow/log.txt', 'w'); kept['f'].write('x')",
+            "the file /flow/log.txt is open",
+            "kept.pop('f').close()",
+        ),
+        (
+            "kept['f'] = os.open('/flow/t.py', os.O_RDONLY)",
+            "a file is open",
+            "os.close(kept.pop('f'))",
+        ),
+        (
+            "kept['f'] = os.scandir('/flow'); next(kept['f'])",
+            "a folder is open",
+            "kept.pop('f').close()",
+        ),
+        (
+            "import socket; kept['f'] = socket.socket()",
+            "a socket is open",
+            "kept.pop('f').close()",
+        ),
+        (
+            "from wit_world.imports import monotonic_clock as m; kept['f'] = m.subscribe_duration(1 << 60)",
+            "a resource of the host",
+            "kept.pop('f')",
+        ),
     ] {
         run(&session, open).await;
         let kept = session.hibernate().await;
@@ -170,7 +202,11 @@ async fn an_old_number_of_a_file_is_nobodys() {
     let host = home.host();
     let copy = Kept::new("");
     let session = copy.open(&host, "one").await;
-    run(&session, "kept['fd'] = os.open('/flow/t.py', os.O_RDONLY); os.close(kept['fd'])").await;
+    run(
+        &session,
+        "kept['fd'] = os.open('/flow/t.py', os.O_RDONLY); os.close(kept['fd'])",
+    )
+    .await;
     session.hibernate().await;
     let read = "
 try: result = os.read(kept['fd'], 1).decode()
@@ -187,7 +223,13 @@ result = [new == kept['fd'], os.read(new, 6).decode()]; os.close(new)";
 async fn a_full_slice_stores_another_sessions_instance() {
     let home = Home::new();
     let host = home.host();
-    let slice = Slice::new(SliceLimits { instances: 1, ..SliceLimits::UNLIMITED }, None);
+    let slice = Slice::new(
+        SliceLimits {
+            instances: 1,
+            ..SliceLimits::UNLIMITED
+        },
+        None,
+    );
     let copies = [Kept::new(""), Kept::new("")];
     let within = |options: &mut SessionOptions| options.slice = Arc::clone(&slice);
     let sessions = [
@@ -196,7 +238,11 @@ async fn a_full_slice_stores_another_sessions_instance() {
     ];
     for round in 0..3 {
         for session in &sessions {
-            let n = run(session, "kept['n'] = kept.get('n', 0) + 1; result = kept['n']").await;
+            let n = run(
+                session,
+                "kept['n'] = kept.get('n', 0) + 1; result = kept['n']",
+            )
+            .await;
             assert_eq!(n, round + 1);
             assert_eq!(slice.usage().instances, 1);
         }
@@ -208,9 +254,17 @@ async fn a_full_slice_stores_another_sessions_instance() {
 async fn a_host_without_a_share_of_the_processor_loses_no_state() {
     let home = Home::new();
     let host = home.host();
-    let slice = Slice::new(SliceLimits { cpu: 0.2, ..SliceLimits::UNLIMITED }, None);
+    let slice = Slice::new(
+        SliceLimits {
+            cpu: 0.2,
+            ..SliceLimits::UNLIMITED
+        },
+        None,
+    );
     let copy = Kept::new("");
-    let session = copy.open_with(&host, "one", |options| options.slice = Arc::clone(&slice)).await;
+    let session = copy
+        .open_with(&host, "one", |options| options.slice = Arc::clone(&slice))
+        .await;
     // More than two seconds' worth of debt.
     run(&session, "kept['x'] = 'state'\nend = time.process_time() + 0.6\nwhile time.process_time() < end: pass").await;
     assert_eq!(session.hibernate().await.kept, Vec::<String>::new());
@@ -222,7 +276,9 @@ async fn calls_of_their_own_are_not_stored() {
     let home = Home::new();
     let host = home.host();
     let copy = Kept::new("");
-    let session = copy.open_with(&host, "one", |options| options.isolation = Isolation::Call).await;
+    let session = copy
+        .open_with(&host, "one", |options| options.isolation = Isolation::Call)
+        .await;
     run(&session, "kept['x'] = 'state'").await;
     assert_eq!(session.hibernate().await.instances, 0);
     assert_eq!(run(&session, "result = kept.get('x')").await, json!(null));
@@ -240,9 +296,18 @@ async fn a_fork_goes_on_by_itself_with_other_random_numbers() {
     let bundle = common::options().bundle;
     let (copy, other) = (Kept::new(""), Kept::new(""));
     let session = copy.open(&host, "one").await;
-    run(&session, "kept['x'] = 'state'; kept['random'] = random.getstate()").await;
+    run(
+        &session,
+        "kept['x'] = 'state'; kept['random'] = random.getstate()",
+    )
+    .await;
     session.hibernate().await;
-    let copied = fork(&host, &bundle, (copy.path(), &owner("one")), (other.path(), &owner("two")));
+    let copied = fork(
+        &host,
+        &bundle,
+        (copy.path(), &owner("one")),
+        (other.path(), &owner("two")),
+    );
     assert_eq!(copied.unwrap(), 1);
     let second = other.open(&host, "two").await;
     let seen = "result = [kept['x'], random.getstate() == kept['random']]";
@@ -251,8 +316,18 @@ async fn a_fork_goes_on_by_itself_with_other_random_numbers() {
     assert_eq!(run(&session, seen).await, json!(["state", true]));
     // What is somebody else's cannot be forked.
     session.hibernate().await;
-    let stolen = fork(&host, &bundle, (copy.path(), &owner("three")), (other.path(), &owner("three")));
-    assert!(stolen.unwrap_err().message.contains("belongs to another session"));
+    let stolen = fork(
+        &host,
+        &bundle,
+        (copy.path(), &owner("three")),
+        (other.path(), &owner("three")),
+    );
+    assert!(
+        stolen
+            .unwrap_err()
+            .message
+            .contains("belongs to another session")
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -295,19 +370,37 @@ async fn too_many_open_files_are_an_error_that_python_can_handle() {
     let host = home.host();
     let copy = Kept::new("");
     let session = copy.open(&host, "one").await;
-    let most = run(&session, "
+    let most = run(
+        &session,
+        "
 kept['files'] = []
 try:
     while len(kept['files']) < 5000: kept['files'].append(open('/flow/t.py'))
     result = None
-except OSError as error: result = [len(kept['files']), type(error).__name__]").await;
+except OSError as error: result = [len(kept['files']), type(error).__name__]",
+    )
+    .await;
     assert!(most[0].as_u64().unwrap() > 300, "{most}");
     assert_eq!(most[1], "OSError");
     // Those that are open can be read, and closed.
     let read = run(&session, "result = {f.read(1) for f in kept['files'][:5]} == {chr(10)}; [f.close() for f in kept['files']]; kept.clear()").await;
     assert_eq!(read, true);
-    let error = fail(&session, "files = [open('/tmp/%d' % i, 'w') for i in range(5000)]").await;
-    assert!(error.contains("1024 files, streams and other things open"), "{error}");
-    assert_eq!(run(&session, "result = [f.write('x') for f in [open('/tmp/x', 'w')]]").await, json!([1]));
+    let error = fail(
+        &session,
+        "files = [open('/tmp/%d' % i, 'w') for i in range(5000)]",
+    )
+    .await;
+    assert!(
+        error.contains("1024 files, streams and other things open"),
+        "{error}"
+    );
+    assert_eq!(
+        run(
+            &session,
+            "result = [f.write('x') for f in [open('/tmp/x', 'w')]]"
+        )
+        .await,
+        json!([1])
+    );
     assert_eq!(session.hibernate().await.instances, 1);
 }

@@ -41,7 +41,10 @@ async fn equal_inputs_have_one_image() {
     for (number, copy) in copies.iter().enumerate() {
         let host = &hosts[number % 2];
         let session = copy.open(host, &format!("s{number}")).await;
-        assert_eq!(session.image_state(host), ImageState::None("it has not been made yet".to_owned()));
+        assert_eq!(
+            session.image_state(host),
+            ImageState::None("it has not been made yet".to_owned())
+        );
         sessions.push(session);
     }
     // All at once, in what could be two processes.
@@ -64,12 +67,18 @@ async fn equal_inputs_have_one_image() {
     for host in [&hosts[0], &hosts[1], &home.host()] {
         let copy = Kept::new("");
         let session = copy.open(host, "later").await;
-        assert!(matches!(session.image_state(host), ImageState::Ready { .. }));
+        assert!(matches!(
+            session.image_state(host),
+            ImageState::Ready { .. }
+        ));
         ready(host, &session).await;
         born.push(run(&session, BORN).await);
     }
     assert!(born.iter().all(|one| *one == born[0]), "{born:?}");
-    assert_eq!(fs::metadata(home.images().join(&names[0])).unwrap().ino(), file.ino());
+    assert_eq!(
+        fs::metadata(home.images().join(&names[0])).unwrap().ino(),
+        file.ino()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -81,15 +90,25 @@ async fn what_an_image_is_made_from_tells_it_from_others() {
     ready(&host, &session).await;
     drop(session);
     let variable = |options: &mut SessionOptions| {
-        options.environment_variables.insert("GIVEN".to_owned(), "other".to_owned());
+        options
+            .environment_variables
+            .insert("GIVEN".to_owned(), "other".to_owned());
     };
     let stranger = |options: &mut SessionOptions| {
         let stored = options.stored.as_mut().unwrap();
-        stored.owner = Owner { workspace: "other".to_owned(), session: Some("one".to_owned()) };
+        stored.owner = Owner {
+            workspace: "other".to_owned(),
+            session: Some("one".to_owned()),
+        };
     };
-    for (number, change) in [&variable as &dyn Fn(&mut SessionOptions), &stranger].into_iter().enumerate() {
+    for (number, change) in [&variable as &dyn Fn(&mut SessionOptions), &stranger]
+        .into_iter()
+        .enumerate()
+    {
         let copy = Kept::new("X = 1");
-        let session = copy.open_with(&host, "one", |options| change(options)).await;
+        let session = copy
+            .open_with(&host, "one", |options| change(options))
+            .await;
         assert!(matches!(session.image_state(&host), ImageState::None(_)));
         ready(&host, &session).await;
         assert_eq!(home.names().len(), number + 2);
@@ -105,7 +124,10 @@ async fn what_an_image_is_made_from_tells_it_from_others() {
     // The first files once more: their image is there still.
     copy.set("X = 1");
     let session = copy.open(&host, "three").await;
-    assert!(matches!(session.image_state(&host), ImageState::Ready { .. }));
+    assert!(matches!(
+        session.image_state(&host),
+        ImageState::Ready { .. }
+    ));
     assert_eq!(run(&session, "result = X").await, 1);
 }
 
@@ -114,29 +136,58 @@ async fn a_flow_that_cannot_have_an_image_runs_without() {
     // What is in the session's own `/tmp` is not where the image is made.
     const IN_THE_BUILD: &str = "if not os.path.exists('/tmp/session'): ";
     for (top, why) in [
-        (format!("{IN_THE_BUILD}raise ValueError('no such luck')"), "no such luck"),
+        (
+            format!("{IN_THE_BUILD}raise ValueError('no such luck')"),
+            "no such luck",
+        ),
         (format!("{IN_THE_BUILD}os._exit(3)"), "exit code 3"),
         (format!("{IN_THE_BUILD}bytearray(1 << 30)"), "memory"),
-        ("while not os.path.exists('/tmp/session'): pass".to_owned(), "CPU time"),
-        ("open('/flow/made.txt', 'w').close()".to_owned(), "writes files"),
-        ("os.makedirs('/tmp/made', exist_ok=True)".to_owned(), "writes files"),
-        ("FILE = open('/flow/flow.dag.yaml')".to_owned(), "the file /flow/flow.dag.yaml is open"),
-        ("import sqlite3; DB = sqlite3.connect('/flow/t.py')".to_owned(), "the database /flow/t.py is open"),
-        ("FOLDER = os.scandir('/flow'); next(FOLDER)".to_owned(), "a folder is open"),
-        ("from wit_world.imports import preopens; HELD = preopens.get_directories()".to_owned(), "a resource of the host"),
+        (
+            "while not os.path.exists('/tmp/session'): pass".to_owned(),
+            "CPU time",
+        ),
+        (
+            "open('/flow/made.txt', 'w').close()".to_owned(),
+            "writes files",
+        ),
+        (
+            "os.makedirs('/tmp/made', exist_ok=True)".to_owned(),
+            "writes files",
+        ),
+        (
+            "FILE = open('/flow/flow.dag.yaml')".to_owned(),
+            "the file /flow/flow.dag.yaml is open",
+        ),
+        (
+            "import sqlite3; DB = sqlite3.connect('/flow/t.py')".to_owned(),
+            "the database /flow/t.py is open",
+        ),
+        (
+            "FOLDER = os.scandir('/flow'); next(FOLDER)".to_owned(),
+            "a folder is open",
+        ),
+        (
+            "from wit_world.imports import preopens; HELD = preopens.get_directories()".to_owned(),
+            "a resource of the host",
+        ),
     ] {
         let home = Home::new();
         let host = home.host();
         let copy = Kept::new(&top);
         fs::create_dir(copy.path().join("tmp")).unwrap();
         fs::write(copy.path().join("tmp/session"), "").unwrap();
-        let change = |options: &mut SessionOptions| options.limits.cpu_time = Duration::from_secs(5);
+        let change =
+            |options: &mut SessionOptions| options.limits.cpu_time = Duration::from_secs(5);
         let session = copy.open_with(&host, "one", change).await;
         let reason = refused(&host, &session).await;
         assert!(reason.contains(why), "{top}: {reason}");
         assert_eq!(run(&session, "kept['x'] = 1; result = 2").await, 2, "{top}");
         assert_eq!(run(&session, "result = kept['x']").await, 1, "{top}");
-        assert_eq!(home.names(), Vec::<String>::new(), "{top}: nothing is left over");
+        assert_eq!(
+            home.names(),
+            Vec::<String>::new(),
+            "{top}: nothing is left over"
+        );
         // It is not tried again and again.
         assert_eq!(refused(&host, &session).await, reason);
     }
@@ -144,19 +195,31 @@ async fn a_flow_that_cannot_have_an_image_runs_without() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_image_holds_nothing_of_a_session() {
-    const LOOK: &str = "SEEN = [sorted(os.listdir('/flow')), sorted(os.listdir('/tmp')), dict(os.environ)]";
+    const LOOK: &str =
+        "SEEN = [sorted(os.listdir('/flow')), sorted(os.listdir('/tmp')), dict(os.environ)]";
     let home = Home::new();
     let host = home.host();
     let copy = Kept::new(LOOK);
     let session = copy.open(&host, "one").await;
-    run(&session, "kept['secret'] = 'S3CRET'; os.environ['SECRET'] = 'S3CRET'
-for path in ('/flow/secret.txt', '/tmp/secret.txt'): open(path, 'w').write('S3CRET')").await;
+    run(
+        &session,
+        "kept['secret'] = 'S3CRET'; os.environ['SECRET'] = 'S3CRET'
+for path in ('/flow/secret.txt', '/tmp/secret.txt'): open(path, 'w').write('S3CRET')",
+    )
+    .await;
     ready(&host, &session).await;
     let other = Kept::new(LOOK);
     let session = other.open(&host, "two").await;
-    let seen = run(&session, "result = [SEEN, kept, os.environ.get('SECRET'), sorted(os.listdir('/flow'))]").await;
+    let seen = run(
+        &session,
+        "result = [SEEN, kept, os.environ.get('SECRET'), sorted(os.listdir('/flow'))]",
+    )
+    .await;
     let files = json!(["flow.dag.yaml", "t.py"]);
-    assert_eq!(seen, json!([[files, [], {"HOME": "/tmp"}], {}, null, files]));
+    assert_eq!(
+        seen,
+        json!([[files, [], {"HOME": "/tmp"}], {}, null, files])
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -164,11 +227,23 @@ async fn files_that_a_tool_has_changed_are_not_made_into_an_image() {
     let home = Home::new();
     let host = home.host();
     for (change, why) in [
-        ("open('/flow/t.py', 'a').write('\\nSECRET = 1')", "t.py was changed by a tool"),
-        ("os.remove('/flow/t.py'); os.symlink('flow.dag.yaml', '/flow/t.py')", "t.py"),
-        ("os.remove('/flow/t.py'); os.mkdir('/flow/t.py')", "t.py is not as it was uploaded"),
+        (
+            "open('/flow/t.py', 'a').write('\\nSECRET = 1')",
+            "t.py was changed by a tool",
+        ),
+        (
+            "os.remove('/flow/t.py'); os.symlink('flow.dag.yaml', '/flow/t.py')",
+            "t.py",
+        ),
+        (
+            "os.remove('/flow/t.py'); os.mkdir('/flow/t.py')",
+            "t.py is not as it was uploaded",
+        ),
         ("os.remove('/flow/t.py')", "t.py is not as it was uploaded"),
-        ("open('/flow/flow.dag.yaml', 'a').write('\\n#')", "flow.dag.yaml was changed by a tool"),
+        (
+            "open('/flow/flow.dag.yaml', 'a').write('\\n#')",
+            "flow.dag.yaml was changed by a tool",
+        ),
     ] {
         let copy = Kept::new(&format!("# {change}").replace('\n', " "));
         let session = copy.open(&host, "one").await;
@@ -187,7 +262,11 @@ async fn variables_that_a_tool_has_forged_name_no_image() {
     let file = copy.path().join("flow/flow.dag.yaml");
     let uploaded = fs::read_to_string(&file).unwrap();
     // It was changed when the session was opened, and is as it was when the image is made.
-    fs::write(&file, format!("environment_variables: {{MODE: forged}}\n{uploaded}")).unwrap();
+    fs::write(
+        &file,
+        format!("environment_variables: {{MODE: forged}}\n{uploaded}"),
+    )
+    .unwrap();
     let session = copy.open(&host, "one").await;
     assert_eq!(run(&session, "result = MODE").await, "forged");
     fs::write(&file, uploaded).unwrap();
@@ -201,7 +280,9 @@ async fn random_numbers_differ_unless_the_flow_asked_for_them() {
     let home = Home::new();
     let host = home.host();
     const DRAW: &str = "import tempfile\nresult = [random.random(), next(tempfile._get_candidate_names()), uuid.uuid4().hex, os.urandom(8).hex()]";
-    let draws = async |top: &str, session: &str| run(&Kept::new(top).open(&host, session).await, DRAW).await;
+    let draws = async |top: &str, session: &str| {
+        run(&Kept::new(top).open(&host, session).await, DRAW).await
+    };
     for (top, is_same) in [
         ("random.random()", false),
         ("random.seed(42)", true),
@@ -290,7 +371,10 @@ async fn a_full_disk_means_no_image_and_no_harm() {
     let answer = run(&session, "result = len(TABLE)").await;
     let unmounted = Command::new("umount").arg("--lazy").arg(&images).status();
     assert!(unmounted.unwrap().success());
-    assert!(matches!(&ended, ImageState::None(why) if why.contains("cannot")), "{ended:?}");
+    assert!(
+        matches!(&ended, ImageState::None(why) if why.contains("cannot")),
+        "{ended:?}"
+    );
     assert!(names.is_empty(), "{names:?}");
     assert_eq!(answer, 5000);
     // Where there is room, it is made: for another session, since this one has been told.

@@ -131,11 +131,17 @@ impl Kept {
     /// The files of stored instances, and their sizes.
     pub(crate) fn asleep(&self) -> Vec<(PathBuf, u64)> {
         let mut found = Vec::new();
-        let folders = fs::read_dir(self.path().join("asleep")).into_iter().flatten();
+        let folders = fs::read_dir(self.path().join("asleep"))
+            .into_iter()
+            .flatten();
         for folder in folders {
             for entry in fs::read_dir(folder.unwrap().path()).unwrap() {
                 let entry = entry.unwrap();
-                if entry.path().extension().is_some_and(|extension| extension == "asleep") {
+                if entry
+                    .path()
+                    .extension()
+                    .is_some_and(|extension| extension == "asleep")
+                {
                     found.push((entry.path(), entry.metadata().unwrap().len()));
                 }
             }
@@ -153,14 +159,20 @@ pub(crate) fn owner(session: &str) -> Owner {
 
 /// What the code leaves as its `result`.
 pub(crate) async fn run(session: &Session, code: &str) -> Value {
-    let result = session.run(&map(json!({ "code": code })), &RunOptions::default()).await;
-    let text = result.outputs.unwrap_or_else(|error| panic!("{code}: {error:?}"));
+    let result = session
+        .run(&map(json!({ "code": code })), &RunOptions::default())
+        .await;
+    let text = result
+        .outputs
+        .unwrap_or_else(|error| panic!("{code}: {error:?}"));
     super::json(&text)["out"].clone()
 }
 
 /// How the code failed.
 pub(crate) async fn fail(session: &Session, code: &str) -> String {
-    let result = session.run(&map(json!({ "code": code })), &RunOptions::default()).await;
+    let result = session
+        .run(&map(json!({ "code": code })), &RunOptions::default())
+        .await;
     format!("{:?}", result.outputs.unwrap_err())
 }
 
