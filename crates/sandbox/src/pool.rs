@@ -197,7 +197,7 @@ impl Pool {
     /// idle ones. Gives their number.
     pub fn shrink(&self, idle_for: Duration) -> usize {
         let dropped = self.take_idle_for(idle_for);
-        for instance in &dropped {
+        for instance in dropped.values() {
             forget_file(instance);
         }
         dropped.len()
@@ -215,7 +215,7 @@ impl Pool {
         let stored = tokio::spawn(async move {
             let _settling = pool.settling.lock().await;
             let (mut stored, mut kept) = (Vec::new(), Vec::new());
-            for instance in pool.take_idle_for(idle_for) {
+            for instance in pool.take_idle_for(idle_for).into_values() {
                 match pool.put_to_sleep(instance).await {
                     Ok(image) => stored.push(image),
                     Err((instance, why)) => {
@@ -340,9 +340,9 @@ impl Pool {
         }
     }
 
-    fn take_idle_for(&self, idle_for: Duration) -> Vec<Box<Instance>> {
+    fn take_idle_for(&self, idle_for: Duration) -> BTreeMap<LastUse, Box<Instance>> {
         let Some(latest) = Instant::now().checked_sub(idle_for) else {
-            return Vec::new();
+            return BTreeMap::new();
         };
         let mut idle = self.lock();
         let kept = idle.split_off(&(latest, u64::MAX));
@@ -350,7 +350,7 @@ impl Pool {
         for last_use in taken.keys() {
             self.environment.slice.unregister_idle(*last_use);
         }
-        taken.into_values().collect()
+        taken
     }
 
     /// What the pool's instances use now, and what its calls have used in total.

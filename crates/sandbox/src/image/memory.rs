@@ -242,18 +242,18 @@ impl<'a> AtRest<'a> {
     /// Where the system does not tell, all.
     pub(crate) fn touched(&self) -> Vec<u32> {
         let pages = self.memory.size() / PAGE;
-        let touched = self.from_pagemap(pages);
+        let touched = self.own_pages(pages);
         touched.unwrap_or_else(|| (0..u32::try_from(pages).unwrap_or(u32::MAX)).collect())
     }
 
     /// Bytes of pages that are this process's own; 0 where the system does not tell.
     pub(crate) fn private(&self) -> u64 {
-        let touched = self.from_pagemap(self.memory.size() / PAGE);
+        let touched = self.own_pages(self.memory.size() / PAGE);
         touched.map_or(0, |pages| (pages.len() * PAGE) as u64)
     }
 
     /// Linux's `/proc/self/pagemap` has 64 bits for each page: present (63), swapped (62), of a file or shared (61).
-    fn from_pagemap(&self, pages: usize) -> Option<Vec<u32>> {
+    fn own_pages(&self, pages: usize) -> Option<Vec<u32>> {
         static PAGEMAP: OnceLock<Option<File>> = OnceLock::new();
         let pagemap = PAGEMAP.get_or_init(|| File::open("/proc/self/pagemap").ok());
         let mut entries = vec![0; pages * 8];

@@ -107,8 +107,8 @@ async fn an_idle_instance_is_stored_and_gone_on_from() {
     // As after a crash, in another process.
     let again = new_pool(folder.path());
     let mut instance = lease(&again).await;
-    assert_eq!(&read(&mut *instance, KEPT).await, b"second\0\0");
-    assert_eq!(read(&mut *instance, RESUMED).await[1], 1, "it is no copy");
+    assert_eq!(&read(&mut instance, KEPT).await, b"second\0\0");
+    assert_eq!(read(&mut instance, RESUMED).await[1], 1, "it is no copy");
 }
 
 #[tokio::test]
