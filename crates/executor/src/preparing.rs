@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use flowcell_bundle::{Manifest, Reference};
 use flowcell_flow::NodeKind;
-use flowcell_sandbox::{Hibernation, Image, Isolation, Owner, Pool, Program};
+use flowcell_sandbox::{Hibernation, Image, Isolation, Owner, Pool, Program, StoreError};
 
 use crate::error::RunError;
 use crate::host::Host;
@@ -233,6 +233,7 @@ impl Maker {
         let stored = lease.store(&destination).await;
         match stored {
             Ok(stored) => Ok(stored.image),
+            Err(StoreError::Io { source, .. }) => Err(BuildError::Io(source)),
             Err(error) => Err(BuildError::Unsuitable(format!(
                 "importing its modules leaves a state that cannot be stored: {error}"
             ))),

@@ -364,7 +364,9 @@ async fn a_failure_ends_the_others_and_everybody_hears_of_it() {
     let (result, events) = watched(&session, "fail").await;
     assert_eq!(result.outputs.unwrap_err().class, "ToolExecutionError");
     place(&events, "end a Failed");
-    assert_eq!(events.last().unwrap(), "end b Canceled", "{events:?}");
+    place(&events, "end b Canceled");
+    // Whether the bypassed node was begun by then is a matter of luck.
+    assert!(events.last().unwrap().ends_with(" Canceled"), "{events:?}");
     assert!(!events.iter().any(|event| event.contains("last")));
     let failed = result.nodes.iter().find(|node| node.name == "a").unwrap();
     assert_eq!(failed.error.as_ref().unwrap().class, "ToolExecutionError");

@@ -1,7 +1,12 @@
 //! Why an image cannot be used, or not be made.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+/// People read these, and are told no folder of the host's.
+fn name(path: &Path) -> std::ffi::os_str::Display<'_> {
+    path.file_name().unwrap_or_default().display()
+}
 
 /// An image cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -34,7 +39,7 @@ pub enum ImageError {
         limit: u64,
     },
     /// A file could not be read, or memory not be mapped.
-    #[error("cannot use the file {path} of an image")]
+    #[error("cannot use the file {} of an image", name(.path))]
     Io {
         /// The file.
         path: PathBuf,
@@ -71,7 +76,7 @@ pub enum StoreError {
     #[error(transparent)]
     Below(#[from] ImageError),
     /// The file could not be written.
-    #[error("cannot write {path}")]
+    #[error("cannot write the file {} of an image", name(.path))]
     Io {
         /// The file.
         path: PathBuf,
