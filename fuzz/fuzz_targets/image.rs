@@ -19,13 +19,19 @@ mod image {
 
     /// A file's parts, whatever is before its signature.
     pub fn signed(bytes: &[u8]) -> Option<(file::ImageInfo, Vec<u8>)> {
-        let key = [7; 32];
+        const SECRET: [u8; 32] = [7; 32];
+        static KEY: std::sync::LazyLock<file::ImageKey> = std::sync::LazyLock::new(|| {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("key");
+            std::fs::write(&path, SECRET).unwrap();
+            file::ImageKey::open(&path).unwrap()
+        });
+        let key = &*KEY;
         let mut file = bytes.to_vec();
-        file.extend(blake3::keyed_hash(&key, bytes).as_bytes());
-        let key = file::ImageKey::of(key);
+        file.extend(blake3::keyed_hash(&SECRET, bytes).as_bytes());
         // Without its signature it is nothing.
-        assert!(file::parse(bytes, &key).is_err());
-        file::parse(&file, &key).ok().map(|(info, pages, _)| (info, pages.to_vec()))
+        assert!(file::parse(bytes, key).is_err());
+        file::parse(&file, key).ok().map(|(info, pages, _)| (info, pages.to_vec()))
     }
 }
 

@@ -360,7 +360,10 @@ async fn a_full_disk_keeps_the_instance_where_it_is() {
     assert_eq!(full.instances, 0);
     assert!(full.kept[0].contains("No space left"), "{full:?}");
     let folder = path.to_str().unwrap();
-    assert!(!full.kept[0].contains(folder), "people are told no path of the host: {full:?}");
+    assert!(
+        !full.kept[0].contains(folder),
+        "people are told no path of the host: {full:?}"
+    );
     assert_eq!((still, after), (json!("state"), json!("state")));
     assert_eq!((room.instances, room.kept), (1, vec![]));
     assert_eq!(names.len(), 1);

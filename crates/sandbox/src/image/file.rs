@@ -72,7 +72,7 @@ impl ImageKey {
     }
 
     /// A key that nobody else has, for images that nobody else shall read.
-    #[cfg(any(test, fuzzing))]
+    #[cfg(test)]
     pub(crate) fn of(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
@@ -171,9 +171,7 @@ pub(crate) fn write(
 
 fn write_whole(path: &Path, bytes: &[u8], is_synced: bool) -> io::Result<File> {
     let folder = path.parent().unwrap_or(Path::new("."));
-    let made = tempfile::Builder::new()
-        .prefix(PARTIAL)
-        .tempfile_in(folder);
+    let made = tempfile::Builder::new().prefix(PARTIAL).tempfile_in(folder);
     // Errors of `tempfile` name the folder, which is not for everybody who reads them; those of the file itself do not.
     let mut file = made.map_err(|error| io::Error::from(error.kind()))?;
     file.as_file_mut().write_all(bytes)?;
@@ -312,7 +310,10 @@ fn read(file: &File, path: &Path, limit: u64) -> Result<Vec<u8>, ImageError> {
 }
 
 /// Description, pages and identity of a file with this content.
-pub(super) fn parse<'a>(bytes: &'a [u8], key: &ImageKey) -> Result<(ImageInfo, &'a [u8], String), ImageError> {
+pub(super) fn parse<'a>(
+    bytes: &'a [u8],
+    key: &ImageKey,
+) -> Result<(ImageInfo, &'a [u8], String), ImageError> {
     let early = ImageError::Damaged("it ends early");
     let Some((signed, mac)) = bytes.split_last_chunk::<MAC>() else {
         return Err(early);
