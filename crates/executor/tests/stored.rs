@@ -282,7 +282,8 @@ result = look.seen";
     assert!(run(&mut instance, LOOK).await.as_u64().unwrap() > 50);
     run(&mut instance, LEAVE).await;
     assert_eq!(suspend(&mut instance).await, Ok(()));
-    assert_eq!(run(&mut instance, LOOK).await, 0);
+    // Pieces that are smaller than what is cleared may be left between objects.
+    assert!(run(&mut instance, LOOK).await.as_u64().unwrap() < 5);
 }
 
 #[tokio::test(flavor = "multi_thread")]

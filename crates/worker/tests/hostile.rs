@@ -171,10 +171,9 @@ async fn what_is_too_long_is_not_sent() {
 async fn what_a_worker_says_it_uses_is_no_more_than_it_can() {
     // Used, with all numbers as large as can be; then nothing.
     let most = r"\377\377\377\377\377\377\377\377\377\001";
-    let length = format!(r"\{:03o}\000\000\000", 1 + 5 * 10 + 2);
-    let script = format!(
-        "printf '{length}\\001{most}{most}{most}{most}{most}\\000\\000' >&0; exec cat >/dev/null"
-    );
+    let all = most.repeat(10);
+    let length = format!(r"\{:03o}\000\000\000", 1 + 10 * 10 + 2);
+    let script = format!("printf '{length}\\001{all}\\000\\000' >&0; exec cat >/dev/null");
     let host = host(&script);
     let waiting = tokio::spawn({
         let host = host.clone();

@@ -258,7 +258,7 @@ fn a_worker_gets_nothing_of_its_host() {
     for file in &files {
         let file = file.to_string_lossy();
         assert!(
-            !file.contains("registry") && !file.contains("lock"),
+            !file.contains("registry") && !file.ends_with("/lock"),
             "{files:?}"
         );
     }
@@ -472,10 +472,11 @@ fn a_component_that_is_costly_to_compile_is_refused() {
         &["big.wasm", "takes more than", "MiB of memory"],
     );
     for (limits, words) in [
-        ("compile_memory_mib = 256\n", "256 MiB of memory"),
+        ("compile_memory_mib = 256\n", ["256 MiB of memory"; 2]),
         (
             "compile_memory_mib = 65536\ncompile_seconds = 1\n",
-            "1 s of CPU time",
+            // On a busy machine the clock is the first.
+            ["1 s of CPU time", "takes more than 4 s"],
         ),
     ] {
         for workers in [0, 1] {
@@ -486,7 +487,7 @@ fn a_component_that_is_costly_to_compile_is_refused() {
             assert_eq!(answer["status"], "Failed");
             let message = answer["error"]["message"].as_str().unwrap();
             assert!(
-                message.contains("big.wasm") && message.contains(words),
+                message.contains("big.wasm") && words.iter().any(|words| message.contains(words)),
                 "{message}"
             );
             // Everybody else goes on.
