@@ -58,7 +58,8 @@ impl Server {
     /// A server on a fresh host with the bundles of the usual store.
     pub(crate) fn start() -> Result<Self> {
         let folder = tempfile::tempdir()?;
-        for name in ["blobs", "bundles", "cache"] {
+        fs::create_dir_all(folder.path().join("cache"))?;
+        for name in ["blobs", "bundles", "cache/compiled", "cache/trees"] {
             symlink(home().canonicalize()?.join(name), folder.path().join(name))?;
         }
         let config = folder.path().join("config.toml");

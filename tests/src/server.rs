@@ -371,10 +371,11 @@ impl Worker {
     }
 }
 
-/// Makes a folder a home over the shared bundles: what bundles need is linked, what a server writes is its own.
+/// Makes a folder a home over the shared bundles: what bundles need is linked, what a host writes (images, too) is its own.
 #[expect(clippy::unwrap_used, reason = "a test stops where it fails")]
 pub fn make_home(folder: &Path) {
-    for shared in ["blobs", "bundles", "cache"] {
+    fs::create_dir_all(folder.join("cache")).unwrap();
+    for shared in ["blobs", "bundles", "cache/compiled", "cache/trees"] {
         let target = fs::canonicalize(home().join(shared)).unwrap();
         std::os::unix::fs::symlink(target, folder.join(shared)).unwrap();
     }

@@ -8,13 +8,13 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
-use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use flowcell_tests::{binary, home, lenient_json, repository};
+use flowcell_tests::server::make_home;
+use flowcell_tests::{binary, lenient_json, repository};
 use regex::Regex;
 use reqwest::blocking::{Client, Response};
 use serde_json::{Value, json};
@@ -86,13 +86,7 @@ impl Drop for Server {
 impl Server {
     fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        for part in ["blobs", "bundles", "cache"] {
-            symlink(
-                home().join(part).canonicalize().unwrap(),
-                folder.path().join(part),
-            )
-            .unwrap();
-        }
+        make_home(folder.path());
         let mut process = Command::new(binary())
             .args(["serve", "--listen", "127.0.0.1:0"])
             .env("FLOWCELL_HOME", folder.path())

@@ -238,9 +238,9 @@ impl SessionHost {
                 live.tracker.wait().await;
             }
             let _permit = at_once.acquire().await;
-            inner.put_all_to_sleep(live, end).await;
+            inner.put_to_last_sleep(live, end).await
         });
-        futures_util::future::join_all(ends).await;
+        let _asleep = futures_util::future::join_all(ends).await;
         inner.store_uses().await;
         inner.workers.stop().await;
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use flowcell_bundle::BundleError;
 use flowcell_executor::{
     Accepted, Dialect, FlowResult, Host, LineResult, NodeStatus, RunError, RunOf, RunOptions,
     Served, Session, SessionOptions, Status, Workspace, aggregation_record, describe,
@@ -268,14 +269,31 @@ fn record_answer(status: Status, record: &Json) -> Answer {
 /// Makes sure of a base image, so that the first call does not wait for it.
 pub(crate) fn load_image(host: &Host, image: &str) -> Result<(), String> {
     let reference = image.parse().map_err(|_| "it is no name".to_owned())?;
-    let manifest = host
-        .store()
-        .manifest(&reference)
-        .map_err(|error| error.to_string())?;
-    if let Some(runner) = manifest.python_runner() {
-        host.programs()
-            .component(runner, host.progress())
-            .map_err(|error| error.to_string())?;
+    let load = || {
+        let manifest = host.store().manifest(&reference)?;
+        if let Some(runner) = manifest.python_runner() {
+            host.programs().component(runner, host.progress())?;
+        }
+        Ok(())
+    };
+    load().map_err(|error| {
+        tracing::error!(
+            image,
+            error = &error as &dyn std::error::Error,
+            "a base image cannot be used"
+        );
+        for_tenants(&error)
+    })
+}
+
+/// An error with a base image, without the host's paths.
+fn for_tenants(error: &BundleError) -> String {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    match error {
+        BundleError::Io { source, .. } if matches!(source.kind(), StorageFull | QuotaExceeded) => {
+            "the host's disk is full".to_owned()
+        }
+        BundleError::Io { source, .. } => format!("a file of it: {source}"),
+        other => other.to_string(),
     }
-    Ok(())
 }

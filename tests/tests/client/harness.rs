@@ -8,7 +8,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
 
-use flowcell_tests::{binary, home};
+use flowcell_tests::binary;
+use flowcell_tests::server::make_home;
 use regex::Regex;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -33,10 +34,7 @@ impl Server {
     /// Starts a server with these settings in its environment.
     pub(crate) fn start(settings: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        for part in ["blobs", "bundles", "cache"] {
-            let there = fs::canonicalize(home().join(part)).unwrap();
-            std::os::unix::fs::symlink(there, folder.path().join(part)).unwrap();
-        }
+        make_home(folder.path());
         let log = fs::File::create(folder.path().join("log")).unwrap();
         let mut process = Command::new(binary())
             .args(["serve", "--listen", "127.0.0.1:0"])

@@ -1,6 +1,6 @@
 //! What was acknowledged stays, whatever happens to the server.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -381,6 +381,15 @@ impl Disk {
     fn path(&self) -> &Path {
         self.folder.path()
     }
+
+    /// Fills it with a file, but for so many bytes.
+    fn fill(&self, but: u64) -> PathBuf {
+        let room = self.path().join("room");
+        let mut file = std::fs::File::create(&room).unwrap();
+        while std::io::Write::write_all(&mut file, &[1; 4096]).is_ok() {}
+        file.set_len(file.metadata().unwrap().len() - but).unwrap();
+        room
+    }
 }
 
 impl Drop for Disk {
@@ -394,7 +403,7 @@ impl Drop for Disk {
 
 #[test]
 fn a_full_disk_is_told_and_leaves_nothing_half_done() {
-    let Some(disk) = Disk::mount("16m") else {
+    let Some(disk) = Disk::mount("48m") else {
         eprintln!("skipped: no disk can be mounted here");
         return;
     };
@@ -404,8 +413,7 @@ fn a_full_disk_is_told_and_leaves_nothing_half_done() {
     admin.upload("other", &counting());
     let session = admin.session("count");
     count(&session);
-    let room = disk.path().join("room");
-    std::fs::write(&room, vec![1; 4 << 20]).unwrap();
+    let room = disk.fill(4 << 20);
     let mut kept = Vec::new();
     let refused = loop {
         let path = workspace(&format!("/flows/count/files/{}.bin", kept.len()));
@@ -445,39 +453,41 @@ fn a_full_disk_is_told_and_leaves_nothing_half_done() {
 
 #[test]
 fn a_session_that_finds_no_room_fails_and_can_be_started_again() {
-    let Some(disk) = Disk::mount("24m") else {
+    let Some(disk) = Disk::mount("48m") else {
         eprintln!("skipped: no disk can be mounted here");
         return;
     };
     let server = Server::on(tempfile::tempdir_in(disk.path()).unwrap(), Setup::default());
     let admin = server.admin();
     admin.upload("count", &counting().file("large.bin", vec![7; 4 << 20]));
-    // Room for the registry, but not for a copy of the flow.
-    let room = disk.path().join("room");
-    let mut file = std::fs::File::create(&room).unwrap();
-    while std::io::Write::write_all(&mut file, &[1; 4096]).is_ok() {}
-    file.set_len(file.metadata().unwrap().len() - (1 << 20))
-        .unwrap();
-    let answer = admin.post(
-        &workspace("/sessions"),
-        json!({"flow": "count", "instance_type": "large"}),
-    );
-    let session = Session {
-        client: admin.clone(),
-        id: answer.text("id").to_owned(),
-    };
-    let shown = session.wait_for("failed");
-    assert_eq!(shown["reason"], "the host's disk is full");
+    admin.upload("small", &counting());
+    // Room for the registry, but neither for a copy of the one flow, nor for the base image's pages.
+    let room = disk.fill(1 << 20);
+    let sessions = ["count", "small"].map(|flow| {
+        let body = json!({"flow": flow, "instance_type": "large"});
+        Session {
+            client: admin.clone(),
+            id: admin
+                .post(&workspace("/sessions"), body)
+                .text("id")
+                .to_owned(),
+        }
+    });
+    for session in &sessions {
+        let reason = session.wait_for("failed")["reason"].to_string();
+        assert!(reason.contains("the host's disk is full"), "{reason}");
+        session
+            .request(&json!({}))
+            .is_problem(409, "conflict", &["failed", "disk is full"]);
+    }
     let computes = admin.get(&workspace("/computes")).is(200).json;
     assert_eq!(computes["items"], json!([]));
-    session
-        .request(&json!({}))
-        .is_problem(409, "conflict", &["failed", "disk is full"]);
-    drop(file);
     std::fs::remove_file(&room).unwrap();
-    admin.post(&session.path("/reset"), Value::Null);
-    session.wait_for("running");
-    assert_eq!(count(&session), json!([1, 1, 1]));
+    for session in &sessions {
+        admin.post(&session.path("/reset"), Value::Null);
+        session.wait_for("running");
+        assert_eq!(count(session), json!([1, 1, 1]));
+    }
 }
 
 #[test]
@@ -537,7 +547,8 @@ fn what_a_server_keeps_is_not_for_others_of_the_machine() {
     let mode = std::fs::metadata(&folder).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o700);
     // Keys are kept as hashes only.
-    let secret = server.admin().key().rsplit_once('_').unwrap().1.to_owned();
+    let key = server.admin().key().to_owned();
+    let secret = key.splitn(3, '_').nth(2).unwrap().to_owned();
     for entry in std::fs::read_dir(&folder).unwrap() {
         let path = entry.unwrap().path();
         if path.is_file() {

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +10,7 @@ use flowcell_executor::{
     Host, HostOptions, ImageState, RunOptions, Session, SessionOptions, StoredOptions, Workspace,
 };
 use flowcell_sandbox::{Owner, SandboxConfig};
+use flowcell_tests::server::make_home;
 use serde_json::{Value, json};
 
 use super::{map, options};
@@ -38,11 +38,7 @@ pub(crate) struct Home {
 impl Home {
     pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        fs::create_dir_all(folder.path().join("cache")).unwrap();
-        for shared in ["blobs", "bundles", "cache/compiled", "cache/trees"] {
-            let from = flowcell_tests::home().join(shared);
-            symlink(from.canonicalize().unwrap(), folder.path().join(shared)).unwrap();
-        }
+        make_home(folder.path());
         Self { folder }
     }
 

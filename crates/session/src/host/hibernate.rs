@@ -291,21 +291,27 @@ impl Inner {
         Ok(())
     }
 
-    /// At the end of the host: stores what is idle. `until` is when it must have ended.
-    pub(super) async fn put_all_to_sleep(
+    /// At the end of the host: stores what is idle. `until` is when it must have ended. Nothing begins in the session
+    /// while what is returned is there.
+    pub(super) async fn put_to_last_sleep(
         self: &Arc<Self>,
         live: &Arc<Live>,
         until: tokio::time::Instant,
-    ) {
+    ) -> Option<Quiet> {
         let lost = |why: &str| {
             tracing::warn!(
                 workspace = %live.workspace, session = %live.id, why,
                 "what a session holds in memory is lost with the end of the host"
             );
         };
-        let Ok(Some(quiet)) = tokio::time::timeout_at(until, live.quiet()).await else {
-            return lost("calls are under way");
+        // Calls that have done their work may not have said so yet: who has none under way is not asked.
+        let quiet = Arc::clone(&live.gate).write_owned();
+        let Ok(quiet) = tokio::time::timeout_at(until, quiet).await else {
+            lost("calls are under way");
+            return None;
         };
+        // And whatever still comes ends at once.
+        live.ending.cancel();
         let policy = CannotHibernate::Keep;
         let slept = self.put_to_sleep(live, &quiet, None, policy);
         match tokio::time::timeout_at(until, slept).await {
@@ -318,5 +324,6 @@ impl Inner {
             ),
             Err(_) => lost("there was no time to store it"),
         }
+        Some(quiet)
     }
 }

@@ -11,7 +11,6 @@ import os
 import socket
 import stat
 import sys
-import time
 import weakref
 
 from wit_world.imports import preopens
@@ -142,7 +141,7 @@ _BYTES = 17  # what a `bytes` takes besides its content
 _ZEROS = bytearray(4 << 10)
 # Pages that are clear already are how growth of the memory looks where the host does not refuse it: so many are enough.
 _CLEAR_PAGES = 1024
-_SECONDS = 0.25
+_BLOCKS = 1 << 17  # of each size: 8 GiB of large ones, and a few milliseconds' worth of tiny ones
 
 
 class _Eraser(io.RawIOBase):
@@ -177,30 +176,29 @@ def clear_free_memory(lasting):
     best, and so write to as many pages as there are holes. This way its objects lie side by side, in a fourth fewer pages.
     """
     global _fillers
-    until = time.monotonic() + _SECONDS
     eraser, held, holes = _Eraser(), None, None
     try:
         room = bytes(_LARGE) if lasting else None
     except MemoryError:  # what follows needs the holes
         lasting, room = False, None
     try:
-        while eraser.clear_pages < _CLEAR_PAGES and time.monotonic() < until:
+        while eraser.clear_pages < _CLEAR_PAGES:
             reader = io.BufferedReader(eraser, _LARGE)
             held = reader, held
             reader.peek()
     except MemoryError:
         # The memory does not grow, so there is an end to smaller blocks too.
         for size in (*_SMALLER, *_TINY) if lasting else _SMALLER:
-            holes = _fill(size, until, holes)
+            holes = _fill(size, holes)
     if lasting:
         reader = held = room = None  # for what follows
         _fillers = holes, _fillers
 
 
-def _fill(size, until, held):
+def _fill(size, held):
     """Adds blocks to a chain until there is no room for one more."""
     try:
-        while time.monotonic() < until:
+        for _ in range(_BLOCKS):
             held = bytes(size - _BYTES), held
     except MemoryError:
         pass
