@@ -59,7 +59,13 @@ impl Server {
     pub(crate) fn start() -> Result<Self> {
         let folder = tempfile::tempdir()?;
         fs::create_dir_all(folder.path().join("cache"))?;
-        for name in ["blobs", "bundles", "cache/compiled", "cache/trees"] {
+        for name in [
+            "blobs",
+            "bundles",
+            "cache/compiled",
+            "cache/trees",
+            "cache/bases",
+        ] {
             symlink(home().canonicalize()?.join(name), folder.path().join(name))?;
         }
         let config = folder.path().join("config.toml");

@@ -375,7 +375,13 @@ impl Worker {
 #[expect(clippy::unwrap_used, reason = "a test stops where it fails")]
 pub fn make_home(folder: &Path) {
     fs::create_dir_all(folder.join("cache")).unwrap();
-    for shared in ["blobs", "bundles", "cache/compiled", "cache/trees"] {
+    for shared in [
+        "blobs",
+        "bundles",
+        "cache/compiled",
+        "cache/trees",
+        "cache/bases",
+    ] {
         let target = fs::canonicalize(home().join(shared)).unwrap();
         std::os::unix::fs::symlink(target, folder.join(shared)).unwrap();
     }

@@ -94,6 +94,8 @@ pub async fn build(
         for component in &mut manifest.components {
             if component.kind == ProgramKind::PythonRunner {
                 component.start = start.clone();
+                // What the first start of an instance would wait for.
+                programs.component(component, progress)?;
             }
         }
         manifest.trees.clear();
@@ -189,6 +191,7 @@ async fn image(
         shell: digest,
         base: store.put(&packed)?,
         memory: memory.len() as u64,
+        pages: Base::hash(&memory),
     })
 }
 

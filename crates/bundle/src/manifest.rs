@@ -98,6 +98,8 @@ pub enum Start {
         base: Digest,
         /// Size of that memory, in bytes.
         memory: u64,
+        /// Its BLAKE3 hash, in hexadecimal: what its pages are checked by where they lie unpacked.
+        pages: String,
     },
 }
 

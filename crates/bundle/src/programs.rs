@@ -1,8 +1,8 @@
 //! Compiled components, by digest.
 
-use std::fs;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::{fs, io};
 
 use dashmap::DashMap;
 use flowcell_sandbox::{Base, CodeKind, Program, ProgramError, Sandbox};
@@ -20,7 +20,7 @@ const MAX_BASE: usize = 256 << 20;
 /// Gives programs, compiling each component at most once for this version of wasmtime and these engine settings.
 ///
 /// Compiled code is kept in `cache/compiled/<engine>/<digest>.cwasm`; code of another engine is never loaded. Base images
-/// are unpacked into files without a name, one for each process, in `cache/images`.
+/// are unpacked once, to `cache/bases/<digest>.pages`, which all processes map.
 pub struct Programs {
     store: Store,
     sandbox: Arc<Sandbox>,
@@ -60,23 +60,9 @@ impl Programs {
                 shell,
                 base,
                 memory,
+                pages,
             } => self.once(shell, || {
-                let images = self.store.images();
-                let packed = self.store.get(base)?;
-                let damaged = || BundleError::Damaged {
-                    path: self.store.blob_path(base),
-                    found: "no image of the size that its bundle says".to_owned(),
-                };
-                let size = usize::try_from(*memory)
-                    .ok()
-                    .filter(|size| *size <= MAX_BASE);
-                let size = size.ok_or_else(damaged)?;
-                let content = zstd::bulk::decompress(&packed, size).map_err(|_| damaged())?;
-                if content.len() != size {
-                    return Err(damaged());
-                }
-                let base = Base::new(&images, &content, &base.to_string());
-                let base = base.io("write in", &images)?;
+                let base = self.base(base, *memory, pages)?;
                 self.load_shell(shell, name, base, progress)
             }),
             Start::Ordinary | Start::Unsuitable(_) => {
@@ -84,6 +70,33 @@ impl Programs {
                 self.program(&component.digest, name, progress, &Compiler::Here, wasm)
             }
         }
+    }
+
+    /// A base image, unpacked if it is not yet.
+    fn base(&self, digest: &Digest, memory: u64, hash: &str) -> Result<Arc<Base>, BundleError> {
+        let folder = self.store.cache().join("bases");
+        let path = folder.join(format!("{}.pages", digest.hex()));
+        match Base::open(&path, hash, &digest.to_string()) {
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                tracing::warn!(path = %path.display(), %error, "unpacking again");
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            base => return base.io("read", &path),
+        }
+        let damaged = || BundleError::Damaged {
+            path: self.store.blob_path(digest),
+            found: "no image of the size and content that its bundle says".to_owned(),
+        };
+        let size = usize::try_from(memory).ok();
+        let size = size.filter(|size| *size <= MAX_BASE).ok_or_else(damaged)?;
+        let packed = self.store.get(digest)?;
+        let content = zstd::bulk::decompress(&packed, size).map_err(|_| damaged())?;
+        if content.len() != size || Base::hash(&content) != hash {
+            return Err(damaged());
+        }
+        fs::create_dir_all(&folder).io("make the folder", &folder)?;
+        write_whole(&path, &content)?;
+        Base::open(&path, hash, &digest.to_string()).io("read", &path)
     }
 
     /// The program of a shell that is in the store, over a base that is not.

@@ -82,6 +82,39 @@ async fn equal_inputs_have_one_image() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_base_image_is_unpacked_once_and_again_when_it_is_damaged() {
+    let home = Home::new();
+    let bases = home.own_bases();
+    let copy = Kept::new("");
+    let answers = async || {
+        let session = copy.open(&home.host(), "one").await;
+        assert_eq!(run(&session, "result = 6 * 7").await, 42);
+    };
+    answers().await;
+    let mut files = fs::read_dir(&bases).unwrap();
+    let (path, None) = (files.next().unwrap().unwrap().path(), files.next()) else {
+        panic!("more than one file is in {}", bases.display());
+    };
+    let whole = fs::read(&path).unwrap();
+    let inode = || fs::metadata(&path).unwrap().ino();
+    let first = inode();
+    answers().await;
+    assert_eq!(inode(), first);
+    let mut changed = whole.clone();
+    changed[whole.len() / 2] ^= 1;
+    let damages = [changed, whole[..whole.len() - 4096].to_vec(), Vec::new()];
+    for damage in damages {
+        // As everything is replaced: whoever has it mapped keeps it.
+        let other = bases.join("other");
+        fs::write(&other, damage).unwrap();
+        fs::rename(&other, &path).unwrap();
+        let damaged = inode();
+        answers().await;
+        assert!(fs::read(&path).unwrap() == whole && inode() != damaged);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_an_image_is_made_from_tells_it_from_others() {
     let home = Home::new();
     let host = home.host();

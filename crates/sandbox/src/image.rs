@@ -41,18 +41,45 @@ pub struct Base {
 }
 
 impl Base {
-    /// A base with this content, whose digest the caller has checked; an empty one says that nothing has run in it yet. Its pages lie in a file without a name in `folder`.
+    /// A base with this content, whose digest the caller has checked; an empty one says that nothing has run in it yet.
+    /// Its pages lie in a file without a name in `folder`.
     ///
     /// # Errors
     /// When the content is not whole pages, or the file cannot be written.
     pub fn new(folder: &Path, content: &[u8], digest: &str) -> io::Result<Arc<Self>> {
-        if !content.len().is_multiple_of(PAGE) {
-            return Err(io::Error::other(
+        Self::of(MappedFile::new(folder, content)?, digest)
+    }
+
+    /// A base of this digest whose pages are in a file: those with this [`Base::hash`]. Nobody may change the file any
+    /// more, but it can be replaced. Processes that open it share its pages.
+    ///
+    /// # Errors
+    /// When the file cannot be read, and [`io::ErrorKind::InvalidData`] when it holds something else.
+    pub fn open(path: &Path, hash: &str, digest: &str) -> io::Result<Arc<Self>> {
+        let file = MappedFile::open(path)?;
+        if Self::hash(file.bytes()) != hash {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the file holds another base image, or a damaged one",
+            ));
+        }
+        Self::of(file, digest)
+    }
+
+    /// What names the content of a base: its BLAKE3 hash, in hexadecimal.
+    pub fn hash(content: &[u8]) -> String {
+        blake3::hash(content).to_hex().to_string()
+    }
+
+    fn of(file: MappedFile, digest: &str) -> io::Result<Arc<Self>> {
+        if !file.len().is_multiple_of(PAGE) {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
                 "the base image is not made of whole pages",
             ));
         }
         Ok(Arc::new(Self {
-            file: MappedFile::new(folder, content)?,
+            file,
             digest: digest.to_owned(),
         }))
     }

@@ -461,6 +461,8 @@ fn a_session_that_finds_no_room_fails_and_can_be_started_again() {
     let admin = server.admin();
     admin.upload("count", &counting().file("large.bin", vec![7; 4 << 20]));
     admin.upload("small", &counting());
+    // The base image is still to be unpacked.
+    std::fs::remove_file(server.home().join("cache/bases")).unwrap();
     // Room for the registry, but neither for a copy of the one flow, nor for the base image's pages.
     let room = disk.fill(1 << 20);
     let sessions = ["count", "small"].map(|flow| {

@@ -56,6 +56,13 @@ impl Home {
         Arc::new(host.unwrap())
     }
 
+    /// From now on it has unpacked base images of its own: their folder, which is not there yet.
+    pub(crate) fn own_bases(&self) -> PathBuf {
+        let bases = self.folder.path().join("cache/bases");
+        fs::remove_file(&bases).unwrap();
+        bases
+    }
+
     pub(crate) fn images(&self) -> PathBuf {
         self.folder.path().join("cache/images/sessions")
     }

@@ -276,7 +276,7 @@ impl<'a> AtRest<'a> {
     }
 }
 
-/// A file without a name, mapped to be read here and laid over guests' memories.
+/// A file that nobody changes, mapped to be read here and laid over guests' memories.
 ///
 /// Its pages are in the page cache of the disk that it is on, which the system can take back.
 #[derive(Debug)]
@@ -292,21 +292,38 @@ unsafe impl Send for MappedFile {}
 unsafe impl Sync for MappedFile {}
 
 impl MappedFile {
-    /// A file with this content, in a folder's file system.
+    /// A file without a name, with this content, in a folder's file system.
     ///
     /// # Errors
     /// When it cannot be written.
     pub(crate) fn new(folder: &Path, content: &[u8]) -> io::Result<Self> {
-        if content.is_empty() {
-            return Err(io::Error::other("an image has at least one page"));
-        }
         let mut file = tempfile::tempfile_in(folder)?;
         file.write_all(content)?;
-        // SAFETY: new address space; the file is as long as the content, and stays so, having no name.
+        Self::map(file, content.len())
+    }
+
+    /// The file at a path, under which the host never changes one, but only puts another in its place.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is empty.
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        let file = File::open(path)?;
+        let len = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
+        Self::map(file, len)
+    }
+
+    fn map(file: File, len: usize) -> io::Result<Self> {
+        if len == 0 {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "an image has at least one page",
+            ));
+        }
+        // SAFETY: new address space; the file has this length, and nobody shortens it.
         let start = unsafe {
             mmap(
                 ptr::null_mut(),
-                content.len(),
+                len,
                 ProtFlags::READ,
                 MapFlags::SHARED,
                 &file,
@@ -316,7 +333,7 @@ impl MappedFile {
         Ok(Self {
             file,
             start: NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?,
-            len: content.len(),
+            len,
         })
     }
 
