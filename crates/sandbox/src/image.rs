@@ -344,6 +344,7 @@ impl Image {
         // Read before anything is mapped.
         let delta = layer.delta(user)?;
         below.lay(memory, user)?;
+        memory.will_write(delta.pages().map(|(page, _)| page));
         delta.apply(memory.bytes_mut());
         Ok(Mode::Copied)
     }

@@ -20,7 +20,9 @@ use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap, mmap_anonymous, mprotect, munmap};
+use rustix::mm::{
+    Advice, MapFlags, MprotectFlags, ProtFlags, madvise, mmap, mmap_anonymous, mprotect, munmap,
+};
 use tokio::task_local;
 use wasmtime::{LinearMemory, MemoryCreator, MemoryType, Store};
 
@@ -236,6 +238,34 @@ impl<'a> AtRest<'a> {
             return Err(error.into());
         }
         Ok(())
+    }
+
+    /// Tells the system that these pages, in ascending order, are about to be written to. Each would be mapped to be read
+    /// first, then be copied, and all cores be told so; this way they are copied at once. It changes no content, and may
+    /// do nothing.
+    pub(crate) fn will_write(&mut self, pages: impl Iterator<Item = u32>) {
+        let mut pages = pages.map(|page| page as usize).peekable();
+        while let Some(first) = pages.next() {
+            let mut end = first + 1;
+            while pages.next_if_eq(&end).is_some() {
+                end += 1;
+            }
+            if end * PAGE > self.memory.size() {
+                return;
+            }
+            // SAFETY: the range is inside of the accessible memory, and its content stays as it is.
+            let told = unsafe {
+                madvise(
+                    self.memory.start.as_ptr().add(first * PAGE).cast(),
+                    (end - first) * PAGE,
+                    Advice::LinuxPopulateWrite,
+                )
+            };
+            // Before Linux 5.14, or without memory; the writes will say.
+            if told.is_err() {
+                return;
+            }
+        }
     }
 
     /// The pages that may differ from what was laid over the memory, by number: those that are this process's own.
