@@ -91,12 +91,12 @@ async fn a_base_image_is_unpacked_once_and_again_when_it_is_damaged() {
         assert_eq!(run(&session, "result = 6 * 7").await, 42);
     };
     answers().await;
-    let mut files = fs::read_dir(&bases).unwrap();
-    let (path, None) = (files.next().unwrap().unwrap().path(), files.next()) else {
-        panic!("more than one file is in {}", bases.display());
-    };
-    let whole = fs::read(&path).unwrap();
-    let inode = || fs::metadata(&path).unwrap().ino();
+    let files = fs::read_dir(&bases).unwrap();
+    let files: Vec<_> = files.map(|file| file.unwrap().path()).collect();
+    assert_eq!(files.len(), 1, "{files:?}");
+    let path = &files[0];
+    let whole = fs::read(path).unwrap();
+    let inode = || fs::metadata(path).unwrap().ino();
     let first = inode();
     answers().await;
     assert_eq!(inode(), first);
@@ -107,10 +107,10 @@ async fn a_base_image_is_unpacked_once_and_again_when_it_is_damaged() {
         // As everything is replaced: whoever has it mapped keeps it.
         let other = bases.join("other");
         fs::write(&other, damage).unwrap();
-        fs::rename(&other, &path).unwrap();
+        fs::rename(&other, path).unwrap();
         let damaged = inode();
         answers().await;
-        assert!(fs::read(&path).unwrap() == whole && inode() != damaged);
+        assert!(fs::read(path).unwrap() == whole && inode() != damaged);
     }
 }
 
