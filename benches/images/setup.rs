@@ -164,6 +164,7 @@ impl Flow<'_> {
             key: Arc::clone(&self.setup.key),
             owner,
             made_from: "bench".to_owned(),
+            replaces: None,
             limit: 256 << 20,
             lasting,
         }

@@ -1,7 +1,8 @@
 //! Compiled components, by digest.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::SystemTime;
 use std::{fs, io};
 
 use dashmap::DashMap;
@@ -11,22 +12,33 @@ use crate::compiler::Compiler;
 use crate::digest::Digest;
 use crate::error::{BundleError, IoContext as _};
 use crate::manifest::Start;
-use crate::store::{Store, write_whole};
+use crate::store::{Store, trim, write_whole};
 use crate::{Component, Progress};
 
+/// Bytes of compiled code of tenants' components that is kept.
+const MAX_TENANTS: u64 = 2 << 30;
+/// Tenants' components that are known, used or not.
+const MAX_KNOWN: usize = 1_000;
 /// Largest base image, in bytes.
 const MAX_BASE: usize = 256 << 20;
 
 /// Gives programs, compiling each component at most once for this version of wasmtime and these engine settings.
 ///
-/// Compiled code is kept in `cache/compiled/<engine>/<digest>.cwasm`; code of another engine is never loaded. Base images
+/// Compiled code is kept in `cache/compiled/<engine>/<digest>.cwasm`, that of tenants in `tenants` there and with a limit;
+/// code of another engine is never loaded. Base images
 /// are unpacked once, to `cache/bases/<digest>.pages`, which all processes map.
 pub struct Programs {
     store: Store,
     sandbox: Arc<Sandbox>,
     compiler: Compiler,
-    loaded: DashMap<Digest, Arc<Mutex<Option<Arc<Program>>>>>,
+    /// Those of bundles.
+    loaded: DashMap<Digest, Slot<Arc<Program>>>,
+    /// Those of tenants, as long as a session uses them.
+    tenants: DashMap<Digest, Slot<Weak<Program>>>,
 }
+
+/// Whoever finds it empty fills it, while others wait.
+type Slot<T> = Arc<Mutex<Option<T>>>;
 
 impl std::fmt::Debug for Programs {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -37,6 +49,14 @@ impl std::fmt::Debug for Programs {
     }
 }
 
+/// Whose compiled code it is, and for which engine.
+#[derive(Debug, Clone, Copy)]
+enum Code {
+    Bundles(CodeKind),
+    /// Theirs is always ordinary.
+    Tenants,
+}
+
 impl Programs {
     /// Programs of this store, for this engine; `compiler` is for components of tenants.
     pub fn new(store: Store, sandbox: Arc<Sandbox>, compiler: Compiler) -> Self {
@@ -45,6 +65,7 @@ impl Programs {
             sandbox,
             compiler,
             loaded: DashMap::new(),
+            tenants: DashMap::new(),
         }
     }
 
@@ -67,7 +88,7 @@ impl Programs {
             }),
             Start::Ordinary | Start::Unsuitable(_) => {
                 let wasm = || self.store.get(&component.digest);
-                self.program(&component.digest, name, progress, &Compiler::Here, wasm)
+                self.program(&component.digest, name, progress, wasm)
             }
         }
     }
@@ -118,7 +139,7 @@ impl Programs {
         progress: &Progress,
     ) -> Result<Arc<Program>, BundleError> {
         let bytes = || Ok(wasm.to_vec());
-        self.program(&Digest::of(wasm), name, progress, &Compiler::Here, bytes)
+        self.program(&Digest::of(wasm), name, progress, bytes)
     }
 
     /// The program of a tenant's component, compiled within the compiler's limits; `name` is for messages.
@@ -128,8 +149,25 @@ impl Programs {
         name: &str,
         progress: &Progress,
     ) -> Result<Arc<Program>, BundleError> {
-        let bytes = || Ok(wasm.to_vec());
-        self.program(&Digest::of(wasm), name, progress, &self.compiler, bytes)
+        let digest = Digest::of(wasm);
+        if self.tenants.len() >= MAX_KNOWN {
+            self.tenants.retain(|_, slot| {
+                slot.try_lock()
+                    .is_ok_and(|slot| slot.as_ref().is_some_and(|one| one.strong_count() > 0))
+                    || Arc::strong_count(slot) > 1
+            });
+        }
+        let slot = Arc::clone(&*self.tenants.entry(digest).or_default());
+        let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(program) = slot.as_ref().and_then(Weak::upgrade) {
+            return Ok(program);
+        }
+        let compile = || Ok(self.compiler.compile(&self.sandbox, wasm));
+        let load = |path: &Path| self.sandbox.load(path);
+        let kind = Code::Tenants;
+        let program = Arc::new(self.compiled(&digest, name, kind, progress, compile, load)?);
+        *slot = Some(Arc::downgrade(&program));
+        Ok(program)
     }
 
     fn program(
@@ -137,16 +175,22 @@ impl Programs {
         digest: &Digest,
         name: &str,
         progress: &Progress,
-        compiler: &Compiler,
         wasm: impl FnOnce() -> Result<Vec<u8>, BundleError>,
     ) -> Result<Arc<Program>, BundleError> {
         self.once(digest, || {
             let compile = || {
                 let wasm = wasm()?;
-                Ok(compiler.compile(&self.sandbox, &wasm))
+                Ok(Compiler::Here.compile(&self.sandbox, &wasm))
             };
             let load = |path: &Path| self.sandbox.load(path);
-            self.compiled(digest, name, CodeKind::Ordinary, progress, compile, load)
+            self.compiled(
+                digest,
+                name,
+                Code::Bundles(CodeKind::Ordinary),
+                progress,
+                compile,
+                load,
+            )
         })
     }
 
@@ -165,7 +209,14 @@ impl Programs {
             let named = shell.to_string();
             self.sandbox.load_shell(path, &named, Arc::clone(&base))
         };
-        self.compiled(shell, name, CodeKind::Shell, progress, compile, load)
+        self.compiled(
+            shell,
+            name,
+            Code::Bundles(CodeKind::Shell),
+            progress,
+            compile,
+            load,
+        )
     }
 
     /// The program of this name, made when it is first asked for; whoever asks meanwhile waits.
@@ -189,7 +240,7 @@ impl Programs {
         &self,
         digest: &Digest,
         name: &str,
-        kind: CodeKind,
+        code_of: Code,
         progress: &Progress,
         compile: impl FnOnce() -> Result<Result<Vec<u8>, ProgramError>, BundleError>,
         load: impl Fn(&Path) -> Result<Program, ProgramError>,
@@ -198,8 +249,14 @@ impl Programs {
             name: name.to_owned(),
             source,
         };
-        let engine = self.sandbox.compatibility_key(kind);
-        let folder = self.store.cache().join("compiled").join(engine);
+        let compiled = self.store.cache().join("compiled");
+        let folder = match code_of {
+            Code::Bundles(kind) => compiled.join(self.sandbox.compatibility_key(kind)),
+            Code::Tenants => {
+                let engine = self.sandbox.compatibility_key(CodeKind::Ordinary);
+                compiled.join(engine).join("tenants")
+            }
+        };
         fs::create_dir_all(&folder).io("make the folder", &folder)?;
         let path = folder.join(format!("{}.cwasm", digest.hex()));
         if path.exists() {
@@ -207,12 +264,26 @@ impl Programs {
                 Err(ProgramError::Compiled(reason)) => {
                     tracing::warn!(path = %path.display(), reason, "compiling again");
                 }
-                program => return program.map_err(unusable),
+                program => {
+                    // Those that were used last are kept longest.
+                    let used =
+                        fs::File::open(&path).and_then(|file| file.set_modified(SystemTime::now()));
+                    if let Err(error) = used {
+                        tracing::debug!(%error, "compiled code keeps its time of use");
+                    }
+                    return program.map_err(unusable);
+                }
             }
         }
         progress(&format!("compiling {name}"));
         let code = compile()?.map_err(unusable)?;
         write_whole(&path, &code)?;
-        load(&path).map_err(unusable)
+        let program = load(&path).map_err(unusable)?;
+        if matches!(code_of, Code::Tenants)
+            && let Err(error) = trim(&folder, "cwasm", MAX_TENANTS)
+        {
+            tracing::warn!(%error, "old compiled code could not be deleted");
+        }
+        Ok(program)
     }
 }

@@ -8,7 +8,7 @@
 //! Files appear whole or not at all: each is written under a temporary name, synced, and renamed.
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use crate::digest::Digest;
@@ -159,6 +159,32 @@ fn names(folder: &Path) -> Result<Vec<String>, BundleError> {
     Ok(names)
 }
 
+/// Deletes the files in a folder that were changed least recently, of those with this extension, until they have no more
+/// than so many bytes together. Whoever has one open keeps it.
+///
+/// # Errors
+/// When the folder cannot be read, or a file not be deleted.
+pub fn trim(folder: &Path, extension: &str, most: u64) -> io::Result<()> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|other| other == extension) {
+            let metadata = fs::metadata(&path)?;
+            files.push((metadata.modified()?, metadata.len(), path));
+        }
+    }
+    files.sort();
+    let mut total: u64 = files.iter().map(|(_, size, _)| size).sum();
+    for (_, size, path) in files {
+        if total <= most {
+            break;
+        }
+        fs::remove_file(&path)?;
+        total -= size;
+    }
+    Ok(())
+}
+
 /// Writes a file that appears whole or not at all, and is on the disk when this returns.
 pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), BundleError> {
     let folder = path.parent().unwrap_or(Path::new("."));
@@ -204,6 +230,28 @@ mod tests {
         let digest = store.put(b"content").unwrap();
         assert_eq!(store.put(b"content").unwrap(), digest);
         assert_eq!(store.get(&digest).unwrap(), b"content");
+    }
+
+    #[test]
+    fn the_files_that_were_used_last_are_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let now = std::time::SystemTime::now();
+        for (age, name) in ["c.x", "a.x", "b.x", "older.y"].iter().enumerate() {
+            let path = folder.path().join(name);
+            fs::write(&path, [0; 10]).unwrap();
+            let changed = now - std::time::Duration::from_secs(age as u64);
+            let file = fs::File::options().write(true).open(&path).unwrap();
+            file.set_modified(changed).unwrap();
+        }
+        let left = |most| {
+            trim(folder.path(), "x", most).unwrap();
+            let mut names = names(folder.path()).unwrap();
+            names.sort();
+            names
+        };
+        assert_eq!(left(30), ["a.x", "b.x", "c.x", "older.y"]);
+        assert_eq!(left(29), ["a.x", "c.x", "older.y"]);
+        assert_eq!(left(5), ["older.y"]);
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! A session's place among images: the one that it starts from, and where its idle instances are stored.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::{fs, io};
 
 use flowcell_bundle::{Manifest, Reference};
 use flowcell_flow::NodeKind;
@@ -11,13 +11,19 @@ use flowcell_sandbox::{Hibernation, Image, Isolation, Owner, Pool, Program, Stor
 use crate::error::RunError;
 use crate::host::Host;
 use crate::session::{Session, SessionOptions, StoredOptions, variables};
-use crate::session_images::{Build, BuildError, ImageState, MadeFrom, SessionImages, copy_sources};
+use crate::session_images::{
+    BUILD_TIME, Build, BuildError, ImageState, MadeFrom, SessionImages, copy_sources,
+};
 use crate::workspace::{Sources, Workspace};
 
 /// The folder of a working copy with the session's stored instances; guests do not see it.
 const ASLEEP: &str = "asleep";
 /// Digits of a digest that tell one set-up from another.
 const DIGITS: usize = 24;
+/// Set-ups of a session whose stored instances are kept, beside the one that is opened.
+const MAX_ASLEEP: usize = 15;
+/// A session may have as many bytes stored as so many of its instances may have changed.
+const STORED_INSTANCES: u64 = 8;
 
 /// What is needed to make a session's image, and to store its instances.
 #[derive(Debug)]
@@ -85,6 +91,10 @@ impl Preparation {
                 owner: owner.clone(),
                 made_from: name.clone(),
                 limit: self.stored.limit,
+                within: Some((
+                    self.folder.join(ASLEEP),
+                    self.stored.limit.saturating_mul(STORED_INSTANCES),
+                )),
             }),
             Err(error) => {
                 tracing::warn!(%error, "without the host's key, no instances are stored");
@@ -95,21 +105,32 @@ impl Preparation {
         (image, hibernation)
     }
 
-    /// The folder for instances of this set-up. Those of other files are of no use any more, and go.
+    /// The folder for instances of this set-up. Those of other files are of no use any more, and go, as do those of set-ups
+    /// that were not used for the longest.
     fn asleep(&self, name: &str) -> PathBuf {
         let all = self.folder.join(ASLEEP);
         let digits = |digest: &str| digest.chars().take(DIGITS).collect::<String>();
         let files = digits(&self.files);
+        let own = all.join(format!("{files}-{}", digits(name)));
+        let (mut old, mut others) = (Vec::new(), Vec::new());
         for entry in fs::read_dir(&all).into_iter().flatten().flatten() {
-            let is_old = entry
-                .file_name()
-                .to_str()
-                .is_none_or(|name| !name.starts_with(&files));
-            if is_old && let Err(error) = fs::remove_dir_all(entry.path()) {
-                tracing::warn!(%error, "stored instances of older files could not be deleted");
+            let name = entry.file_name();
+            if name.to_str().is_none_or(|name| !name.starts_with(&files)) {
+                old.push(entry.path());
+            } else if entry.path() != own {
+                let used = entry.metadata().and_then(|metadata| metadata.modified());
+                others.push((used.ok(), entry.path()));
             }
         }
-        all.join(format!("{files}-{}", digits(name)))
+        others.sort();
+        others.truncate(others.len().saturating_sub(MAX_ASLEEP));
+        old.extend(others.into_iter().map(|(_, folder)| folder));
+        for folder in old {
+            if let Err(error) = fs::remove_dir_all(folder) {
+                tracing::warn!(%error, "stored instances that are of no use could not be deleted");
+            }
+        }
+        own
     }
 
     /// Makes the session's image in the background, unless it is there, or somebody else is at it. `pool` starts instances
@@ -178,17 +199,26 @@ struct Maker {
 }
 
 impl Maker {
+    /// Makes it in its turn.
     async fn make(&self, build: &Build, program: &Program) -> Result<Image, BuildError> {
         let _turn = build.turn().await?;
+        let making = tokio::time::timeout(BUILD_TIME, self.make_now(build, program));
+        making.await.unwrap_or_else(|_| {
+            Err(BuildError::Unsuitable(format!(
+                "importing its modules takes more than {} s",
+                BUILD_TIME.as_secs()
+            )))
+        })
+    }
+
+    async fn make_now(&self, build: &Build, program: &Program) -> Result<Image, BuildError> {
         if let Some(image) = build.found(program, &self.owner) {
             return Ok(image);
         }
         let scratch = build.scratch()?;
         let sources = Sources::of(&self.folder, &self.folder.join("flow"));
         let sources = sources.filter(|sources| sources.digest() == self.files);
-        let sources = sources.ok_or_else(|| {
-            BuildError::Unsuitable("the flow's files were changed meanwhile".to_owned())
-        })?;
+        let sources = sources.ok_or(BuildError::Gone)?;
         copy_sources(&sources, &scratch.path().join("flow"))?;
         let refused = |error: RunError| BuildError::Unsuitable(error.message);
         let workspace = Workspace::open(scratch.path(), "flow").map_err(refused)?;
@@ -289,17 +319,19 @@ pub fn fork(
     };
     let key = host.images.key().map_err(|error| failed(&error))?;
     let mut copied = 0;
-    for entry in fs::read_dir(from.0.join(ASLEEP))
-        .into_iter()
-        .flatten()
-        .flatten()
-    {
+    let entries = match fs::read_dir(from.0.join(ASLEEP)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+        entries => entries.map_err(|error| failed(&error))?,
+    };
+    for entry in entries {
+        let entry = entry.map_err(|error| failed(&error))?;
         let at = |(folder, owner): (&Path, &Owner)| Hibernation {
             folder: folder.join(ASLEEP).join(entry.file_name()),
             key: Arc::clone(&key),
             owner: owner.clone(),
             made_from: String::new(),
             limit: u64::MAX >> 1,
+            within: None,
         };
         copied += at(from)
             .fork(base, &at(to))

@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use flowcell_bundle::{Digest, Store};
-use flowcell_sandbox::{Destination, Image, ImageError, ImageKey, Owner, Program};
+use flowcell_bundle::{Digest, Store, trim};
+use flowcell_sandbox::{Destination, Image, ImageError, ImageKey, Owner, Program, WeakImage};
 use serde::Serialize;
 
 /// Version of the way in which images are made; another one makes them anew.
@@ -30,6 +30,10 @@ const RETRY: Duration = Duration::from_secs(600);
 const BUILDING: &str = ".building-";
 /// Images whose failure is remembered.
 const MAX_FAILED: usize = 1_000;
+/// Images that wait for being made, or are being made.
+const MAX_BUILDING: usize = 64;
+/// How long the making of one may take: others wait for it.
+pub(crate) const BUILD_TIME: Duration = Duration::from_secs(60);
 
 /// What an image is made from.
 #[derive(Debug, Clone, Serialize)]
@@ -66,6 +70,9 @@ pub(crate) enum BuildError {
     /// What stands in the way is in the flow.
     #[error("{0}")]
     Unsuitable(String),
+    /// The session has ended since, or has other files. Another one with the same files may come.
+    #[error("the flow's files were changed meanwhile")]
+    Gone,
     /// A file.
     #[error("cannot write the image")]
     Io(#[from] io::Error),
@@ -84,7 +91,8 @@ pub(crate) struct SessionImages {
 #[derive(Debug, Default)]
 struct State {
     key: Option<Arc<ImageKey>>,
-    known: HashMap<String, Image>,
+    /// Those that sessions use: nobody else keeps a file open that may have been deleted.
+    known: HashMap<String, WeakImage>,
     building: HashMap<String, ()>,
     failed: HashMap<String, (Instant, String)>,
 }
@@ -120,8 +128,8 @@ impl SessionImages {
 
     /// The image of this name, if it has been made.
     pub(crate) fn find(&self, name: &str, program: &Program, owner: &Owner) -> Option<Image> {
-        if let Some(image) = self.lock().known.get(name) {
-            return Some(image.clone());
+        if let Some(image) = self.lock().known.get(name).and_then(WeakImage::upgrade) {
+            return Some(image);
         }
         let path = self.path(name);
         if !path.exists() {
@@ -165,14 +173,18 @@ impl SessionImages {
         }
     }
 
-    /// Begins to make an image; `None` when somebody else is at it, or when it could not be made a short while ago.
+    /// Begins to make an image; `None` when somebody else is at it, when it could not be made a short while ago, or when too
+    /// many others wait.
     pub(crate) fn begin(self: &Arc<Self>, name: &str) -> Option<Build> {
         let mut state = self.lock();
         let is_hopeless = state
             .failed
             .get(name)
             .is_some_and(|(at, _)| at.elapsed() < RETRY);
-        if is_hopeless || state.building.insert(name.to_owned(), ()).is_some() {
+        if is_hopeless
+            || state.building.len() >= MAX_BUILDING
+            || state.building.insert(name.to_owned(), ()).is_some()
+        {
             return None;
         }
         state.failed.remove(name);
@@ -190,35 +202,9 @@ impl SessionImages {
         let mut state = self.lock();
         // What nobody uses is found again on the disk.
         if state.known.len() >= MAX_FAILED {
-            state.known.clear();
+            state.known.retain(|_, image| image.upgrade().is_some());
         }
-        state.known.insert(name.to_owned(), image.clone());
-    }
-
-    /// Deletes the files that were used least recently, until all together are small enough. Whoever has one open keeps it.
-    fn trim(&self) -> io::Result<()> {
-        let mut files = Vec::new();
-        for entry in fs::read_dir(&self.folder)? {
-            let entry = entry?;
-            let metadata = entry.metadata()?;
-            if entry
-                .path()
-                .extension()
-                .is_some_and(|extension| extension == "image")
-            {
-                files.push((metadata.modified()?, metadata.len(), entry.path()));
-            }
-        }
-        files.sort();
-        let mut total: u64 = files.iter().map(|(_, size, _)| size).sum();
-        for (_, size, path) in files {
-            if total <= MAX_FILES {
-                break;
-            }
-            fs::remove_file(&path)?;
-            total -= size;
-        }
-        Ok(())
+        state.known.insert(name.to_owned(), image.downgrade());
     }
 
     /// Deletes what builds have left behind whose process died. Whoever builds holds the lock.
@@ -287,6 +273,7 @@ impl Build {
                 session: None,
             },
             made_from: self.name.clone(),
+            replaces: None,
             limit: MAX_CHANGED,
             lasting: true,
         })
@@ -302,10 +289,11 @@ impl Build {
         match made {
             Ok(image) => {
                 self.images.remember(&self.name, image);
-                if let Err(error) = self.images.trim() {
+                if let Err(error) = trim(&self.images.folder, "image", MAX_FILES) {
                     tracing::warn!(%error, "old images could not be deleted");
                 }
             }
+            Err(BuildError::Gone) => {}
             Err(error) => {
                 let mut state = self.images.lock();
                 if state.failed.len() >= MAX_FAILED {

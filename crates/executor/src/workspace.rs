@@ -164,6 +164,11 @@ impl Workspace {
         Sources::of(&self.folder, &self.folder.join(FLOW))
     }
 
+    /// The digest of the list of the flow's files as they were uploaded; `None` for a folder without such a list.
+    pub fn files_digest(&self) -> Option<String> {
+        Some(self.sources()?.digest().to_owned())
+    }
+
     /// The files of the copy.
     pub(crate) fn files(&self) -> &FlowFiles {
         &self.files

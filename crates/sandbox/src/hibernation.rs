@@ -6,8 +6,9 @@
 //! ```
 //!
 //! A file stays when its instance goes on, until that instance is stored again or is gone for good. So after a crash the
-//! session goes on from what was stored last. `tries` counts how often the file was gone on from: an instance that takes
-//! its process down each time is given up after [`MAX_TRIES`].
+//! session goes on from what was stored last; what that takes the place of is deleted once it is on the disk. `tries`
+//! counts how often the file was gone on from: an instance that takes its process down each time is given up after
+//! [`MAX_TRIES`].
 
 use std::ffi::OsStr;
 use std::fs;
@@ -17,7 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::image::{Destination, Image, ImageError, ImageKey, Owner, PARTIAL};
+use crate::image::{Destination, Image, ImageError, ImageKey, Owner, PARTIAL, StoreError};
 
 /// How often an instance is gone on from before its file is given up.
 const MAX_TRIES: u32 = 3;
@@ -43,6 +44,8 @@ pub struct Hibernation {
     pub made_from: String,
     /// Most bytes that may have changed of one instance's memory.
     pub limit: u64,
+    /// The folder with all such folders of the session, and the bytes in it from which on nothing more is stored.
+    pub within: Option<(PathBuf, u64)>,
 }
 
 /// An instance that is stored.
@@ -57,10 +60,16 @@ pub(crate) struct Asleep {
 impl Hibernation {
     /// What is stored from earlier, the one that was used last at the end; `base` is what sessions' images lie over.
     ///
-    /// What cannot be gone on from is deleted, and told.
-    pub(crate) fn stored(&self, base: &Image) -> (Vec<Asleep>, Vec<ImageError>) {
-        let (mut found, mut lost) = (Vec::new(), Vec::new());
-        let mut files = self.files(ASLEEP);
+    /// What can never be gone on from is deleted, and told.
+    ///
+    /// # Errors
+    /// When a file cannot be read just now. Nothing is deleted then.
+    pub(crate) fn stored(
+        &self,
+        base: &Image,
+    ) -> Result<(Vec<Asleep>, Vec<ImageError>), ImageError> {
+        let (mut found, mut lost) = (Vec::<Asleep>::new(), Vec::new());
+        let mut files = self.files(ASLEEP)?;
         files.sort();
         for file in files {
             match self.open(base, &file) {
@@ -69,23 +78,33 @@ impl Hibernation {
                     image,
                     file,
                 }),
-                Err(error) => {
-                    lost.push(error);
-                    delete(&file);
-                }
+                Err(error) if error.is_passing() => return Err(error),
+                Err(error) => lost.push((error, file)),
             }
         }
+        let replaced = |asleep: &Asleep, all: &[Asleep]| {
+            let mut replaces = all
+                .iter()
+                .filter_map(|one| one.image.info()?.replaces.as_deref());
+            replaces.any(|replaced| name(&asleep.file) == Some(replaced))
+        };
+        let (over, found): (Vec<_>, Vec<_>) = found
+            .iter()
+            .cloned()
+            .partition(|asleep| replaced(asleep, &found));
+        over.iter().for_each(|asleep| delete(&asleep.file));
+        lost.iter().for_each(|(_, file)| delete(file));
         if found.is_empty() {
-            self.files(BELOW).iter().for_each(|file| delete(file));
+            self.files(BELOW)?.iter().for_each(|file| delete(file));
         }
         // Of processes that died: nobody else writes here before this has been looked at.
-        for file in self.entries() {
+        for file in self.entries()? {
             let name = file.file_name().and_then(OsStr::to_str);
             if name.is_some_and(|name| name.starts_with(PARTIAL)) {
                 delete(&file);
             }
         }
-        (found, lost)
+        Ok((found, lost.into_iter().map(|(error, _)| error).collect()))
     }
 
     fn open(&self, base: &Image, file: &Path) -> Result<Image, ImageError> {
@@ -115,10 +134,11 @@ impl Hibernation {
         // Found by what is there, since only the file itself says what it lies over.
         let mut below = vec![base.clone()];
         let mut found = Err(ImageError::Damaged("what it lies over is missing"));
-        for file in self.files(BELOW) {
+        for file in self.files(BELOW)? {
             // One that is of no use may be another instance's.
             match base.with(&file, &self.key, &self.owner, MAX_BELOW) {
                 Ok(image) => below.push(image),
+                Err(error) if error.is_passing() => return Err(error),
                 Err(error) => tracing::warn!(
                     file = %file.display(),
                     error = &error as &dyn std::error::Error,
@@ -136,22 +156,50 @@ impl Hibernation {
         found
     }
 
-    /// Where the next instance goes.
-    pub(crate) fn destination(&self) -> Destination {
+    /// Where the next instance goes; `from` is the file that it went on from.
+    pub(crate) fn destination(&self, from: Option<&Path>) -> Destination {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let now = now.map_or(0, |now| now.as_millis());
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         // Names in order of time, among all processes that had the session.
-        let name = format!("{now:015}-{}-{number:08}.0.{ASLEEP}", std::process::id());
+        let file = format!("{now:015}-{}-{number:08}.0.{ASLEEP}", std::process::id());
         Destination {
-            path: self.folder.join(name),
+            path: self.folder.join(file),
             key: Arc::clone(&self.key),
             owner: self.owner.clone(),
             made_from: self.made_from.clone(),
+            replaces: from.and_then(name).map(str::to_owned),
             limit: self.limit,
             lasting: false,
         }
+    }
+
+    /// Whether there is room for one more instance.
+    ///
+    /// # Errors
+    /// When there is not, or nobody knows.
+    pub(crate) fn has_room(&self) -> Result<(), StoreError> {
+        let Some((folder, limit)) = &self.within else {
+            return Ok(());
+        };
+        let io = |source| ImageError::Io {
+            path: folder.clone(),
+            source,
+        };
+        let mut size: u64 = 0;
+        for folder in list(folder).map_err(io)? {
+            for file in list(&folder).map_err(io)? {
+                size += fs::metadata(&file).map_or(0, |metadata| metadata.len());
+            }
+        }
+        if size < *limit {
+            return Ok(());
+        }
+        Err(StoreError::Full {
+            size,
+            limit: *limit,
+        })
     }
 
     /// Makes the folder, and keeps the image below there.
@@ -174,27 +222,43 @@ impl Hibernation {
     /// # Errors
     /// When a file cannot be read or written. The other folder then holds some of them.
     pub fn fork(&self, base: &Image, other: &Self) -> Result<usize, ImageError> {
-        let mut files = self.files(ASLEEP);
+        let mut files = self.files(ASLEEP)?;
         files.sort();
         for file in &files {
             let image = self.lay_out(base, file)?;
             other.keep_below(image.below())?;
-            image.copy_for(&other.owner, &other.destination().path)?;
+            image.copy_for(&other.owner, &other.destination(None).path)?;
         }
         Ok(files.len())
     }
 
-    fn entries(&self) -> impl Iterator<Item = PathBuf> {
-        let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
-        entries.map(|entry| entry.path())
+    fn entries(&self) -> Result<Vec<PathBuf>, ImageError> {
+        list(&self.folder).map_err(|source| ImageError::Io {
+            path: self.folder.clone(),
+            source,
+        })
     }
 
-    fn files(&self, extension: &str) -> Vec<PathBuf> {
-        self.entries()
-            .filter(|path| path.extension() == Some(OsStr::new(extension)))
-            .take(MAX_FILES)
-            .collect()
+    fn files(&self, extension: &str) -> Result<Vec<PathBuf>, ImageError> {
+        let mut files = self.entries()?;
+        files.retain(|path| path.extension() == Some(OsStr::new(extension)));
+        files.truncate(MAX_FILES);
+        Ok(files)
     }
+}
+
+/// What is in a folder; nothing is in one that is not there.
+fn list(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    match fs::read_dir(folder) {
+        Ok(entries) => entries.map(|entry| Ok(entry?.path())).collect(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+/// What names a stored instance, however often it was gone on from.
+fn name(file: &Path) -> Option<&str> {
+    Path::new(file.file_stem()?).file_stem()?.to_str()
 }
 
 fn tries(file: &Path) -> Option<u32> {
@@ -204,14 +268,17 @@ fn tries(file: &Path) -> Option<u32> {
 
 /// Notes that an instance goes on from its file; gives the file's name then.
 pub(crate) fn tried(file: &Path) -> io::Result<PathBuf> {
-    let tries = tries(file).unwrap_or(0);
-    let stem = file
-        .file_stem()
-        .map(Path::new)
-        .map(|stem| stem.with_extension(""));
-    let stem = stem.unwrap_or_default();
-    let name = format!("{}.{}.{ASLEEP}", stem.display(), tries + 1);
-    let to = file.with_file_name(name);
+    rename(file, tries(file).unwrap_or(0).saturating_add(1))
+}
+
+/// Notes that it did not go on after all, through no fault of its own.
+pub(crate) fn untried(file: &Path) -> io::Result<PathBuf> {
+    rename(file, tries(file).unwrap_or(0).saturating_sub(1))
+}
+
+fn rename(file: &Path, tries: u32) -> io::Result<PathBuf> {
+    let stem = name(file).unwrap_or_default();
+    let to = file.with_file_name(format!("{stem}.{tries}.{ASLEEP}"));
     fs::rename(file, &to)?;
     Ok(to)
 }

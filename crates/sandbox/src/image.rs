@@ -15,7 +15,7 @@ mod storing;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 pub use self::error::{ImageError, StoreError};
@@ -112,6 +112,20 @@ pub struct Image {
     inner: Arc<Inner>,
 }
 
+/// An image, as long as somebody else uses it.
+#[derive(Debug, Clone)]
+pub struct WeakImage {
+    inner: Weak<Inner>,
+}
+
+impl WeakImage {
+    /// The image, if somebody uses it.
+    pub fn upgrade(&self) -> Option<Image> {
+        let inner = self.inner.upgrade()?;
+        Some(Image { inner })
+    }
+}
+
 #[derive(Debug)]
 struct Inner {
     /// The shell's digest.
@@ -193,6 +207,13 @@ impl Image {
     /// The digest of the base.
     pub fn base(&self) -> &str {
         self.inner.base.digest()
+    }
+
+    /// The same, without keeping its file open.
+    pub fn downgrade(&self) -> WeakImage {
+        WeakImage {
+            inner: Arc::downgrade(&self.inner),
+        }
     }
 
     /// The image that it lies over; `None` for the base.

@@ -35,8 +35,9 @@ const FORGET_TIME: Duration = Duration::from_secs(2);
 const WASM_PAGE: u64 = 64 << 10;
 /// CPU time for a guest to get ready for its memory to be stored, or to go on from there.
 const SUSPEND_CPU: Duration = Duration::from_secs(2);
-/// How long that may take where others want the processor too: it ends guests that wait for something.
-const SUSPEND_TIME: Duration = Duration::from_secs(30);
+/// How long that may take where others want the processor too: it ends guests that wait for something. Others may wait for
+/// the room.
+const SUSPEND_TIME: Duration = Duration::from_secs(5);
 /// Longest message or traceback of a guest's error, in bytes: it is read by people.
 const MAX_MESSAGE: usize = 64 << 10;
 /// Longest class name.

@@ -36,7 +36,7 @@ pub use error::{Fault, Full, ProgramError, SandboxError};
 pub use hibernation::Hibernation;
 pub use image::{
     Base, Destination, Image, ImageError, ImageInfo, ImageKey, Mode, Owner, Shell, ShellError,
-    SpreadUsage, StoreError, Stored,
+    SpreadUsage, StoreError, Stored, WeakImage,
 };
 pub use instance::{Call, Instance, Usage};
 pub use limits::Limits;

@@ -1,6 +1,7 @@
 //! The instances of one component in one session.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -9,8 +10,8 @@ use tokio::sync::{Mutex as AsyncMutex, OwnedSemaphorePermit, Semaphore};
 
 use crate::engine::Sandbox;
 use crate::environment::Environment;
-use crate::error::{Full, SandboxError};
-use crate::hibernation::{Asleep, Hibernation, delete, tried};
+use crate::error::{Fault, Full, SandboxError};
+use crate::hibernation::{Asleep, Hibernation, delete, tried, untried};
 use crate::image::{Image, ImageError};
 use crate::instance::Instance;
 use crate::program::Program;
@@ -67,6 +68,8 @@ pub struct Pool {
     asleep: Mutex<Option<Vec<Asleep>>>,
     /// Why something that was stored is gone, for the next call to be told.
     lost: Mutex<Option<ImageError>>,
+    /// Why what is stored could not be read, for the next call to be told.
+    unread: Mutex<Option<ImageError>>,
     /// Held while an instance is being stored, so that whoever needs one waits for that one.
     settling: AsyncMutex<()>,
 }
@@ -133,6 +136,7 @@ impl Pool {
             hibernation: hibernation.filter(|_| can_be_stored),
             asleep: Mutex::default(),
             lost: Mutex::default(),
+            unread: Mutex::default(),
             settling: AsyncMutex::default(),
         })
     }
@@ -233,10 +237,7 @@ impl Pool {
         });
         let (stored, kept) = stored.await.unwrap_or_default();
         // Calls can go on from them already.
-        let synced = tokio::task::spawn_blocking(move || stored.iter().try_for_each(Image::sync));
-        if let Ok(Err(error)) = synced.await {
-            tracing::warn!(%error, "a stored instance may be lost if the power fails");
-        }
+        make_sure(stored).await;
         self.with_asleep(|asleep| Hibernated {
             instances: asleep.len(),
             bytes: asleep.iter().map(|asleep| asleep.size).sum(),
@@ -263,10 +264,17 @@ impl Pool {
 
     /// An error once for what was stored and is gone: whoever goes on without it should know.
     fn tell_loss(&self) -> Result<(), SandboxError> {
+        if let Some(error) = self.lock_unread().take() {
+            return Err(error.into());
+        }
         match self.lock_lost().take() {
             Some(error) => Err(SandboxError::Lost(Box::new(error.into()))),
             None => Ok(()),
         }
+    }
+
+    fn lock_unread(&self) -> MutexGuard<'_, Option<ImageError>> {
+        self.unread.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock_lost(&self) -> MutexGuard<'_, Option<ImageError>> {
@@ -286,13 +294,17 @@ impl Pool {
             let Some(instance) = pool.take(last_use) else {
                 return false;
             };
-            if let Err((instance, why)) = pool.put_to_sleep(instance).await {
-                tracing::info!(
-                    why,
-                    "an instance was dropped to make room, with what it held"
-                );
-                if let Some(instance) = instance {
-                    forget_file(&instance);
+            match pool.put_to_sleep(instance).await {
+                // Who needs the room does not wait for the disk.
+                Ok(stored) => drop(tokio::spawn(make_sure(vec![stored]))),
+                Err((instance, why)) => {
+                    tracing::info!(
+                        why,
+                        "an instance was dropped to make room, with what it held"
+                    );
+                    if let Some(instance) = instance {
+                        forget_file(&instance);
+                    }
                 }
             }
             true
@@ -300,11 +312,12 @@ impl Pool {
         given_up.await.unwrap_or(false)
     }
 
-    /// Stores an instance, and drops it; otherwise gives it back, if it is still of use, with the reason.
+    /// Stores an instance, and drops it; otherwise gives it back, if it is still of use, with the reason. What it went on
+    /// from is to be deleted once the new file is on the disk.
     async fn put_to_sleep(
         &self,
         mut instance: Box<Instance>,
-    ) -> Result<Image, (Option<Box<Instance>>, String)> {
+    ) -> Result<Replacement, (Option<Box<Instance>>, String)> {
         let Some(hibernation) = &self.hibernation else {
             return Err((Some(instance), "its pool stores none".to_owned()));
         };
@@ -314,13 +327,18 @@ impl Pool {
             Some(image) if image.is_private() => image.below(),
             image => image,
         };
-        let stored = match hibernation.keep_below(below) {
-            Ok(()) => instance.store(&hibernation.destination()).await,
-            Err(error) => Err(error.into()),
+        let kept = hibernation.has_room();
+        let kept = kept.and_then(|()| Ok(hibernation.keep_below(below)?));
+        let slept_in = instance.slept_in.clone();
+        let stored = match kept {
+            Ok(()) => {
+                let destination = hibernation.destination(slept_in.as_deref());
+                instance.store(&destination).await
+            }
+            Err(error) => Err(error),
         };
         match stored {
             Ok(stored) => {
-                forget_file(&instance);
                 let file = stored.image.file().map(|(file, _)| file.to_owned());
                 let asleep = Asleep {
                     file: file.unwrap_or_default(),
@@ -330,7 +348,10 @@ impl Pool {
                 self.with_asleep(|all| all.push(asleep));
                 drop(instance);
                 self.slice.count_hibernation(begun.elapsed());
-                Ok(stored.image)
+                Ok(Replacement {
+                    image: stored.image,
+                    of: slept_in,
+                })
             }
             Err(error) if instance.is_broken() => {
                 forget_file(&instance);
@@ -417,6 +438,7 @@ impl Pool {
                 // Back in its place if it is not taken after all.
                 let mut taken = Taken {
                     pool: self,
+                    is_tried: false,
                     asleep: Some(asleep),
                 };
                 let memory = taken
@@ -516,6 +538,7 @@ impl Pool {
         // Back in its place should the caller be dropped meanwhile, or should this fail for another reason.
         let mut taken = Taken {
             pool: self,
+            is_tried: file != asleep.file,
             asleep: Some(Asleep {
                 file: file.clone(),
                 ..asleep
@@ -528,30 +551,48 @@ impl Pool {
                 self.slice.count_resume();
                 Ok(instance)
             }
-            Err(error @ (SandboxError::Image(_) | SandboxError::Resume(_))) => {
+            Err(error) => {
+                match &error {
+                    SandboxError::Image(image) if !image.is_passing() => {}
+                    // It may have had too little time; it counts as a try.
+                    SandboxError::Resume(Fault::Timeout { .. } | Fault::CpuTime { .. }) => {
+                        taken.is_tried = false;
+                        return Err(error);
+                    }
+                    SandboxError::Resume(_) => {}
+                    _ => return Err(error),
+                }
                 taken.asleep = None;
                 delete(&file);
                 Err(SandboxError::Lost(Box::new(error)))
             }
-            Err(error) => Err(error),
         }
     }
 
     /// Looks at what is stored; it is read from the disk at first.
     fn with_asleep<T>(&self, look: impl FnOnce(&mut Vec<Asleep>) -> T) -> T {
         let mut asleep = self.asleep.lock().unwrap_or_else(PoisonError::into_inner);
-        let asleep = asleep.get_or_insert_with(|| {
-            let (Some(hibernation), Some(base)) = (&self.hibernation, self.program.base()) else {
-                return Vec::new();
-            };
-            let (stored, lost) = hibernation.stored(base);
-            for why in lost {
-                tracing::warn!(owner = ?hibernation.owner, error = &why as &dyn std::error::Error, "a stored instance is lost");
-                *self.lock_lost() = Some(why);
+        if let Some(asleep) = &mut *asleep {
+            return look(asleep);
+        }
+        let (Some(hibernation), Some(base)) = (&self.hibernation, self.program.base()) else {
+            return look(asleep.insert(Vec::new()));
+        };
+        match hibernation.stored(base) {
+            Ok((stored, lost)) => {
+                for why in lost {
+                    tracing::warn!(owner = ?hibernation.owner, error = &why as &dyn std::error::Error, "a stored instance is lost");
+                    *self.lock_lost() = Some(why);
+                }
+                look(asleep.insert(stored))
             }
-            stored
-        });
-        look(asleep)
+            // Read again when it is needed again.
+            Err(why) => {
+                tracing::warn!(owner = ?hibernation.owner, error = &why as &dyn std::error::Error, "what is stored cannot be read");
+                *self.lock_unread() = Some(why);
+                look(&mut Vec::new())
+            }
+        }
     }
 
     /// Keeps an instance for the next call, and tells those who may need its room.
@@ -589,13 +630,45 @@ impl Drop for Pool {
 struct Taken<'a> {
     pool: &'a Pool,
     asleep: Option<Asleep>,
+    /// Whether its file says that it was gone on from once more, which then was not so.
+    is_tried: bool,
 }
 
 impl Drop for Taken<'_> {
     fn drop(&mut self) {
-        if let Some(asleep) = self.asleep.take() {
+        if let Some(mut asleep) = self.asleep.take() {
+            if self.is_tried {
+                match untried(&asleep.file) {
+                    Ok(file) => asleep.file = file,
+                    Err(error) => tracing::warn!(%error, "a stored instance's file keeps its name"),
+                }
+            }
             self.pool.with_asleep(|all| all.push(asleep));
         }
+    }
+}
+
+/// An instance that was stored, and the file that it went on from before.
+#[derive(Debug)]
+struct Replacement {
+    image: Image,
+    of: Option<PathBuf>,
+}
+
+/// Sees to it that what was stored is on the disk, and then deletes what it takes the place of.
+async fn make_sure(stored: Vec<Replacement>) {
+    let synced = tokio::task::spawn_blocking(move || {
+        for Replacement { image, of } in stored {
+            match image.sync() {
+                Ok(()) => of.iter().for_each(|file| delete(file)),
+                Err(error) => {
+                    tracing::warn!(%error, "a stored instance may be lost if the power fails");
+                }
+            }
+        }
+    });
+    if synced.await.is_err() {
+        tracing::warn!("stored instances may be lost if the power fails");
     }
 }
 

@@ -13,6 +13,7 @@ use flowcell_session::{
 };
 use flowcell_worker::{WorkerCommand, Workers, WorkersSettings};
 use jiff::Timestamp;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::TcpListener;
@@ -135,6 +136,7 @@ pub async fn serve(serve: Serve, ending: CancellationToken) -> Result<(), ServeE
         compiler,
         on_ready,
     } = serve;
+    allow_open_files();
     let tls = config.server.tls.as_ref().map(acceptor).transpose()?;
     let folder = home.join("server");
     let _lock = lock(&folder)?;
@@ -228,6 +230,19 @@ fn settings(config: &Config, folder: &Path, bundle: Reference) -> HostSettings {
         instance_wait: Duration::from_secs(sessions.instance_wait_seconds),
         instance_memory: sessions.instance_memory_mib << 20,
         stored_memory: sessions.stored_memory_mib << 20,
+    }
+}
+
+/// Lets this process and its workers have as many files open as the system's administrator allows. The usual soft limit is
+/// for programs of one user, and one tenant's files could use it up for all.
+fn allow_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "no more files than usual can be open");
     }
 }
 

@@ -20,11 +20,13 @@ use crate::news::{Hear, Heard};
 use crate::perform;
 use crate::spec::{ComputeId, ComputeSpec, Job, SessionId, SessionSpec, Setup};
 use crate::stored::{Hibernated, Holds, Prepared};
-use crate::usage::{Snapshot, Used};
+use crate::usage::{Snapshot, Told, Used};
 use crate::work::{Answer, Work};
 
 /// Ways in which a session's flow is kept open at once: variants and environment variables that calls bring along.
 const MAX_SETUPS: usize = 8;
+/// How long the end of a session waits for its jobs, which were cancelled.
+const JOBS_END: Duration = Duration::from_secs(10);
 /// How often it is looked whether jobs have given back their instances before a session hibernates, and the pause between.
 const LOOKS: u32 = 100;
 const LOOK: Duration = Duration::from_millis(10);
@@ -62,7 +64,51 @@ struct Live {
 struct Open {
     /// The flow's revision in the copy.
     revision: u64,
-    flows: HashMap<Setup, Arc<Session>>,
+    /// The digest of its files.
+    files: Option<String>,
+    flows: HashMap<Setup, OpenFlow>,
+    /// How often any of them was asked for.
+    uses: u64,
+}
+
+struct OpenFlow {
+    flow: Arc<Session>,
+    /// When it was asked for last, as a number of [`Open::uses`].
+    last_use: u64,
+}
+
+impl Open {
+    fn get(&mut self, setup: &Setup) -> Option<Arc<Session>> {
+        let open = self.flows.get_mut(setup)?;
+        self.uses += 1;
+        open.last_use = self.uses;
+        Some(Arc::clone(&open.flow))
+    }
+
+    fn insert(&mut self, setup: Setup, flow: Arc<Session>) {
+        self.uses += 1;
+        let last_use = self.uses;
+        self.flows.insert(setup, OpenFlow { flow, last_use });
+    }
+
+    /// Closes the flow in the way in which it was not used for the longest, so that it goes on when it is opened again.
+    async fn close_one(&mut self) {
+        let idle = self.flows.iter().filter(|(_, open)| !is_used(&open.flow));
+        let Some((setup, _)) = idle.min_by_key(|(_, open)| open.last_use) else {
+            return;
+        };
+        let setup = setup.clone();
+        if let Some(OpenFlow { flow, .. }) = self.flows.remove(&setup) {
+            let stored = flow.hibernate().await;
+            if !stored.kept.is_empty() {
+                tracing::info!(
+                    why = stored.kept.join("; "),
+                    "instances were dropped, with what they held, since the session is called in too many ways"
+                );
+                flow.shrink();
+            }
+        }
+    }
 }
 
 impl std::fmt::Debug for Flows {
@@ -88,14 +134,14 @@ impl Flows {
 
     /// Makes sure of a session's base image.
     pub(crate) async fn open(self: &Arc<Self>, session: SessionSpec) -> Result<(), String> {
-        self.live(&session);
+        let live = self.live(&session);
         let executor = Arc::clone(&self.executor);
         let image = session.image.clone();
         let load = move || perform::load_image(&executor, &image);
         match self.guests.spawn_blocking(load).await {
             Ok(loaded) => {
                 loaded?;
-                self.prepare(session);
+                self.prepare(live, session);
                 Ok(())
             }
             Err(_) => Err("the host failed".to_owned()),
@@ -103,10 +149,9 @@ impl Flows {
     }
 
     /// Makes a session's image in the background, if it is not there; until then its instances start without.
-    fn prepare(self: &Arc<Self>, session: SessionSpec) {
+    fn prepare(self: &Arc<Self>, live: Arc<Live>, session: SessionSpec) {
         let flows = Arc::clone(self);
         self.guests.spawn(async move {
-            let live = flows.live(&session);
             let opened = Workspace::open(Path::new(&session.folder), &session.flow);
             let options = flows.options(&live, &session);
             if let (Ok(workspace), Ok(options)) = (opened, options)
@@ -173,7 +218,9 @@ impl Flows {
                 hear(Heard::Opened);
                 let options = self.options(live, &session);
                 match (opened, options) {
-                    (Ok(workspace), Ok(options)) => {
+                    (Ok(workspace), Ok(mut options)) => {
+                        // It must not go on from the session's stored instances: its own are thrown away.
+                        options.stored = None;
                         perform::look(&self.executor, &workspace, &options, look).await
                     }
                     (Err(error), _) | (_, Err(error)) => Answer::failed(error),
@@ -191,23 +238,34 @@ impl Flows {
         revision: u64,
     ) -> Result<Arc<Session>, RunError> {
         let mut open = live.open.lock().await;
-        if open.revision != revision {
-            open.flows.clear();
-            open.revision = revision;
-        }
-        if let Some(flow) = open.flows.get(setup) {
-            return Ok(Arc::clone(flow));
+        if open.revision == revision
+            && let Some(flow) = open.get(setup)
+        {
+            return Ok(flow);
         }
         let workspace = Workspace::open(Path::new(&session.folder), &session.flow)?;
+        if open.revision != revision {
+            let files = workspace.files_digest();
+            // Equal files can have another revision.
+            if files.is_none() || files != open.files {
+                open.flows.values().for_each(|open| open.flow.shrink());
+                open.flows.clear();
+            }
+            open.files = files;
+            open.revision = revision;
+            if let Some(flow) = open.get(setup) {
+                return Ok(flow);
+            }
+        }
         let mut options = self.options(live, session)?;
         options.variant = setup.variant.as_deref().map(str::parse).transpose()?;
         options.environment_variables = setup.environment_variables.iter().cloned().collect();
         let flow = Arc::new(Session::open(&self.executor, workspace, options).await?);
         flow.prepare(&self.executor);
         if open.flows.len() >= MAX_SETUPS {
-            open.flows.clear();
+            open.close_one().await;
         }
-        open.flows.insert(setup.clone(), Arc::clone(&flow));
+        open.insert(setup.clone(), Arc::clone(&flow));
         Ok(flow)
     }
 
@@ -243,7 +301,7 @@ impl Flows {
             let mut open = live.open.lock().await;
             let mut stored = Hibernated::default();
             let mut kept = HashMap::new();
-            for (setup, flow) in open.flows.drain() {
+            for (setup, OpenFlow { flow, last_use }) in open.flows.drain() {
                 // A job that was cancelled, or has just answered, gives back its instances a moment later.
                 for _ in 0..LOOKS {
                     if !is_used(&flow) {
@@ -256,7 +314,7 @@ impl Flows {
                 let is_used = is_used(&flow);
                 stored.in_use |= is_used;
                 if is_used || !of_flow.kept.is_empty() {
-                    kept.insert(setup, flow);
+                    kept.insert(setup, OpenFlow { flow, last_use });
                 }
                 stored = stored.and(of_flow);
             }
@@ -272,10 +330,8 @@ impl Flows {
             return;
         };
         let mut open = live.open.lock().await;
-        for flow in open.flows.values() {
-            flow.shrink();
-        }
-        open.flows.retain(|_, flow| is_used(flow));
+        open.flows.values().for_each(|open| open.flow.shrink());
+        open.flows.retain(|_, open| is_used(&open.flow));
     }
 
     /// Copies the stored instances of a session to another one.
@@ -315,9 +371,10 @@ impl Flows {
         else {
             return nothing();
         };
+        let private = open.flows.values().map(|open| open.flow.private_memory());
         Holds {
-            image: flow.image_state(&self.executor).into(),
-            private_memory: open.flows.values().map(|flow| flow.private_memory()).sum(),
+            image: flow.flow.image_state(&self.executor).into(),
+            private_memory: private.sum(),
         }
         .within_reason()
     }
@@ -326,46 +383,69 @@ impl Flows {
     /// has used.
     pub(crate) async fn end(&self, session: &SessionId) -> Snapshot {
         let Some(live) = self.held().sessions.remove(session) else {
-            return self.snapshot(None);
+            return Snapshot {
+                all: self.used(),
+                ..Snapshot::default()
+            };
         };
         live.jobs.close();
-        live.jobs.wait().await;
+        // One that is compiling sees only afterwards that it was cancelled; it has no instances yet.
+        if tokio::time::timeout(JOBS_END, live.jobs.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!(
+                ?session,
+                "a job goes on for a while after its session has ended"
+            );
+        }
         live.open.lock().await.flows.clear();
         let compute = self.compute(&live.compute);
         Snapshot {
-            all: self.slice.usage().into(),
+            all: self.used(),
             computes: compute.into_iter().collect(),
             sessions: vec![(session.clone(), live.slice.usage().into())],
         }
     }
 
-    /// What is in use here, and of one session and its compute, or of all.
-    pub(crate) fn snapshot(&self, of: Option<&SessionId>) -> Snapshot {
-        let (computes, sessions) = match of {
-            Some(id) => {
-                let live = self.held().sessions.get(id).map(Arc::clone);
-                let used = live
-                    .as_ref()
-                    .map(|live| (id.clone(), live.slice.usage().into()));
-                let compute = live.and_then(|live| self.compute(&live.compute));
-                (compute.into_iter().collect(), used.into_iter().collect())
-            }
-            None => {
-                let held = self.held();
-                let computes = held.computes.iter().filter_map(|(id, slice)| {
-                    let slice = slice.upgrade()?;
-                    Some((id.clone(), slice.usage().into()))
-                });
-                let sessions = held.sessions.iter();
-                let sessions = sessions.map(|(id, live)| (id.clone(), live.slice.usage().into()));
-                (computes.collect(), sessions.collect())
-            }
-        };
+    /// What is in use here, and of one session and its compute.
+    pub(crate) fn snapshot(&self, of: &SessionId) -> Snapshot {
+        let live = self.held().sessions.get(of).map(Arc::clone);
+        let session = live
+            .as_ref()
+            .map(|live| (of.clone(), live.slice.usage().into()));
+        let compute = live.and_then(|live| self.compute(&live.compute));
         Snapshot {
-            all: self.slice.usage().into(),
+            all: self.used(),
+            computes: compute.into_iter().collect(),
+            sessions: session.into_iter().collect(),
+        }
+    }
+
+    /// What all sessions here use.
+    pub(crate) fn used(&self) -> Used {
+        self.slice.usage().into()
+    }
+
+    /// What is in use here and was not told yet; it counts as told from now on.
+    pub(crate) fn news(&self, told: &mut Told) -> Option<Snapshot> {
+        let held = self.held();
+        told.keep_computes(|id| held.computes.contains_key(id));
+        let computes = held.computes.iter().filter_map(|(id, slice)| {
+            let used = slice.upgrade()?.usage().into();
+            told.compute(id, used).then(|| (id.clone(), used))
+        });
+        let computes = computes.collect();
+        let sessions = held.sessions.iter().filter_map(|(id, live)| {
+            let used = live.slice.usage().into();
+            told.session(id, used).then(|| (id.clone(), used))
+        });
+        let sessions = sessions.collect();
+        told.news_of(Snapshot {
+            all: self.used(),
             computes,
             sessions,
-        }
+        })
     }
 
     /// What a compute uses here, if any of its sessions is here.

@@ -103,10 +103,17 @@ fn serve(program: PathBuf, compile: Vec<std::ffi::OsString>) -> Result<(), Faile
         });
         tokio::spawn(Arc::clone(&worker).write(sent, writer));
         tokio::spawn(Arc::clone(&worker).watch());
-        worker.read(reader).await
-    })?;
-    // At once, whatever guests are doing.
-    std::process::exit(0);
+        let ended = worker.read(reader).await;
+        // At once, whatever guests are doing: should they be dropped one by one, they would be taken for given up, and
+        // what they went on from be deleted.
+        match ended {
+            Ok(()) => std::process::exit(0),
+            Err(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "a worker ends");
+                std::process::exit(1)
+            }
+        }
+    })
 }
 
 struct Worker {
@@ -180,12 +187,12 @@ impl Worker {
                 }
                 Operation::Hibernate(session) => {
                     let hibernated = worker.flows.hibernate(&session).await;
-                    worker.tell(worker.flows.snapshot(Some(&session)));
+                    worker.tell(worker.flows.snapshot(&session));
                     worker.done(id, Reply::Hibernated(hibernated));
                 }
                 Operation::Shrink(session) => {
                     worker.flows.shrink(&session).await;
-                    worker.tell(worker.flows.snapshot(Some(&session)));
+                    worker.tell(worker.flows.snapshot(&session));
                     worker.done(id, Reply::Ended);
                 }
                 Operation::Fork { from, to } => {
@@ -219,7 +226,7 @@ impl Worker {
 
     fn answered(&self, id: u64, session: &SessionId, answer: Option<Answer>) {
         self.jobs().remove(&id);
-        self.tell(self.flows.snapshot(Some(session)));
+        self.tell(self.flows.snapshot(session));
         if let Some(answer) = answer {
             self.done(id, Reply::Answer(answer));
         }
@@ -262,10 +269,20 @@ impl Worker {
     /// Tells the host what is in use, as far as it does not know it; whether there was anything.
     fn tell(&self, used: Snapshot) -> bool {
         let mut told = self.told();
-        let Some(news) = told.news(used) else {
-            return false;
-        };
-        // While `told` is locked, so that what is newer is sent later.
+        let news = told.news(used);
+        self.tell_news(&told, news)
+    }
+
+    /// The same of everything.
+    fn tell_all(&self) -> bool {
+        let mut told = self.told();
+        let news = self.flows.news(&mut told);
+        self.tell_news(&told, news)
+    }
+
+    /// What was locked shows that what is newer is sent later.
+    fn tell_news(&self, _told: &MutexGuard<'_, Told>, news: Option<Snapshot>) -> bool {
+        let Some(news) = news else { return false };
         match wire::encode(&Message::Used(news), MAX_FRAME) {
             Ok(message) => self.send(Frame { message, news: 0 }),
             Err(error) => tracing::error!(%error, "what is in use could not be told"),
@@ -288,9 +305,7 @@ impl Worker {
             self.active.notified().await;
             loop {
                 tokio::time::sleep(TICK).await;
-                let all = self.flows.snapshot(None);
-                self.told().keep(&all);
-                let changed = self.tell(all);
+                let changed = self.tell_all();
                 if !changed && self.jobs().is_empty() {
                     break;
                 }

@@ -133,14 +133,10 @@ pub(crate) struct Told {
 impl Told {
     /// What of a snapshot is new; it counts as told from now on.
     pub(crate) fn news(&mut self, snapshot: Snapshot) -> Option<Snapshot> {
-        let news = Snapshot {
-            all: snapshot.all,
-            computes: changed(&mut self.computes, snapshot.computes),
-            sessions: changed(&mut self.sessions, snapshot.sessions),
-        };
-        let is_new = news.all != self.all || !news.computes.is_empty() || !news.sessions.is_empty();
-        self.all = news.all;
-        is_new.then_some(news)
+        let mut news = snapshot;
+        news.computes.retain(|(id, used)| self.compute(id, *used));
+        news.sessions.retain(|(id, used)| self.session(id, *used));
+        self.news_of(news)
     }
 
     /// A session has ended.
@@ -148,20 +144,39 @@ impl Told {
         self.sessions.remove(session);
     }
 
-    /// There is nothing but what is in this snapshot, which is one of everything.
-    pub(crate) fn keep(&mut self, all: &Snapshot) {
-        if self.computes.len() > all.computes.len() {
-            self.computes
-                .retain(|id, _| all.computes.iter().any(|(one, _)| one == id));
-        }
+    /// Forgets computes that are there no more.
+    pub(crate) fn keep_computes(&mut self, is_there: impl Fn(&ComputeId) -> bool) {
+        self.computes.retain(|id, _| is_there(id));
+    }
+
+    /// Whether what a compute uses is new; it counts as told from now on.
+    pub(crate) fn compute(&mut self, id: &ComputeId, used: Used) -> bool {
+        is_new(&mut self.computes, id, used)
+    }
+
+    /// The same for a session.
+    pub(crate) fn session(&mut self, id: &SessionId, used: Used) -> bool {
+        is_new(&mut self.sessions, id, used)
+    }
+
+    /// What is left to tell of a snapshot that has only what is new of computes and sessions.
+    pub(crate) fn news_of(&mut self, news: Snapshot) -> Option<Snapshot> {
+        let is_new = news.all != self.all || !news.computes.is_empty() || !news.sessions.is_empty();
+        self.all = news.all;
+        is_new.then_some(news)
     }
 }
 
-fn changed<I: Clone + Eq + Hash>(
-    told: &mut HashMap<I, Used>,
-    now: Vec<(I, Used)>,
-) -> Vec<(I, Used)> {
-    let mut now = now;
-    now.retain(|(id, used)| told.insert(id.clone(), *used) != Some(*used));
-    now
+fn is_new<I: Clone + Eq + Hash>(told: &mut HashMap<I, Used>, id: &I, used: Used) -> bool {
+    match told.get_mut(id) {
+        Some(known) if *known == used => false,
+        Some(known) => {
+            *known = used;
+            true
+        }
+        None => {
+            told.insert(id.clone(), used);
+            true
+        }
+    }
 }

@@ -27,6 +27,9 @@ const AT_ONCE: u32 = 3;
 const LONGEST_REST: Duration = Duration::from_secs(30);
 /// A worker that takes longer to end a session is stuck, and is killed.
 const END_TIME: Duration = Duration::from_secs(30);
+/// How long others wait for a worker to store or drop a session's instances: that it takes long can be the session's doing,
+/// and goes on.
+const LEAVE_TIME: Duration = Duration::from_secs(20);
 
 /// How a host's workers are set up.
 pub struct WorkersSettings {
@@ -270,16 +273,22 @@ impl Workers {
     /// memory, or its worker has ended.
     pub async fn hibernate(&self, session: &SessionId) -> Option<Hibernated> {
         let reply = self.leave(session, Operation::Hibernate(session.clone()));
-        match reply.await? {
-            Reply::Hibernated(hibernated) => Some(hibernated.within_reason()),
-            _ => None,
+        match tokio::time::timeout(LEAVE_TIME, reply).await {
+            Ok(Some(Reply::Hibernated(hibernated))) => Some(hibernated.within_reason()),
+            Ok(_) => None,
+            Err(_) => Some(Hibernated {
+                in_use: true,
+                ..Hibernated::default()
+            }),
         }
     }
 
     /// Drops a session's idle instances, with what they hold; work under way goes on.
     pub async fn shrink(&self, session: &SessionId) {
-        self.leave(session, Operation::Shrink(session.clone()))
-            .await;
+        let left = self.leave(session, Operation::Shrink(session.clone()));
+        if tokio::time::timeout(LEAVE_TIME, left).await.is_err() {
+            tracing::warn!(?session, "a session's instances are not dropped yet");
+        }
     }
 
     /// What a session holds of its worker; `None` when that is nothing.
@@ -311,40 +320,45 @@ impl Workers {
 
     /// Ends a session's life: what is under way was cancelled before, and nothing of it is left after this.
     pub async fn end(&self, session: &SessionId) {
-        self.leave(session, Operation::End(session.clone())).await;
+        let left = self.leave(session, Operation::End(session.clone()));
+        if tokio::time::timeout(END_TIME, left).await.is_err()
+            && let Some(process) = self.process_of(session)
+        {
+            tracing::error!(
+                worker = process.id,
+                "a worker process does not end a session"
+            );
+            process.kill();
+        }
         self.placements().remove(session);
+    }
+
+    /// The process that a session is in.
+    fn process_of(&self, session: &SessionId) -> Option<Arc<Process>> {
+        let worker = self.placements().worker(session)?;
+        match self.inner.slots.get(worker)? {
+            Slot::Process(seat) => seat.state().process.clone(),
+            Slot::Here { .. } => None,
+        }
     }
 
     /// Does what needs no worker when there is none.
     async fn leave(&self, session: &SessionId, operation: Operation) -> Option<Reply> {
         let worker = self.placements().worker(session)?;
-        let process = match self.inner.slots.get(worker) {
-            Some(Slot::Here { flows, .. }) => {
-                return local::perform(flows, operation, None).await;
-            }
-            Some(Slot::Process(seat)) => seat.state().process.clone(),
-            None => None,
-        };
-        let process = process?;
-        let left = process.request(operation, None);
-        match tokio::time::timeout(END_TIME, left).await {
-            Ok(Ok(reply)) => return Some(reply),
-            Ok(Err(RequestError::Gone)) => {}
-            Ok(Err(error)) => {
+        if let Some(Slot::Here { flows, .. }) = self.inner.slots.get(worker) {
+            return local::perform(flows, operation, None).await;
+        }
+        match self.process_of(session)?.request(operation, None).await {
+            Ok(reply) => Some(reply),
+            Err(RequestError::Gone) => None,
+            Err(error) => {
                 tracing::error!(
                     error = &error as &dyn std::error::Error,
-                    "a session could not be ended"
+                    "a worker did not do what it was asked for"
                 );
-            }
-            Err(_) => {
-                tracing::error!(
-                    worker = process.id,
-                    "a worker process does not end a session"
-                );
-                process.kill();
+                None
             }
         }
-        None
     }
 
     /// What a compute has used is of no interest any more.
@@ -356,7 +370,7 @@ impl Workers {
     pub fn session(&self, session: &SessionId) -> Used {
         for slot in &self.inner.slots {
             if let Slot::Here { flows, .. } = slot {
-                let here = flows.snapshot(Some(session));
+                let here = flows.snapshot(session);
                 self.placements().take_in(0, here);
             }
         }
@@ -381,7 +395,7 @@ impl Workers {
     pub fn used(&self) -> Used {
         let slots = self.inner.slots.iter();
         let used = slots.map(|slot| match slot {
-            Slot::Here { flows, .. } => flows.snapshot(None).all,
+            Slot::Here { flows, .. } => flows.used(),
             Slot::Process(seat) => seat.state().account.used(),
         });
         used.fold(Used::default(), Used::and)

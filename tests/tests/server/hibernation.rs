@@ -524,3 +524,73 @@ fn metrics_count_what_hibernates() {
         assert!(value > 0.0, "{name}");
     }
 }
+
+#[test]
+fn looks_leave_what_is_stored_alone() {
+    let server = Server::start();
+    let session = counting(&server.admin(), "count");
+    counted(&session);
+    hibernate(&session);
+    let before = stored(&server, &session);
+    for _ in 0..4 {
+        session.client.get(&session.path("/tools")).expect(200);
+    }
+    assert_eq!(stored(&server, &session), before);
+    assert_eq!(counted(&session), json!([2, 2, 2]));
+}
+
+#[test]
+fn calls_with_many_environments_cost_no_state() {
+    let server = Server::start();
+    let session = counting(&server.admin(), "count");
+    counted(&session);
+    hibernate(&session);
+    assert_eq!(counted(&session)[0], 2);
+    for number in 0..10 {
+        let body =
+            json!({"inputs": {"wait": 0}, "environment_variables": {"NUMBER": number.to_string()}});
+        assert_eq!(session.request(&body).is(200).json["outputs"]["out"][0], 1);
+    }
+    assert_eq!(counted(&session)[0], 3);
+}
+
+#[test]
+fn equal_files_cost_no_state_and_others_do() {
+    let server = Server::start();
+    let session = counting(&server.admin(), "count");
+    counted(&session);
+    let admin = server.admin();
+    let flow = FlowFolder::python(COUNT, &[("wait", "double")]);
+    admin.upload("count", &flow);
+    assert_eq!(counted(&session)[0], 2);
+    hibernate(&session);
+    admin.upload("count", &flow);
+    assert_eq!(counted(&session)[0], 3);
+    let other = COUNT.replace("count = 0", "count = 10");
+    admin.upload("count", &FlowFolder::python(&other, &[("wait", "double")]));
+    assert_eq!(counted(&session)[0], 11);
+    hibernate(&session);
+    // Back to files that had state before: that is gone.
+    admin.upload("count", &flow);
+    assert_eq!(counted(&session)[0], 1);
+}
+
+#[test]
+fn a_session_that_takes_long_to_get_ready_costs_others_nothing() {
+    const SLOW: &str = "import time\nfrom promptflow.core import tool\nclass Slow:\n    def __del__(self): time.sleep(60)\n@tool\ndef t():\n    slow = Slow()\n    slow.itself = slow\n    return 1\n";
+    let server = Server::configured("[host]\nworkers = 1\n");
+    let admin = server.admin();
+    let other = counting(&admin, "other");
+    assert_eq!(counted(&other)[0], 1);
+    admin.upload("slow", &FlowFolder::python(SLOW, &[]));
+    let slow = admin.session("slow");
+    assert_eq!(slow.out(json!({})), 1);
+    let workers = server.workers();
+    let path = slow.path("/hibernate");
+    let shown = admin.post(&path, Value::Null).is(200).json;
+    assert_eq!(shown["state"], "running", "{shown:#}");
+    assert_eq!(shown["instances"], json!({"busy": 0, "idle": 0}));
+    assert_eq!(counted(&other)[0], 2);
+    assert_eq!(server.workers(), workers);
+    assert_eq!(slow.out(json!({})), 1);
+}

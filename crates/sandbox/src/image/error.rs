@@ -52,6 +52,13 @@ pub enum ImageError {
     Map(#[source] io::Error),
 }
 
+impl ImageError {
+    /// Whether the image itself may be as it should: the host could not read or map it just now.
+    pub(crate) fn is_passing(&self) -> bool {
+        matches!(self, Self::Io { .. } | Self::Map(_) | Self::TooLarge { .. })
+    }
+}
+
 /// An instance cannot be stored.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -65,6 +72,14 @@ pub enum StoreError {
     #[error("{size} bytes of its memory have changed, and {limit} may be stored")]
     TooLarge {
         /// What has changed, in bytes.
+        size: u64,
+        /// The limit, in bytes.
+        limit: u64,
+    },
+    /// The session has stored as much as it may.
+    #[error("{size} bytes of the session are stored, and {limit} may be")]
+    Full {
+        /// What is stored, in bytes.
         size: u64,
         /// The limit, in bytes.
         limit: u64,

@@ -117,6 +117,9 @@ pub struct ImageInfo {
     pub is_copy: bool,
     /// What it was made from: whatever names its inputs.
     pub made_from: String,
+    /// The stored instance that this one went on from, and whose state it has in place of it.
+    #[serde(default)]
+    pub replaces: Option<String>,
     /// Size of the memory, in bytes.
     pub memory: u64,
     /// Pages of 4 KiB that differ from what is below.

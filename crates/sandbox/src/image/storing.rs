@@ -21,6 +21,8 @@ pub struct Destination {
     pub owner: Owner,
     /// What it is made from.
     pub made_from: String,
+    /// The stored instance that it takes the place of.
+    pub replaces: Option<String>,
     /// Most bytes of pages that may differ from the image below, before they are compressed.
     pub limit: u64,
     /// Whether many instances will start from it: then the guest takes what is in its memory for permanent, and the file
@@ -80,6 +82,7 @@ pub(crate) fn store(
         owner: destination.owner.clone(),
         is_copy: false,
         made_from: destination.made_from.clone(),
+        replaces: destination.replaces.clone(),
         memory: bytes.len() as u64,
         pages: changed / PAGE as u64,
         stored_ms: now.map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX)),

@@ -21,6 +21,7 @@ async fn stored(folder: &Path) -> (PathBuf, Image) {
         key: Arc::clone(&KEY),
         owner: owner("one"),
         made_from: "flow".to_owned(),
+        replaces: None,
         limit: 16 << 20,
         lasting: false,
     };
@@ -122,6 +123,7 @@ async fn an_image_fits_its_host_its_owner_and_what_it_was_made_over_only() {
         key: Arc::clone(&KEY),
         owner: owner("one"),
         made_from: String::new(),
+        replaces: None,
         limit: 16 << 20,
         lasting: false,
     };

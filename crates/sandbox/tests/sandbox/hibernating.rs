@@ -68,6 +68,7 @@ async fn image(folder: &Path, name: &str) -> Image {
         key: Arc::clone(&KEY),
         owner: owner(""),
         made_from: "flow".to_owned(),
+        replaces: None,
         limit: 16 << 20,
         lasting: true,
     };
@@ -627,4 +628,91 @@ async fn a_busy_image_gets_a_file_of_all_pages() {
         b"busy",
         "what is mapped stays"
     );
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_just_now_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let (asleep, away) = (folder.path().join("asleep"), folder.path().join("away"));
+    let pool = new_pool(&asleep);
+    leave(&pool, b"state\0\0\0").await;
+    pool.hibernate(Duration::ZERO).await;
+    fs::rename(&asleep, &away).unwrap();
+    fs::write(&asleep, "no folder").unwrap();
+    let pool = new_pool(&asleep);
+    for _ in 0..2 {
+        let told = pool.checkout(LONG).await.unwrap_err();
+        assert!(
+            matches!(told, PoolError::Start(SandboxError::Image(_))),
+            "{told}"
+        );
+    }
+    fs::remove_file(&asleep).unwrap();
+    fs::rename(&away, &asleep).unwrap();
+    assert_eq!(&left(&pool).await, b"state\0\0\0");
+}
+
+#[tokio::test]
+async fn starts_that_are_given_up_are_no_tries() {
+    let folder = tempfile::tempdir().unwrap();
+    let pool = new_pool(folder.path());
+    // It does not come to an end of going on.
+    write(&mut *lease(&pool).await, RESUME, &[2]).await;
+    pool.hibernate(Duration::ZERO).await;
+    let stored = files(folder.path(), "asleep");
+    for _ in 0..5 {
+        let pool = new_pool(folder.path());
+        let mut checkout = pin!(pool.checkout(LONG));
+        // Until others have their turn.
+        let begun = poll_fn(|context| Poll::Ready(checkout.as_mut().poll(context).is_pending()));
+        assert!(begun.await);
+    }
+    assert_eq!(stored.len(), 1);
+    assert_eq!(files(folder.path(), "asleep"), stored);
+}
+
+#[tokio::test]
+async fn what_was_stored_anew_is_not_gone_on_from() {
+    let folder = tempfile::tempdir().unwrap();
+    let pool = new_pool(folder.path());
+    leave(&pool, b"first\0\0\0").await;
+    pool.hibernate(Duration::ZERO).await;
+    let first = files(folder.path(), "asleep").remove(0);
+    let content = fs::read(&first).unwrap();
+    leave(&pool, b"second\0\0").await;
+    pool.hibernate(Duration::ZERO).await;
+    assert!(!first.exists());
+    // As if the host had died before it was deleted.
+    fs::write(&first, content).unwrap();
+    let pool = new_pool(folder.path());
+    let (one, two) = (lease(&pool), lease(&pool));
+    let (mut one, mut two) = tokio::join!(one, two);
+    let mut left = [read(&mut one, KEPT).await, read(&mut two, KEPT).await];
+    left.sort();
+    assert_eq!(left, [[0; 8], *b"second\0\0"]);
+    assert!(!first.exists());
+}
+
+#[tokio::test]
+async fn a_session_that_has_stored_too_much_keeps_the_rest_in_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let pool = |name: &str, limit: u64| {
+        let hibernation = Hibernation {
+            within: Some((folder.path().to_owned(), limit)),
+            ..hibernation(&folder.path().join(name), "one")
+        };
+        stored_pool(hibernation, &Slice::unlimited())
+    };
+    let first = pool("one", 1);
+    leave(&first, b"state\0\0\0").await;
+    let stored = first.hibernate(Duration::ZERO).await;
+    assert_eq!((stored.instances, stored.kept), (1, Vec::new()));
+    // Another way in which the session is set up.
+    let second = pool("two", 1);
+    leave(&second, b"other\0\0\0").await;
+    let stored = second.hibernate(Duration::ZERO).await;
+    assert_eq!(stored.instances, 0);
+    assert!(stored.kept[0].contains("and 1 may be"), "{:?}", stored.kept);
+    assert_eq!(&left(&second).await, b"other\0\0\0");
+    assert_eq!(files(&folder.path().join("two"), "asleep").len(), 0);
 }

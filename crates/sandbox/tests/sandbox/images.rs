@@ -23,6 +23,7 @@ fn destination(folder: &tempfile::TempDir, name: &str, owner: Owner) -> Destinat
         key: Arc::clone(&KEY),
         owner,
         made_from: "flow".to_owned(),
+        replaces: None,
         limit: 16 << 20,
         lasting: false,
     }

@@ -221,6 +221,7 @@ pub(crate) fn hibernation(folder: &Path, session: &str) -> Hibernation {
         owner: owner(session),
         made_from: "flow".to_owned(),
         limit: 16 << 20,
+        within: None,
     }
 }
 

@@ -247,7 +247,7 @@ impl Inner {
                     error = &error as &dyn std::error::Error,
                     "that a session has resumed could not be stored"
                 );
-                live.is_asleep.store(true, Ordering::Release);
+                // It has gone on all the same: it is to be stored again when it is idle.
             }
         });
     }

@@ -37,6 +37,7 @@ fn info(memory: usize) -> ImageInfo {
         owner: user(),
         is_copy: false,
         made_from: "flow".to_owned(),
+        replaces: None,
         memory: memory as u64,
         pages: 1,
         stored_ms: 0,
