@@ -7,8 +7,8 @@
 //! What makes that sound:
 //! - The host touches a memory only through [`AtRest`], which borrows the store exclusively: no guest code of that store
 //!   runs meanwhile, and wasmtime itself reads guests' memory only in calls that need the store too.
-//! - Files that are mapped have no name ([`MappedFile`]), so nobody can shorten or change them, which would be a SIGBUS or
-//!   a change under a reader.
+//! - Files that are mapped ([`MappedFile`]) have no name, so nobody can shorten or change them, which would be a SIGBUS or a
+//!   change under a reader; or they are base images, which the host only ever replaces by renaming, like compiled code.
 
 #![expect(unsafe_code, reason = "address space is managed by hand, here only")]
 

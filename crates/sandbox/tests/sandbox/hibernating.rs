@@ -403,7 +403,10 @@ async fn a_full_slice_stores_the_idle_instance_of_another_pool() {
             assert_eq!(read(&mut instance, KEPT).await[0], round);
             write(&mut instance, KEPT, &[round + 1]).await;
             drop(instance);
-            assert!(files(folder.path(), "asleep").len() <= 1);
+            // What it went on from goes when the new file is on the disk, for which nobody waits.
+            while files(folder.path(), "asleep").len() > 1 {
+                tokio::task::yield_now().await;
+            }
         }
     }
     assert_eq!(slice.usage().instances, 1);
