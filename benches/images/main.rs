@@ -114,20 +114,22 @@ async fn lifecycle(flow: &Flow<'_>, image: &Image, mode: &str) -> Result<()> {
         call(&mut instance).await?;
         call(&mut instance).await?;
         let begun = Instant::now();
-        let stored = flow.hibernate(instance, "asleep").await?;
+        // A name of its own each time, as pools give them.
+        let name = format!("{mode}-{run}");
+        let stored = flow.hibernate(instance, &name).await?;
         asleep.push(begun.elapsed());
         stored.image.sync()?;
         synced.push(begun.elapsed());
         sizes = (stored.changed >> 10, stored.size >> 10);
 
         let begun = Instant::now();
-        let mut instance = flow.resume(image, "asleep").await?;
+        let mut instance = flow.resume(image, &name).await?;
         resume.push(begun.elapsed());
         expect_count(&mut instance, 3).await?;
         answer.push(begun.elapsed());
         if run % 4 == 0 {
             let begun = Instant::now();
-            let mut other = flow.resume(image, "asleep").await?;
+            let mut other = flow.resume(image, &name).await?;
             expect_count(&mut other, 3).await?;
             fork.push(begun.elapsed());
             expect_count(&mut instance, 4).await?;
@@ -203,7 +205,7 @@ async fn distinct_sessions(setup: &Setup) -> Result<()> {
         for (index, instance) in live.drain(..).enumerate() {
             let flow = &flows[index % SESSIONS];
             let begun = Instant::now();
-            flow.hibernate(instance, &format!("asleep-{index}")).await?;
+            flow.hibernate(instance, &format!("{mode}-asleep-{index}")).await?;
             asleep.push(begun.elapsed());
         }
         asleep.print(&format!("{mode}: hibernate"), None);
