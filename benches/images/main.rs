@@ -205,7 +205,8 @@ async fn distinct_sessions(setup: &Setup) -> Result<()> {
         for (index, instance) in live.drain(..).enumerate() {
             let flow = &flows[index % SESSIONS];
             let begun = Instant::now();
-            flow.hibernate(instance, &format!("{mode}-asleep-{index}")).await?;
+            flow.hibernate(instance, &format!("{mode}-asleep-{index}"))
+                .await?;
             asleep.push(begun.elapsed());
         }
         asleep.print(&format!("{mode}: hibernate"), None);

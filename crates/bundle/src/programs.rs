@@ -25,8 +25,8 @@ const MAX_BASE: usize = 256 << 20;
 /// Gives programs, compiling each component at most once for this version of wasmtime and these engine settings.
 ///
 /// Compiled code is kept in `cache/compiled/<engine>/<digest>.cwasm`, that of tenants in `tenants` there and with a limit;
-/// code of another engine is never loaded. Base images
-/// are unpacked once, to `cache/bases/<digest>.pages`, which all processes map.
+/// code of another engine is never loaded. Base images are unpacked once, to `cache/bases/<digest>.pages`, which all
+/// processes map.
 pub struct Programs {
     store: Store,
     sandbox: Arc<Sandbox>,

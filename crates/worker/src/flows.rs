@@ -25,8 +25,8 @@ use crate::work::{Answer, Work};
 
 /// Ways in which a session's flow is kept open at once: variants and environment variables that calls bring along.
 const MAX_SETUPS: usize = 8;
-/// How long the end of a session waits for its jobs, which were cancelled.
-const JOBS_END: Duration = Duration::from_secs(10);
+/// How long the end of a session waits for its jobs, which were cancelled, and then for whoever stores its instances.
+const END: Duration = Duration::from_secs(10);
 /// How often it is looked whether jobs have given back their instances before a session hibernates, and the pause between.
 const LOOKS: u32 = 100;
 const LOOK: Duration = Duration::from_millis(10);
@@ -389,17 +389,16 @@ impl Flows {
             };
         };
         live.jobs.close();
-        // One that is compiling sees only afterwards that it was cancelled; it has no instances yet.
-        if tokio::time::timeout(JOBS_END, live.jobs.wait())
-            .await
-            .is_err()
-        {
-            tracing::warn!(
-                ?session,
-                "a job goes on for a while after its session has ended"
-            );
+        // A job that is compiling sees only afterwards that it was cancelled. Guests that are slow to get ready for being
+        // stored can be the session's doing. Both end by themselves, and the host need not wait for them.
+        let left = async {
+            tokio::time::timeout(END, live.jobs.wait()).await?;
+            tokio::time::timeout(END, live.open.lock()).await
+        };
+        match left.await {
+            Ok(mut open) => open.flows.clear(),
+            Err(_) => tracing::warn!(?session, "something of a session goes on after its end"),
         }
-        live.open.lock().await.flows.clear();
         let compute = self.compute(&live.compute);
         Snapshot {
             all: self.used(),
