@@ -317,9 +317,11 @@ impl Image {
         Ok(())
     }
 
-    /// Gives up the file of all pages; instances that have it mapped keep it.
+    /// Gives up the file of all pages; instances that have it mapped keep it. Starts count anew, so that images that are
+    /// used alike do not take turns.
     pub fn fold(&self) {
         *self.lock() = None;
+        self.inner.starts.store(0, Ordering::Relaxed);
     }
 
     /// Counts an instance that starts from it; gives how many have.

@@ -510,6 +510,34 @@ fn an_idle_session_is_evicted_and_its_history_says_why() {
 }
 
 #[test]
+fn a_session_that_is_about_to_leave_counts_as_use_of_its_compute() {
+    let mut world = World::new();
+    world.create("ana", "box");
+    let session = world.start("ana", "f", on("box")).unwrap();
+    world.pass(400);
+    let reset = Event::Reset {
+        user: user("ana"),
+        session: session.id.clone(),
+        seen: None,
+        compute: name("fresh"),
+    };
+    world.happen(&reset).unwrap();
+    world.pass(400);
+    let stop = Event::Stop {
+        user: user("ana"),
+        session: session.id.clone(),
+    };
+    world.happen(&stop).unwrap();
+    let idle = Event::ComputeIdle {
+        compute: name("box"),
+        last_use: Timestamp::MIN,
+    };
+    assert_eq!(world.happen(&idle).unwrap(), Step::default());
+    world.pass(200);
+    assert_ne!(world.happen(&idle).unwrap(), Step::default());
+}
+
+#[test]
 fn an_idle_compute_shuts_down_and_starts_again_on_use() {
     let mut world = World::new();
     world.create("ana", "box");

@@ -83,6 +83,7 @@ impl Inner {
             let mut is_busy = false;
             for session in workspace.sessions_on(name) {
                 let key = (session.workspace.clone(), session.id.clone());
+                last_use = last_use.max(session.last_use);
                 if let Some(live) = self.live.get(&key) {
                     last_use = last_use.max(live.last_use());
                     is_busy |= !live.calls().is_empty();

@@ -183,7 +183,11 @@ impl Scene<'_> {
             .workspace
             .sessions_on(name)
             .any(|session| session.state == SessionState::Starting);
-        let last_use = last_use.max(compute.last_use);
+        // Those of sessions too that are about to leave, which nobody but the registry knows any more.
+        let sessions = self.workspace.sessions_on(name);
+        let last_use = sessions
+            .map(|session| session.last_use)
+            .fold(last_use.max(compute.last_use), Timestamp::max);
         if starting || !is_over(self.context.now, last_use, idle_seconds) {
             return Step::default();
         }
