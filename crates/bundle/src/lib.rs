@@ -25,7 +25,7 @@ pub use manifest::{
 };
 pub use programs::Programs;
 pub use recipe::Recipe;
-pub use store::{Store, trim};
+pub use store::{Store, touch, trim};
 
 /// Tells whoever waits what is being done; called at the start of each long step.
 pub type Progress = dyn Fn(&str) + Send + Sync;

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::SystemTime;
 use std::{fs, io};
 
 use dashmap::DashMap;
@@ -12,12 +11,12 @@ use crate::compiler::Compiler;
 use crate::digest::Digest;
 use crate::error::{BundleError, IoContext as _};
 use crate::manifest::Start;
-use crate::store::{Store, trim, write_whole};
+use crate::store::{Store, touch, trim, write_whole};
 use crate::{Component, Progress};
 
 /// Bytes of compiled code of tenants' components that is kept.
 const MAX_TENANTS: u64 = 2 << 30;
-/// Tenants' components that are known, used or not.
+/// Components that are known, used or not, before those that are not are forgotten.
 const MAX_KNOWN: usize = 1_000;
 /// Largest base image, in bytes.
 const MAX_BASE: usize = 256 << 20;
@@ -31,14 +30,16 @@ pub struct Programs {
     store: Store,
     sandbox: Arc<Sandbox>,
     compiler: Compiler,
-    /// Those of bundles.
-    loaded: DashMap<Digest, Slot<Arc<Program>>>,
-    /// Those of tenants, as long as a session uses them.
-    tenants: DashMap<Digest, Slot<Weak<Program>>>,
+    loaded: DashMap<(Digest, Code), Arc<Mutex<Slot>>>,
 }
 
-/// Whoever finds it empty fills it, while others wait.
-type Slot<T> = Arc<Mutex<Option<T>>>;
+/// A place for a program: whoever finds none in it makes it, while others wait.
+#[derive(Default)]
+struct Slot {
+    program: Weak<Program>,
+    /// The same, where it stays though nobody uses it.
+    kept: Option<Arc<Program>>,
+}
 
 impl std::fmt::Debug for Programs {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -50,10 +51,11 @@ impl std::fmt::Debug for Programs {
 }
 
 /// Whose compiled code it is, and for which engine.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Code {
+    /// It stays loaded, and on the disk.
     Bundles(CodeKind),
-    /// Theirs is always ordinary.
+    /// Theirs is always ordinary. It is loaded as long as a session uses it.
     Tenants,
 }
 
@@ -65,7 +67,6 @@ impl Programs {
             sandbox,
             compiler,
             loaded: DashMap::new(),
-            tenants: DashMap::new(),
         }
     }
 
@@ -82,13 +83,14 @@ impl Programs {
                 base,
                 memory,
                 pages,
-            } => self.once(shell, || {
+            } => self.once(shell, Code::Bundles(CodeKind::Shell), || {
                 let base = self.base(base, *memory, pages)?;
                 self.load_shell(shell, name, base, progress)
             }),
             Start::Ordinary | Start::Unsuitable(_) => {
                 let wasm = || self.store.get(&component.digest);
-                self.program(&component.digest, name, progress, wasm)
+                let code = Code::Bundles(CodeKind::Ordinary);
+                self.program(&component.digest, name, code, progress, wasm)
             }
         }
     }
@@ -139,7 +141,8 @@ impl Programs {
         progress: &Progress,
     ) -> Result<Arc<Program>, BundleError> {
         let bytes = || Ok(wasm.to_vec());
-        self.program(&Digest::of(wasm), name, progress, bytes)
+        let code = Code::Bundles(CodeKind::Ordinary);
+        self.program(&Digest::of(wasm), name, code, progress, bytes)
     }
 
     /// The program of a tenant's component, compiled within the compiler's limits; `name` is for messages.
@@ -149,48 +152,29 @@ impl Programs {
         name: &str,
         progress: &Progress,
     ) -> Result<Arc<Program>, BundleError> {
-        let digest = Digest::of(wasm);
-        if self.tenants.len() >= MAX_KNOWN {
-            self.tenants.retain(|_, slot| {
-                slot.try_lock()
-                    .is_ok_and(|slot| slot.as_ref().is_some_and(|one| one.strong_count() > 0))
-                    || Arc::strong_count(slot) > 1
-            });
-        }
-        let slot = Arc::clone(&*self.tenants.entry(digest).or_default());
-        let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(program) = slot.as_ref().and_then(Weak::upgrade) {
-            return Ok(program);
-        }
-        let compile = || Ok(self.compiler.compile(&self.sandbox, wasm));
-        let load = |path: &Path| self.sandbox.load(path);
-        let kind = Code::Tenants;
-        let program = Arc::new(self.compiled(&digest, name, kind, progress, compile, load)?);
-        *slot = Some(Arc::downgrade(&program));
-        Ok(program)
+        let bytes = || Ok(wasm.to_vec());
+        self.program(&Digest::of(wasm), name, Code::Tenants, progress, bytes)
     }
 
     fn program(
         &self,
         digest: &Digest,
         name: &str,
+        code: Code,
         progress: &Progress,
         wasm: impl FnOnce() -> Result<Vec<u8>, BundleError>,
     ) -> Result<Arc<Program>, BundleError> {
-        self.once(digest, || {
+        let compiler = match code {
+            Code::Bundles(_) => &Compiler::Here,
+            Code::Tenants => &self.compiler,
+        };
+        self.once(digest, code, || {
             let compile = || {
                 let wasm = wasm()?;
-                Ok(Compiler::Here.compile(&self.sandbox, &wasm))
+                Ok(compiler.compile(&self.sandbox, &wasm))
             };
             let load = |path: &Path| self.sandbox.load(path);
-            self.compiled(
-                digest,
-                name,
-                Code::Bundles(CodeKind::Ordinary),
-                progress,
-                compile,
-                load,
-            )
+            self.compiled(digest, name, code, progress, compile, load)
         })
     }
 
@@ -209,29 +193,33 @@ impl Programs {
             let named = shell.to_string();
             self.sandbox.load_shell(path, &named, Arc::clone(&base))
         };
-        self.compiled(
-            shell,
-            name,
-            Code::Bundles(CodeKind::Shell),
-            progress,
-            compile,
-            load,
-        )
+        let code = Code::Bundles(CodeKind::Shell);
+        self.compiled(shell, name, code, progress, compile, load)
     }
 
     /// The program of this name, made when it is first asked for; whoever asks meanwhile waits.
     fn once(
         &self,
         digest: &Digest,
+        code: Code,
         make: impl FnOnce() -> Result<Program, BundleError>,
     ) -> Result<Arc<Program>, BundleError> {
-        let slot = Arc::clone(&*self.loaded.entry(*digest).or_default());
+        let slot = Arc::clone(&*self.loaded.entry((*digest, code)).or_default());
         let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(program) = &*slot {
-            return Ok(Arc::clone(program));
+        if let Some(program) = slot.program.upgrade() {
+            return Ok(program);
         }
         let program = Arc::new(make()?);
-        *slot = Some(Arc::clone(&program));
+        slot.program = Arc::downgrade(&program);
+        slot.kept = matches!(code, Code::Bundles(_)).then(|| Arc::clone(&program));
+        drop(slot);
+        if self.loaded.len() >= MAX_KNOWN {
+            self.loaded.retain(|_, slot| {
+                let is_empty = |slot: &Slot| slot.program.strong_count() == 0;
+                // One that is being made is locked.
+                !slot.try_lock().is_ok_and(|slot| is_empty(&slot))
+            });
+        }
         Ok(program)
     }
 
@@ -240,7 +228,7 @@ impl Programs {
         &self,
         digest: &Digest,
         name: &str,
-        code_of: Code,
+        code: Code,
         progress: &Progress,
         compile: impl FnOnce() -> Result<Result<Vec<u8>, ProgramError>, BundleError>,
         load: impl Fn(&Path) -> Result<Program, ProgramError>,
@@ -250,7 +238,7 @@ impl Programs {
             source,
         };
         let compiled = self.store.cache().join("compiled");
-        let folder = match code_of {
+        let folder = match code {
             Code::Bundles(kind) => compiled.join(self.sandbox.compatibility_key(kind)),
             Code::Tenants => {
                 let engine = self.sandbox.compatibility_key(CodeKind::Ordinary);
@@ -259,29 +247,25 @@ impl Programs {
         };
         fs::create_dir_all(&folder).io("make the folder", &folder)?;
         let path = folder.join(format!("{}.cwasm", digest.hex()));
+        let is_trimmed = code == Code::Tenants;
         if path.exists() {
             match load(&path) {
                 Err(ProgramError::Compiled(reason)) => {
                     tracing::warn!(path = %path.display(), reason, "compiling again");
                 }
                 program => {
-                    // Those that were used last are kept longest.
-                    let used =
-                        fs::File::open(&path).and_then(|file| file.set_modified(SystemTime::now()));
-                    if let Err(error) = used {
-                        tracing::debug!(%error, "compiled code keeps its time of use");
+                    if is_trimmed {
+                        touch(&path);
                     }
                     return program.map_err(unusable);
                 }
             }
         }
         progress(&format!("compiling {name}"));
-        let code = compile()?.map_err(unusable)?;
-        write_whole(&path, &code)?;
+        let compiled = compile()?.map_err(unusable)?;
+        write_whole(&path, &compiled)?;
         let program = load(&path).map_err(unusable)?;
-        if matches!(code_of, Code::Tenants)
-            && let Err(error) = trim(&folder, "cwasm", MAX_TENANTS)
-        {
+        if is_trimmed && let Err(error) = trim(&folder, "cwasm", MAX_TENANTS) {
             tracing::warn!(%error, "old compiled code could not be deleted");
         }
         Ok(program)

@@ -10,6 +10,7 @@
 use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use crate::digest::Digest;
 use crate::error::{BundleError, IoContext as _};
@@ -157,6 +158,14 @@ fn names(folder: &Path) -> Result<Vec<String>, BundleError> {
         }
     }
     Ok(names)
+}
+
+/// Notes that a file is used now, so that [`trim`] keeps it longest.
+pub fn touch(path: &Path) {
+    let touched = fs::File::open(path).and_then(|file| file.set_modified(SystemTime::now()));
+    if let Err(error) = touched {
+        tracing::debug!(path = %path.display(), %error, "a file keeps its time of use");
+    }
 }
 
 /// Deletes the files in a folder that were changed least recently, of those with this extension, until they have no more

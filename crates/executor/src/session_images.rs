@@ -5,14 +5,14 @@
 //! made from the flow's files as they were uploaded, in a folder of its own, so nothing of a session can get into what
 //! other sessions start from.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use flowcell_bundle::{Digest, Store, trim};
+use flowcell_bundle::{Digest, Store, touch, trim};
 use flowcell_sandbox::{Destination, Image, ImageError, ImageKey, Owner, Program, WeakImage};
 use serde::Serialize;
 
@@ -93,7 +93,7 @@ struct State {
     key: Option<Arc<ImageKey>>,
     /// Those that sessions use: nobody else keeps a file open that may have been deleted.
     known: HashMap<String, WeakImage>,
-    building: HashMap<String, ()>,
+    building: HashSet<String>,
     failed: HashMap<String, (Instant, String)>,
 }
 
@@ -138,12 +138,7 @@ impl SessionImages {
         let key = self.key().ok()?;
         match program.base()?.with(&path, &key, owner, MAX_FILE) {
             Ok(image) => {
-                // The files that were used last are kept longest.
-                let touched =
-                    File::open(&path).and_then(|file| file.set_modified(SystemTime::now()));
-                if let Err(error) = touched {
-                    tracing::debug!(%error, "an image keeps its time of use");
-                }
+                touch(&path);
                 self.remember(name, &image);
                 Some(image)
             }
@@ -164,7 +159,7 @@ impl SessionImages {
     /// Where an image stands that is not there.
     pub(crate) fn state(&self, name: &str) -> ImageState {
         let state = self.lock();
-        if state.building.contains_key(name) {
+        if state.building.contains(name) {
             return ImageState::Building;
         }
         match state.failed.get(name) {
@@ -183,7 +178,7 @@ impl SessionImages {
             .is_some_and(|(at, _)| at.elapsed() < RETRY);
         if is_hopeless
             || state.building.len() >= MAX_BUILDING
-            || state.building.insert(name.to_owned(), ()).is_some()
+            || !state.building.insert(name.to_owned())
         {
             return None;
         }

@@ -164,9 +164,9 @@ impl Workspace {
         Sources::of(&self.folder, &self.folder.join(FLOW))
     }
 
-    /// The digest of the list of the flow's files as they were uploaded; `None` for a folder without such a list.
-    pub fn files_digest(&self) -> Option<String> {
-        Some(self.sources()?.digest().to_owned())
+    /// The digest of the list of a working copy's files as they were uploaded; `None` for one without such a list.
+    pub fn files_digest(folder: &Path) -> Option<String> {
+        Some(Sources::of(folder, &folder.join(FLOW))?.digest().to_owned())
     }
 
     /// The files of the copy.

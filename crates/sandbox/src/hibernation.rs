@@ -10,6 +10,7 @@
 //! counts how often the file was gone on from: an instance that takes its process down each time is given up after
 //! [`MAX_TRIES`].
 
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
@@ -82,17 +83,16 @@ impl Hibernation {
                 Err(error) => lost.push((error, file)),
             }
         }
-        let replaced = |asleep: &Asleep, all: &[Asleep]| {
-            let mut replaces = all
-                .iter()
-                .filter_map(|one| one.image.info()?.replaces.as_deref());
-            replaces.any(|replaced| name(&asleep.file) == Some(replaced))
-        };
-        let (over, found): (Vec<_>, Vec<_>) = found
-            .iter()
-            .cloned()
-            .partition(|asleep| replaced(asleep, &found));
-        over.iter().for_each(|asleep| delete(&asleep.file));
+        let replaced = found.iter();
+        let replaced = replaced.filter_map(|asleep| asleep.image.info()?.replaces.clone());
+        let replaced: HashSet<String> = replaced.collect();
+        found.retain(|asleep| {
+            let is_over = name(&asleep.file).is_some_and(|name| replaced.contains(name));
+            if is_over {
+                delete(&asleep.file);
+            }
+            !is_over
+        });
         lost.iter().for_each(|(_, file)| delete(file));
         if found.is_empty() {
             self.files(BELOW)?.iter().for_each(|file| delete(file));

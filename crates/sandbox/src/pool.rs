@@ -12,7 +12,7 @@ use crate::engine::Sandbox;
 use crate::environment::Environment;
 use crate::error::{Fault, Full, SandboxError};
 use crate::hibernation::{Asleep, Hibernation, delete, tried, untried};
-use crate::image::{Image, ImageError};
+use crate::image::Image;
 use crate::instance::Instance;
 use crate::program::Program;
 use crate::slice::{LastUse, Refused, Seat, Slice, SliceLimits, SliceUsage};
@@ -66,10 +66,8 @@ pub struct Pool {
     hibernation: Option<Hibernation>,
     /// What is stored, that which was used last at the end; not known before it is first asked for.
     asleep: Mutex<Option<Vec<Asleep>>>,
-    /// Why something that was stored is gone, for the next call to be told.
-    lost: Mutex<Option<ImageError>>,
-    /// Why what is stored could not be read, for the next call to be told.
-    unread: Mutex<Option<ImageError>>,
+    /// Why something that was stored is gone, or could not be read, for the next call to be told.
+    lost: Mutex<Option<SandboxError>>,
     /// Held while an instance is being stored, so that whoever needs one waits for that one.
     settling: AsyncMutex<()>,
 }
@@ -136,7 +134,6 @@ impl Pool {
             hibernation: hibernation.filter(|_| can_be_stored),
             asleep: Mutex::default(),
             lost: Mutex::default(),
-            unread: Mutex::default(),
             settling: AsyncMutex::default(),
         })
     }
@@ -264,20 +261,10 @@ impl Pool {
 
     /// An error once for what was stored and is gone: whoever goes on without it should know.
     fn tell_loss(&self) -> Result<(), SandboxError> {
-        if let Some(error) = self.lock_unread().take() {
-            return Err(error.into());
-        }
-        match self.lock_lost().take() {
-            Some(error) => Err(SandboxError::Lost(Box::new(error.into()))),
-            None => Ok(()),
-        }
+        self.lock_lost().take().map_or(Ok(()), Err)
     }
 
-    fn lock_unread(&self) -> MutexGuard<'_, Option<ImageError>> {
-        self.unread.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn lock_lost(&self) -> MutexGuard<'_, Option<ImageError>> {
+    fn lock_lost(&self) -> MutexGuard<'_, Option<SandboxError>> {
         self.lost.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -582,14 +569,14 @@ impl Pool {
             Ok((stored, lost)) => {
                 for why in lost {
                     tracing::warn!(owner = ?hibernation.owner, error = &why as &dyn std::error::Error, "a stored instance is lost");
-                    *self.lock_lost() = Some(why);
+                    *self.lock_lost() = Some(SandboxError::Lost(Box::new(why.into())));
                 }
                 look(asleep.insert(stored))
             }
             // Read again when it is needed again.
             Err(why) => {
                 tracing::warn!(owner = ?hibernation.owner, error = &why as &dyn std::error::Error, "what is stored cannot be read");
-                *self.lock_unread() = Some(why);
+                *self.lock_lost() = Some(why.into());
                 look(&mut Vec::new())
             }
         }

@@ -238,14 +238,9 @@ impl Flows {
         revision: u64,
     ) -> Result<Arc<Session>, RunError> {
         let mut open = live.open.lock().await;
-        if open.revision == revision
-            && let Some(flow) = open.get(setup)
-        {
-            return Ok(flow);
-        }
-        let workspace = Workspace::open(Path::new(&session.folder), &session.flow)?;
+        let folder = Path::new(&session.folder);
         if open.revision != revision {
-            let files = workspace.files_digest();
+            let files = Workspace::files_digest(folder);
             // Equal files can have another revision.
             if files.is_none() || files != open.files {
                 open.flows.values().for_each(|open| open.flow.shrink());
@@ -253,10 +248,11 @@ impl Flows {
             }
             open.files = files;
             open.revision = revision;
-            if let Some(flow) = open.get(setup) {
-                return Ok(flow);
-            }
         }
+        if let Some(flow) = open.get(setup) {
+            return Ok(flow);
+        }
+        let workspace = Workspace::open(folder, &session.flow)?;
         let mut options = self.options(live, session)?;
         options.variant = setup.variant.as_deref().map(str::parse).transpose()?;
         options.environment_variables = setup.environment_variables.iter().cloned().collect();
@@ -430,21 +426,12 @@ impl Flows {
     pub(crate) fn news(&self, told: &mut Told) -> Option<Snapshot> {
         let held = self.held();
         told.keep_computes(|id| held.computes.contains_key(id));
-        let computes = held.computes.iter().filter_map(|(id, slice)| {
-            let used = slice.upgrade()?.usage().into();
-            told.compute(id, used).then(|| (id.clone(), used))
-        });
-        let computes = computes.collect();
-        let sessions = held.sessions.iter().filter_map(|(id, live)| {
-            let used = live.slice.usage().into();
-            told.session(id, used).then(|| (id.clone(), used))
-        });
-        let sessions = sessions.collect();
-        told.news_of(Snapshot {
-            all: self.used(),
-            computes,
-            sessions,
-        })
+        let computes = held.computes.iter();
+        let computes =
+            computes.filter_map(|(id, slice)| Some((id, slice.upgrade()?.usage().into())));
+        let sessions = held.sessions.iter();
+        let sessions = sessions.map(|(id, live)| (id, live.slice.usage().into()));
+        told.news(self.used(), computes, sessions)
     }
 
     /// What a compute uses here, if any of its sessions is here.

@@ -187,12 +187,12 @@ impl Worker {
                 }
                 Operation::Hibernate(session) => {
                     let hibernated = worker.flows.hibernate(&session).await;
-                    worker.tell(worker.flows.snapshot(&session));
+                    worker.tell(&worker.flows.snapshot(&session));
                     worker.done(id, Reply::Hibernated(hibernated));
                 }
                 Operation::Shrink(session) => {
                     worker.flows.shrink(&session).await;
-                    worker.tell(worker.flows.snapshot(&session));
+                    worker.tell(&worker.flows.snapshot(&session));
                     worker.done(id, Reply::Ended);
                 }
                 Operation::Fork { from, to } => {
@@ -205,7 +205,7 @@ impl Worker {
                 }
                 Operation::End(session) => {
                     let last = worker.flows.end(&session).await;
-                    worker.tell(last);
+                    worker.tell(&last);
                     worker.told().forget(&session);
                     worker.done(id, Reply::Ended);
                 }
@@ -226,7 +226,7 @@ impl Worker {
 
     fn answered(&self, id: u64, session: &SessionId, answer: Option<Answer>) {
         self.jobs().remove(&id);
-        self.tell(self.flows.snapshot(session));
+        self.tell(&self.flows.snapshot(session));
         if let Some(answer) = answer {
             self.done(id, Reply::Answer(answer));
         }
@@ -266,23 +266,22 @@ impl Worker {
         }
     }
 
-    /// Tells the host what is in use, as far as it does not know it; whether there was anything.
-    fn tell(&self, used: Snapshot) -> bool {
-        let mut told = self.told();
-        let news = told.news(used);
-        self.tell_news(&told, news)
+    /// Tells the host what is in use, as far as it does not know it.
+    fn tell(&self, used: &Snapshot) {
+        self.tell_news(|told| {
+            let computes = used.computes.iter().map(|(id, used)| (id, *used));
+            let sessions = used.sessions.iter().map(|(id, used)| (id, *used));
+            told.news(used.all, computes, sessions)
+        });
     }
 
-    /// The same of everything.
-    fn tell_all(&self) -> bool {
+    /// Tells the host what is new; whether there was anything.
+    fn tell_news(&self, news: impl FnOnce(&mut Told) -> Option<Snapshot>) -> bool {
         let mut told = self.told();
-        let news = self.flows.news(&mut told);
-        self.tell_news(&told, news)
-    }
-
-    /// What was locked shows that what is newer is sent later.
-    fn tell_news(&self, _told: &MutexGuard<'_, Told>, news: Option<Snapshot>) -> bool {
-        let Some(news) = news else { return false };
+        let Some(news) = news(&mut told) else {
+            return false;
+        };
+        // While `told` is locked, so that what is newer is sent later.
         match wire::encode(&Message::Used(news), MAX_FRAME) {
             Ok(message) => self.send(Frame { message, news: 0 }),
             Err(error) => tracing::error!(%error, "what is in use could not be told"),
@@ -305,7 +304,7 @@ impl Worker {
             self.active.notified().await;
             loop {
                 tokio::time::sleep(TICK).await;
-                let changed = self.tell_all();
+                let changed = self.tell_news(|told| self.flows.news(told));
                 if !changed && self.jobs().is_empty() {
                     break;
                 }

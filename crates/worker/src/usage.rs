@@ -131,12 +131,21 @@ pub(crate) struct Told {
 }
 
 impl Told {
-    /// What of a snapshot is new; it counts as told from now on.
-    pub(crate) fn news(&mut self, snapshot: Snapshot) -> Option<Snapshot> {
-        let mut news = snapshot;
-        news.computes.retain(|(id, used)| self.compute(id, *used));
-        news.sessions.retain(|(id, used)| self.session(id, *used));
-        self.news_of(news)
+    /// What of this is new; it counts as told from now on.
+    pub(crate) fn news<'a>(
+        &mut self,
+        all: Used,
+        computes: impl Iterator<Item = (&'a ComputeId, Used)>,
+        sessions: impl Iterator<Item = (&'a SessionId, Used)>,
+    ) -> Option<Snapshot> {
+        let news = Snapshot {
+            all,
+            computes: changed(&mut self.computes, computes),
+            sessions: changed(&mut self.sessions, sessions),
+        };
+        let is_new = all != self.all || !news.computes.is_empty() || !news.sessions.is_empty();
+        self.all = all;
+        is_new.then_some(news)
     }
 
     /// A session has ended.
@@ -148,35 +157,19 @@ impl Told {
     pub(crate) fn keep_computes(&mut self, is_there: impl Fn(&ComputeId) -> bool) {
         self.computes.retain(|id, _| is_there(id));
     }
-
-    /// Whether what a compute uses is new; it counts as told from now on.
-    pub(crate) fn compute(&mut self, id: &ComputeId, used: Used) -> bool {
-        is_new(&mut self.computes, id, used)
-    }
-
-    /// The same for a session.
-    pub(crate) fn session(&mut self, id: &SessionId, used: Used) -> bool {
-        is_new(&mut self.sessions, id, used)
-    }
-
-    /// What is left to tell of a snapshot that has only what is new of computes and sessions.
-    pub(crate) fn news_of(&mut self, news: Snapshot) -> Option<Snapshot> {
-        let is_new = news.all != self.all || !news.computes.is_empty() || !news.sessions.is_empty();
-        self.all = news.all;
-        is_new.then_some(news)
-    }
 }
 
-fn is_new<I: Clone + Eq + Hash>(told: &mut HashMap<I, Used>, id: &I, used: Used) -> bool {
-    match told.get_mut(id) {
-        Some(known) if *known == used => false,
-        Some(known) => {
-            *known = used;
-            true
-        }
-        None => {
+fn changed<'a, I: Clone + Eq + Hash + 'a>(
+    told: &mut HashMap<I, Used>,
+    now: impl Iterator<Item = (&'a I, Used)>,
+) -> Vec<(I, Used)> {
+    let mut changed = Vec::new();
+    for (id, used) in now {
+        // Most are as they were; their names are not copied.
+        if told.get(id) != Some(&used) {
             told.insert(id.clone(), used);
-            true
+            changed.push((id.clone(), used));
         }
     }
+    changed
 }

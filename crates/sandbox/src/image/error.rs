@@ -53,7 +53,8 @@ pub enum ImageError {
 }
 
 impl ImageError {
-    /// Whether the image itself may be as it should: the host could not read or map it just now.
+    /// Whether the image itself may be as it should: the host could not read or map it just now, or there is too little
+    /// memory for it at present.
     pub(crate) fn is_passing(&self) -> bool {
         matches!(self, Self::Io { .. } | Self::Map(_) | Self::TooLarge { .. })
     }

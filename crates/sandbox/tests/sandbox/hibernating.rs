@@ -464,10 +464,10 @@ async fn who_gives_up_waiting_does_not_take_anothers_state_along() {
     }
 }
 
-/// Does what can be done without waiting.
-async fn begin_and_drop(future: impl Future) {
+/// Does what can be done without waiting; whether that was not all.
+async fn begin_and_drop(future: impl Future) -> bool {
     let mut future = pin!(future);
-    poll_fn(|context| Poll::Ready(future.as_mut().poll(context).is_pending())).await;
+    poll_fn(|context| Poll::Ready(future.as_mut().poll(context).is_pending())).await
 }
 
 #[tokio::test]
@@ -665,10 +665,8 @@ async fn starts_that_are_given_up_are_no_tries() {
     let stored = files(folder.path(), "asleep");
     for _ in 0..5 {
         let pool = new_pool(folder.path());
-        let mut checkout = pin!(pool.checkout(LONG));
         // Until others have their turn.
-        let begun = poll_fn(|context| Poll::Ready(checkout.as_mut().poll(context).is_pending()));
-        assert!(begun.await);
+        assert!(begin_and_drop(pool.checkout(LONG)).await);
     }
     assert_eq!(stored.len(), 1);
     assert_eq!(files(folder.path(), "asleep"), stored);
