@@ -6,6 +6,7 @@
 mod answer;
 mod compare;
 mod flow;
+pub mod index;
 mod process;
 pub mod server;
 

@@ -2,7 +2,6 @@
 # Makes the folders that the Python runner has mounted:
 #   OUT/python    CPython's standard library
 #   OUT/packages  the bundle's packages (requirements.txt)
-#   OUT/compile   a flow folder whose tool compiles the two: see compile_tree.py
 #   OUT/warm      a flow folder whose tool warms up an instance before its memory is stored: see warm/warm_up.py
 # usage: tree.sh OUT     needs python3 with pip and venv, and cargo
 set -eu
@@ -11,8 +10,8 @@ here=$(cd "$(dirname "$0")" && pwd)
 repository=$(cd "$here/../../.." && pwd)
 . "$repository/bundles/toolchain/componentize-py.sh"
 
-rm -rf "$out/python" "$out/packages" "$out/compile" "$out/warm"
-mkdir -p "$out/python" "$out/packages" "$out/compile"
+rm -rf "$out/python" "$out/packages" "$out/warm"
+mkdir -p "$out/python" "$out/packages"
 
 # The library of the very CPython that the runner contains.
 "$componentize_venv/bin/pip" install --quiet --disable-pip-version-check zstandard==0.25.0
@@ -34,7 +33,6 @@ rm -rf "$out/packages/bin"
 find "$out/packages" -name '*.so' -exec rm -f {} +
 find "$out/python" "$out/packages" -name __pycache__ -prune -exec rm -rf {} +
 
-cp "$here/compile_tree.py" "$out/compile/"
 cp -R "$here/warm" "$out/warm"
 find "$out/warm" -name __pycache__ -prune -exec rm -rf {} +
 echo "python tree: $out, $(find "$out" -type f | wc -l) files, $(du -sk "$out" | cut -f1) KiB" >&2

@@ -28,6 +28,8 @@ const PYTHON_TREES: [&str; 2] = ["python", "packages"];
 const WARM_UP: [&str; 3] = ["warm", "warm_up.py", "warm_up"];
 /// Balances a second of packing against size; unpacking hardly depends on it.
 const BASE_LEVEL: i32 = 9;
+/// The runner's function that compiles Python files.
+const COMPILE: &str = "flowcell_runner.compiling:compile_tree";
 /// How much of a failed script's output a message quotes.
 const OUTPUT_LINES: usize = 30;
 
@@ -244,7 +246,7 @@ async fn describe(
     Ok(tools.into_iter().map(Tool::from).collect())
 }
 
-/// What `compile_tree.py` answers.
+/// What [`COMPILE`] answers.
 #[derive(Debug, Deserialize)]
 struct Compiled {
     python: String,
@@ -263,22 +265,18 @@ async fn compile_python(
         name: NAME.to_owned(),
         what,
     };
-    let mut mounts = vec![Mount {
-        host: trees.join("compile"),
-        guest: "/flow".to_owned(),
-        access: Access::ReadOnly,
-    }];
-    mounts.extend(PYTHON_TREES.map(|name| Mount {
+    let mounts = PYTHON_TREES.map(|name| Mount {
         host: trees.join(name),
         guest: format!("/{name}"),
         access: Access::ReadWrite,
-    }));
+    });
+    let mounts = mounts.to_vec();
     let environment = Environment::new(mounts, Vec::new(), Limits::default());
     let mut instance = Instance::start(sandbox, runner, &environment, None).await?;
     let folders = Argument::Json(r#"["/python", "/packages"]"#.to_owned());
     let request = Request {
         node: "compile".to_owned(),
-        source: "compile_tree.py".to_owned(),
+        source: COMPILE.to_owned(),
         init: Vec::new(),
         inputs: vec![("folders".to_owned(), folders)],
     };

@@ -70,6 +70,11 @@ impl Programs {
         }
     }
 
+    /// The store.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
     /// The program of a bundle's component.
     pub fn component(
         &self,

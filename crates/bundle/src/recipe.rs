@@ -20,7 +20,7 @@ use crate::manifest::Reference;
 /// build = "text/build.sh"        # run as `sh build.sh OUT.wasm`
 ///
 /// [python]                       # replaces the Python trees of `from`
-/// build = "python/tree.sh"       # run as `sh tree.sh OUT`; makes the folders `python`, `packages` and `compile` in it
+/// build = "python/tree.sh"       # run as `sh tree.sh OUT`; makes the folders `python`, `packages` and `warm` in it
 /// ```
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]

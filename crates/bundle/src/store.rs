@@ -43,7 +43,8 @@ impl Store {
         self.cache().join("images")
     }
 
-    pub(crate) fn cache(&self) -> PathBuf {
+    /// The folder of what can be made again.
+    pub fn cache(&self) -> PathBuf {
         self.root.join("cache")
     }
 

@@ -8,7 +8,7 @@ use clap::Args;
 use flowcell_bundle::Reference;
 use flowcell_executor::{
     Dialect, FlowResult, ImageSink, RunError, RunOptions, Session, SessionOptions, Workspace,
-    WorkspaceLimits, envelope, flow_file,
+    WorkspaceLimits, envelope, flow_file, make_environment,
 };
 use flowcell_flow::JsonMap;
 use flowcell_sandbox::Isolation;
@@ -119,6 +119,15 @@ async fn test(settings: &Settings, args: &TestArgs) -> Result<FlowResult, RunErr
     options.images = image_folder(&args.flow)?;
     let workspace = Workspace::copy_of(&args.flow, &WorkspaceLimits::default())?;
     let host = settings.host()?;
+    let image = options.image.as_ref();
+    let environment = settings.environment_options();
+    let environment =
+        make_environment(&host, &workspace, image, &options.bundle, &environment).await?;
+    for note in &environment.notes {
+        terminal::note(note);
+    }
+    options.image = Some(environment.image);
+    options.site = environment.site;
     let session = Session::open(&host, workspace, options).await?;
     for note in session.notes() {
         terminal::note(note);

@@ -2,6 +2,7 @@
 
 mod bundle;
 mod client;
+mod environment;
 mod flow_init;
 mod flow_test;
 mod flow_validate;
@@ -48,6 +49,10 @@ enum Command {
     /// Build and look at bundles: the base images of sessions.
     #[command(subcommand)]
     Bundle(BundleCommand),
+    /// Resolve a flow's requirements and write them down as pylock.toml.
+    Lock(environment::LockArgs),
+    /// Tell whether a flow's folder will run here, before anything is started.
+    Doctor(environment::DoctorArgs),
     /// Host compute sessions for many users, over HTTP.
     Serve(serve::ServeArgs),
     /// Start, use and stop compute sessions of a host.
@@ -229,6 +234,8 @@ async fn run(settings: &Settings, command: Option<Command>) -> ExitCode {
         Some(Command::Bundle(BundleCommand::Build(args))) => bundle::build(settings, &args).await,
         Some(Command::Bundle(BundleCommand::List(args))) => bundle::list(settings, &args),
         Some(Command::Bundle(BundleCommand::Show(args))) => bundle::show(settings, &args),
+        Some(Command::Lock(args)) => environment::lock(settings, args).await,
+        Some(Command::Doctor(args)) => environment::doctor(settings, args).await,
         // `main` sees to all others. clap prints the help when there is nothing at all on the command line.
         _ => terminal::fail("no command given; `flowcell --help` lists them"),
     }

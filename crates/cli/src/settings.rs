@@ -1,10 +1,12 @@
 //! Where things are, and what is built in.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use flowcell_bundle::{CompileLimits, CompileProcess, Compiler, Reference, Store};
-use flowcell_executor::{Host, HostOptions, RunError};
+use flowcell_environment::IndexSettings;
+use flowcell_executor::{EnvironmentOptions, Host, HostOptions, RunError};
 use flowcell_sandbox::{SandboxConfig, WASMTIME_VERSION};
 
 use crate::{terminal, worker};
@@ -57,6 +59,48 @@ impl Settings {
         })
     }
 
+    /// How environments are made for whoever runs a flow of their own: indexes are those that pip's or uv's variables name,
+    /// and may be anywhere.
+    pub(crate) fn environment_options(&self) -> EnvironmentOptions {
+        let variables: BTreeMap<String, String> = std::env::vars().collect();
+        let first = |names: [&str; 3]| names.iter().find_map(|name| variables.get(*name)).cloned();
+        let index_url = first(["FLOWCELL_INDEX_URL", "UV_DEFAULT_INDEX", "PIP_INDEX_URL"]);
+        let extra = first([
+            "FLOWCELL_EXTRA_INDEX_URL",
+            "UV_INDEX",
+            "PIP_EXTRA_INDEX_URL",
+        ]);
+        let extra_index_urls: Vec<String> = extra
+            .unwrap_or_default()
+            .split_whitespace()
+            .map(str::to_owned)
+            .collect();
+        let named = index_url.iter().chain(&extra_index_urls);
+        let mut trusted_hosts: Vec<String> = named.filter_map(|url| host_of(url)).collect();
+        let trusted = first([
+            "FLOWCELL_TRUSTED_HOST",
+            "UV_INSECURE_HOST",
+            "PIP_TRUSTED_HOST",
+        ]);
+        trusted_hosts.extend(
+            trusted
+                .unwrap_or_default()
+                .split_whitespace()
+                .map(str::to_owned),
+        );
+        EnvironmentOptions {
+            indexes: IndexSettings {
+                index_url,
+                extra_index_urls,
+                trusted_hosts,
+                private_addresses: true,
+                ..IndexSettings::default()
+            },
+            variables,
+            ..EnvironmentOptions::default()
+        }
+    }
+
     pub(crate) fn store(&self) -> Result<Store, RunError> {
         Ok(Store::open(&self.home)?)
     }
@@ -84,6 +128,13 @@ impl Settings {
             env!("CARGO_PKG_VERSION")
         ));
     }
+}
+
+/// Host and port of an address.
+fn host_of(url: &str) -> Option<String> {
+    let (_, rest) = url.split_once("://")?;
+    let host = rest.split(['/', '?', '#']).next()?;
+    Some(host.rsplit('@').next()?.to_owned())
 }
 
 /// Components in a flow's folder are compiled in a process of their own.

@@ -19,9 +19,15 @@ const RESET: &str = "\x1b[0m";
 
 /// Shows what happens inside from this level on, unless `RUST_LOG` says otherwise; spans also go to `traces`.
 pub(crate) fn start_logging(level: LevelFilter, traces: Option<&Traces>) {
+    // What a client of package indexes tries again is told when it gives up.
+    let quiet = "reqwest_retry=error".parse();
     let filter = EnvFilter::builder()
         .with_default_directive(level.into())
         .from_env_lossy();
+    let filter = match quiet {
+        Ok(quiet) if std::env::var_os("RUST_LOG").is_none() => filter.add_directive(quiet),
+        _ => filter,
+    };
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(false);

@@ -76,7 +76,7 @@ impl RunError {
         self
     }
 
-    fn caused_by(mut self, source: impl Error + Send + Sync + 'static) -> Self {
+    pub(crate) fn caused_by(mut self, source: impl Error + Send + Sync + 'static) -> Self {
         self.source = Some(Arc::new(source));
         self
     }

@@ -9,7 +9,9 @@ mod aggregation;
 mod calls;
 mod check;
 mod describe;
+mod doctor;
 mod envelope;
+mod environment;
 mod error;
 mod files;
 mod host;
@@ -35,7 +37,12 @@ mod workspace;
 
 pub use check::{Problem, check};
 pub use describe::{NodeTool, describe, described_json};
+pub use doctor::{Diagnosis, Subject, diagnose};
 pub use envelope::{Dialect, envelope, error_json};
+pub use environment::{
+    Asked, EnvironmentOptions, FlowEnvironment, Made, ReadText, asked, flow_requirements, install,
+    make_environment, text_of,
+};
 pub use error::{Code, RunError};
 pub use host::{Host, HostOptions};
 pub use images::ImageSink;

@@ -78,6 +78,7 @@ impl Preparation {
             variant: variant.as_deref(),
             variables: &self.variables,
             trees: self.trees.clone(),
+            site: self.options.site.as_ref().map(|site| site.digest),
         };
         let owner = &self.stored.owner;
         let Some(name) = SessionImages::name(&from, program, owner) else {

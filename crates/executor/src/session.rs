@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flowcell_bundle::{Manifest, Reference};
+use flowcell_environment::{SITE, Site};
 use flowcell_flow::{Flow, Graph, InputDef, JsonMap, NodeTestInputs, ValueType, VariantChoice};
 use flowcell_sandbox::{
     Access, Environment, Hibernated, Isolation, Limits, Mount, Owner, Pool, Slice,
@@ -31,6 +32,8 @@ pub struct SessionOptions {
     pub bundle: Reference,
     /// A bundle to use whatever the flow says.
     pub image: Option<Reference>,
+    /// What the flow's requirements have brought.
+    pub site: Option<Site>,
     /// The variant to run instead of a node's default one.
     pub variant: Option<VariantChoice>,
     /// Environment variables over those of the flow.
@@ -69,6 +72,7 @@ impl SessionOptions {
         Self {
             bundle,
             image: None,
+            site: None,
             variant: None,
             environment_variables: IndexMap::new(),
             limits: Limits::default(),
@@ -311,16 +315,9 @@ pub(crate) fn prepare(
     let mut flow = workspace.flow().clone();
     flow.with_variant(options.variant.as_ref())?;
     let mut notes = Vec::new();
-    let manifest = match &options.image {
-        Some(image) => host.store.manifest(image)?,
-        None => {
-            let environment = flow.environment.as_ref();
-            let image = environment.and_then(|environment| environment.image.as_deref());
-            let (manifest, note) = host.bundle_for(image, &options.bundle)?;
-            notes.extend(note);
-            manifest
-        }
-    };
+    let image = options.image.as_ref();
+    let (manifest, note) = host.image(&flow, image, &options.bundle)?;
+    notes.extend(note);
     let variables = variables(&flow, &options.environment_variables)?;
     let mut limits = options.limits.clone();
     if let Some((_, seconds)) = variables.iter().find(|(name, _)| name == LINE_TIMEOUT) {
@@ -337,7 +334,7 @@ pub(crate) fn prepare(
         limits.wall_time = asked.min(options.longest_line);
     }
     let line_time = limits.wall_time;
-    let mounts = mounts(host, workspace, &manifest)?;
+    let mounts = mounts(host, workspace, &manifest, options.site.as_ref())?;
     let preparation = Preparation::new(&manifest, workspace, options, &variables);
     let owner = options.stored.as_ref().map(|stored| stored.owner.clone());
     let environment = Environment::new(mounts, variables, limits)
@@ -360,7 +357,12 @@ pub(crate) fn prepare(
     })
 }
 
-fn mounts(host: &Host, workspace: &Workspace, manifest: &Manifest) -> Result<Vec<Mount>, RunError> {
+pub(crate) fn mounts(
+    host: &Host,
+    workspace: &Workspace,
+    manifest: &Manifest,
+    site: Option<&Site>,
+) -> Result<Vec<Mount>, RunError> {
     let mut mounts = vec![
         Mount {
             host: workspace.flow_folder(),
@@ -380,6 +382,11 @@ fn mounts(host: &Host, workspace: &Workspace, manifest: &Manifest) -> Result<Vec
             access: Access::ReadOnly,
         });
     }
+    mounts.extend(site.map(|site| Mount {
+        host: site.folder.clone(),
+        guest: SITE.to_owned(),
+        access: Access::ReadOnly,
+    }));
     Ok(mounts)
 }
 

@@ -46,6 +46,8 @@ pub(crate) struct MadeFrom<'a> {
     pub(crate) variables: &'a [(String, String)],
     /// The bundle's trees.
     pub(crate) trees: Vec<String>,
+    /// What the flow's requirements have brought.
+    pub(crate) site: Option<Digest>,
 }
 
 /// Where a session stands with its image.

@@ -8,6 +8,7 @@
 //! In a worker, [`flows`] holds what is open; [`perform`] runs work over the executor.
 
 mod flows;
+mod installer;
 mod local;
 mod news;
 mod perform;
@@ -21,6 +22,7 @@ mod wire;
 mod work;
 mod workers;
 
+pub use installer::{InstallError, InstallJob, Installed, Installer, install_for_parent};
 pub use news::{Hear, Heard, News};
 pub use process::main;
 pub use remote::WorkerCommand;

@@ -8,7 +8,7 @@ import gc
 import sys
 
 from componentize_py_types import Err
-from flowcell_runner import standard_modules  # noqa: F401  (imported so that the component has them)
+from flowcell_runner import compiling, inspecting, standard_modules  # noqa: F401  (imported so that the component has them)
 from flowcell_runner import calling, concurrency, errors, loading, logs, objects, paths, startup, storing, templates, values
 from wit_world import exports
 from wit_world.exports.runner import Outcome_Json, Outcome_Object

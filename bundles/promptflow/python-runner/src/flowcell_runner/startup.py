@@ -15,12 +15,16 @@ from wit_world.imports import environment
 
 FLOW = "/flow"
 PACKAGES = "/packages"
+# What requirements have brought. Not every session has it.
+SITE = "/site"
 
 # What is found here is the bundle's, or is not there at all (the build's own folders): it never changes.
-_LASTING = frozenset((*sys.path, PACKAGES))
-_LASTING_BELOW = ("/python/", PACKAGES + "/")
+_LASTING = frozenset((*sys.path, PACKAGES, SITE))
+_LASTING_BELOW = ("/python/", PACKAGES + "/", SITE + "/")
 
 _started = False
+# Whether the folder of requirements is on the path.
+_has_site = False
 # What the host gave when it was last asked.
 _variables, _arguments = {}, []
 # Whether the flow has asked for a certain sequence of random numbers: then every process has that one.
@@ -67,6 +71,7 @@ def start():
     sys.path[:] = [FLOW, *(entry for entry in sys.path if entry not in (FLOW, PACKAGES)), PACKAGES]
     # Folders that were not mounted during the build are remembered as missing.
     sys.path_importer_cache.clear()
+    _take_site()
     # Flow folders belong to their users, and instances share them: no __pycache__ there.
     sys.dont_write_bytecode = True
     if os.path.isdir(FLOW):
@@ -82,8 +87,23 @@ def resume(copy):
         ensure()
         return
     _take_environment()
+    _take_site()
     if copy:
         _renew()
+
+
+def _take_site():
+    """Puts what requirements have brought before the bundle's packages, also where those are imported already."""
+    global _has_site
+    if _has_site or not os.path.isdir(SITE):
+        return
+    _has_site = True
+    sys.path.insert(sys.path.index(PACKAGES), SITE)
+    sys.path_importer_cache.pop(SITE, None)
+    brought = {name.partition(".")[0] for name in os.listdir(SITE)}
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] in brought and (getattr(module, "__file__", None) or "").startswith(PACKAGES + "/"):
+            del sys.modules[name]
 
 
 def _take_environment():

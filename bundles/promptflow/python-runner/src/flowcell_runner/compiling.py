@@ -1,20 +1,18 @@
-"""Compiles a tree of Python files, as a tool of the runner: nothing else on a machine has its version of Python.
+"""Python files of others, for the host: compiled without being run, and imported to see whether they run here.
 
-The compiled files are "unchecked": Python takes them without looking at the source again, which never changes in a
-bundle. Mount this file's folder at /flow and the trees writable, and call `compile_tree` with their paths in the sandbox.
+The compiled files are "unchecked": Python takes them without looking at the source again, which never changes where they
+are. The host mounts the folders, and calls the functions by name.
 """
 
+import importlib
 import importlib.util
 import marshal
 import os
-import platform
-
-from promptflow.core import tool
+import sys
 
 _UNCHECKED = (0b01).to_bytes(4, "little")
 
 
-@tool
 def compile_tree(folders: list) -> dict:
     """Writes a .pyc for every .py below the folders; says for which Python, how many, and which files do not compile."""
     written, failed = 0, {}
@@ -23,9 +21,19 @@ def compile_tree(folders: list) -> dict:
             try:
                 _compile(path)
                 written += 1
-            except (SyntaxError, ValueError) as error:
+            except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
                 failed[path] = str(error)
-    return {"python": platform.python_version(), "written": written, "failed": failed}
+    return {"python": sys.version.split()[0], "written": written, "failed": failed}
+
+
+def try_import(modules: list) -> str | None:
+    """Imports the modules, one after the other; gives the first error, if there is any."""
+    for name in modules:
+        try:
+            importlib.import_module(name)
+        except BaseException as error:
+            return f"{type(error).__name__}: {error}"[:500]
+    return None
 
 
 def _sources(folder):

@@ -1,0 +1,317 @@
+//! `requirements.txt`: gathered with all files that it includes, and read as pip reads it.
+//!
+//! Gathering and reading are apart: what is read later, perhaps in another process, is text and has nothing to do with
+//! files any more. So no line can make the host read a file that is not the flow's.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+
+use flowcell_bundle::Digest;
+use regex::Regex;
+use serde::{Deserialize, Serialize};
+use uv_client::{BaseClientBuilder, Connectivity};
+use uv_distribution_filename::DistExtension;
+use uv_distribution_types::{
+    RequirementSource, UnresolvedRequirement, UnresolvedRequirementSpecification,
+};
+use uv_requirements_txt::{RequirementEntry, RequirementsTxt, SourceCache};
+
+use crate::error::{EnvironmentError, chain};
+
+/// Bytes of all files together.
+const MAX_BYTES: usize = 1 << 20;
+/// Files that one may include, together.
+const MAX_FILES: usize = 64;
+/// Where the files seem to be. There is no such folder, so nothing is read that was not gathered.
+const ROOT: &str = "/nonexistent/flow";
+
+/// A list of requirements with the files that it includes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Requirements {
+    /// The file's name, relative to the flow's folder.
+    pub file: String,
+    /// Every file's text, by name.
+    files: BTreeMap<String, String>,
+}
+
+/// What the lines ask for.
+pub(crate) struct Wanted {
+    pub(crate) parsed: RequirementsTxt,
+    /// Hosts whose addresses had the placeholder of the session's identity.
+    pub(crate) private_hosts: Vec<String>,
+}
+
+#[expect(
+    clippy::expect_used,
+    reason = "the pattern is a constant, which a test compiles"
+)]
+static INCLUDE: LazyLock<Regex> = LazyLock::new(|| {
+    // Anything that could be an option of this kind, also where it is none: what is found in excess is gathered in vain.
+    Regex::new(r"(?m)(?:^|\s)(?:-r|--requirements?|-c|--constraints?)(?:\s*=\s*|\s*)([^\s#]+)")
+        .expect("a valid pattern")
+});
+#[expect(
+    clippy::expect_used,
+    reason = "the pattern is a constant, which a test compiles"
+)]
+static PRIVATE: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(r"(https?://)\{private\}(?::[^@/\s]*)?@(\[[^\]\s]*\]|[^/:\s]+)")
+        .expect("a valid pattern")
+});
+#[expect(
+    clippy::expect_used,
+    reason = "the pattern is a constant, which a test compiles"
+)]
+static VARIABLE: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(r"\$\{([A-Za-z0-9_]+)\}").expect("a valid pattern"));
+
+impl Requirements {
+    /// Gathers a file and those that it includes (`-r`, `-c`). `read` gives the text of a file of the flow, by its path in the
+    /// flow's folder; `None` when there is none.
+    ///
+    /// # Errors
+    /// When a file is missing, outside of the flow, no text, or too large.
+    pub fn gather(
+        file: &str,
+        read: &dyn Fn(&str) -> Result<Option<String>, String>,
+    ) -> Result<Self, EnvironmentError> {
+        let mut files = BTreeMap::new();
+        let mut bytes = 0;
+        let start = inside(Path::new(""), file).ok_or_else(|| wrong(file, outside(file)))?;
+        let mut left = vec![start.clone()];
+        while let Some(name) = left.pop() {
+            if files.contains_key(&name) {
+                continue;
+            }
+            let text = read(&name).map_err(|why| wrong(&name, why))?;
+            let Some(text) = text else {
+                if name == start {
+                    return Err(wrong(&name, missing()));
+                }
+                // If it is asked for, the reader finds that it is missing.
+                continue;
+            };
+            bytes += text.len();
+            if bytes > MAX_BYTES {
+                return Err(too_much(&name, MAX_BYTES as u64, "bytes of requirements"));
+            }
+            let folder = Path::new(&name).parent().unwrap_or(Path::new(""));
+            for line in text
+                .lines()
+                .filter(|line| !line.trim_start().starts_with('#'))
+            {
+                for found in INCLUDE.captures_iter(line) {
+                    let target = found[1].trim_matches(['"', '\'']);
+                    let target =
+                        inside(folder, target).ok_or_else(|| wrong(&name, outside(target)))?;
+                    left.push(target);
+                }
+            }
+            files.insert(name.clone(), text);
+            if files.len() > MAX_FILES {
+                return Err(too_much(&name, MAX_FILES as u64, "files of requirements"));
+            }
+        }
+        Ok(Self { file: start, files })
+    }
+
+    /// Requirements of one text, as a session's settings have them.
+    pub fn of_text(file: &str, text: &str) -> Result<Self, EnvironmentError> {
+        Self::gather(file, &|name| Ok((name == file).then(|| text.to_owned())))
+    }
+
+    /// The digest of all texts: equal ones ask for the same.
+    pub fn digest(&self) -> Digest {
+        let mut bytes = self.file.clone().into_bytes();
+        for (name, text) in &self.files {
+            for part in [name, text] {
+                bytes.extend((part.len() as u64).to_le_bytes());
+                bytes.extend(part.as_bytes());
+            }
+        }
+        Digest::of(&bytes)
+    }
+
+    /// Reads the lines. `variables` are those that lines may name (`${NAME}`, as pip has it).
+    pub(crate) async fn read(
+        &self,
+        variables: &BTreeMap<String, String>,
+    ) -> Result<Wanted, EnvironmentError> {
+        let mut private_hosts = Vec::new();
+        let mut cache = SourceCache::default();
+        for (name, text) in &self.files {
+            let text = PRIVATE.replace_all(text, |found: &regex::Captures<'_>| {
+                private_hosts.push(found[2].to_owned());
+                format!("{}{}", &found[1], &found[2])
+            });
+            let text = expand(name, &text, variables)?;
+            cache.insert(Path::new(ROOT).join(name), text);
+        }
+        let path = Path::new(ROOT).join(&self.file);
+        let text = cache.get(&path).cloned().unwrap_or_default();
+        // Includes are looked for as they are written.
+        for (name, text) in cache.clone() {
+            let folder = name.parent().unwrap_or(Path::new(ROOT)).to_owned();
+            for found in INCLUDE.captures_iter(&text) {
+                let target = found[1].trim_matches(['"', '\'']);
+                let relative = folder.strip_prefix(ROOT).unwrap_or(Path::new(""));
+                let own = inside(relative, target).map(|name| Path::new(ROOT).join(name));
+                if let Some(text) = own.and_then(|own| cache.get(&own).cloned()) {
+                    cache.insert(folder.join(target), text);
+                }
+            }
+        }
+        let client = BaseClientBuilder::default().connectivity(Connectivity::Offline);
+        let parsed = RequirementsTxt::parse_str(&text, &path, ROOT, &client, &mut cache);
+        let parsed = parsed.await.map_err(|error| {
+            let text = chain(&error).replace(&format!("{ROOT}/"), "");
+            wrong(&self.file, text)
+        })?;
+        self.check(&parsed)?;
+        Ok(Wanted {
+            parsed,
+            private_hosts,
+        })
+    }
+
+    /// Refuses what pip does and this host does not.
+    fn check(&self, parsed: &RequirementsTxt) -> Result<(), EnvironmentError> {
+        let refuse = |problem: String| Err(wrong(&self.file, problem));
+        if let Some(editable) = parsed.editables.first() {
+            return refuse(format!(
+                "`-e {}` installs a folder of sources, which is not done here; {PUBLISH}",
+                shown(&specified(editable))
+            ));
+        }
+        if let Some(links) = parsed.find_links.first() {
+            return refuse(format!(
+                "`--find-links {links}` is not supported; name an index with --extra-index-url"
+            ));
+        }
+        if !matches!(parsed.no_binary, uv_configuration::NoBinary::None) {
+            return refuse(
+                "`--no-binary` asks for packages that are built from source, which is not done on this host; take the line out"
+                    .to_owned(),
+            );
+        }
+        for entry in &parsed.requirements {
+            let requirement = specified(entry);
+            let what = shown(&requirement);
+            let source = match requirement {
+                UnresolvedRequirement::Named(named) => named.source,
+                UnresolvedRequirement::Unnamed(unnamed) => {
+                    if matches!(unnamed.url.parsed_url, uv_pypi_types::ParsedUrl::Archive(_)) {
+                        continue;
+                    }
+                    return refuse(local(&what));
+                }
+            };
+            match source {
+                RequirementSource::Registry { .. } => {}
+                RequirementSource::Url { ext, .. } => {
+                    if ext != DistExtension::Wheel {
+                        return refuse(format!(
+                            "{what} is a source archive, which is not built on this host; {PUBLISH}"
+                        ));
+                    }
+                }
+                RequirementSource::Path { .. } | RequirementSource::Directory { .. } => {
+                    return refuse(local(&what));
+                }
+                RequirementSource::GitDirectory { .. } | RequirementSource::GitPath { .. } => {
+                    return refuse(format!(
+                        "{what} is a source repository, which is not built on this host; {PUBLISH}"
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What to do with code that comes without a wheel.
+const PUBLISH: &str = "publish it as a wheel on an index, put its modules into the flow's folder, or make a custom base image that has it (bundle.toml, [python] requirements)";
+
+fn local(what: &str) -> String {
+    format!(
+        "{what} is a local file; sessions install from indexes only. Make a custom base image that has it (bundle.toml, [python] wheels), or put its modules into the flow's folder"
+    )
+}
+
+fn specified(entry: &RequirementEntry) -> UnresolvedRequirement {
+    UnresolvedRequirementSpecification::from(entry.clone()).requirement
+}
+
+fn shown(requirement: &UnresolvedRequirement) -> String {
+    requirement
+        .to_string()
+        .replace(&format!("file://{ROOT}/"), "")
+        .replace(&format!("{ROOT}/"), "")
+}
+
+/// Replaces `${NAME}` by the variable's value.
+fn expand(
+    file: &str,
+    text: &str,
+    variables: &BTreeMap<String, String>,
+) -> Result<String, EnvironmentError> {
+    if let Some(unknown) = VARIABLE
+        .captures_iter(text)
+        .find(|found| !variables.contains_key(&found[1]))
+    {
+        return Err(wrong(
+            file,
+            format!(
+                "the variable {} is not known here; for an index that needs a token write https://{{private}}@host/…, and the session's identity gives it",
+                &unknown[0]
+            ),
+        ));
+    }
+    let value = |found: &regex::Captures<'_>| variables.get(&found[1]).cloned().unwrap_or_default();
+    Ok(VARIABLE.replace_all(text, value).into_owned())
+}
+
+/// A path below the flow's folder, relative to it and without detours.
+fn inside(folder: &Path, target: &str) -> Option<String> {
+    let mut parts = PathBuf::from(folder);
+    for part in Path::new(target).components() {
+        match part {
+            std::path::Component::Normal(part) => parts.push(part),
+            std::path::Component::CurDir => {}
+            std::path::Component::ParentDir => {
+                if !parts.pop() {
+                    return None;
+                }
+            }
+            std::path::Component::RootDir | std::path::Component::Prefix(_) => return None,
+        }
+    }
+    let name = parts.to_str()?.to_owned();
+    (!name.is_empty()).then_some(name)
+}
+
+fn wrong(file: &str, problem: impl Into<String>) -> EnvironmentError {
+    EnvironmentError::Requirements {
+        file: file.to_owned(),
+        problem: problem.into(),
+    }
+}
+
+fn missing() -> &'static str {
+    "there is no such file in the flow; name the right one under environment.python_requirements_txt, or add it to additional_includes"
+}
+
+fn outside(target: &str) -> String {
+    format!(
+        "{target} is outside of the flow's folder; name it under additional_includes, and refer to it by its own name"
+    )
+}
+
+fn too_much(what: &str, limit: u64, unit: &'static str) -> EnvironmentError {
+    EnvironmentError::TooMuch {
+        what: what.to_owned(),
+        limit,
+        unit,
+    }
+}

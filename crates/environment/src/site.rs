@@ -1,0 +1,183 @@
+//! An environment's folder: the files of its wheels side by side, as an installer would have put them.
+//!
+//! The files are links to those of the layers, so an environment costs names and no content. A folder is named by what is in
+//! it and appears whole; sessions with equal requirements share it, read-only.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use flowcell_bundle::Digest;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{At as _, EnvironmentError};
+use crate::layer::{FILES, Layer};
+
+/// Files of an environment.
+const MAX_FILES: usize = 100_000;
+/// Bytes of all packages of an environment.
+const MAX_BYTES: u64 = 2 << 30;
+const ABOUT: &str = "site.json";
+
+/// What requirements have brought, ready for instances.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Site {
+    /// Its name: the digest of what is in it.
+    pub digest: Digest,
+    /// The folder that instances see as [`crate::SITE`].
+    pub folder: PathBuf,
+    /// What was installed.
+    pub packages: Vec<SitePackage>,
+    /// What whoever wrote the requirements should know.
+    pub notes: Vec<String>,
+}
+
+/// An installed package.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SitePackage {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// Its license, as it names it itself.
+    pub license: Option<String>,
+    /// Bytes of its files.
+    pub size: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct About {
+    packages: Vec<SitePackage>,
+    notes: Vec<String>,
+}
+
+/// The name of an environment of these layers, for one version of Python.
+pub(crate) fn digest(layers: &[Layer], python: &str) -> Digest {
+    let mut text = format!("{python}\n");
+    for layer in layers {
+        text.push_str(&format!("{} {}\n", layer.wheel, layer.sha256));
+    }
+    Digest::of(text.as_bytes())
+}
+
+/// The environment of this name, if it is there.
+///
+/// # Errors
+/// When it cannot be read.
+pub(crate) fn find(sites: &Path, digest: &Digest) -> Result<Option<Site>, EnvironmentError> {
+    let folder = sites.join(digest.hex());
+    let path = folder.join(ABOUT);
+    let bytes = match fs::read(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        bytes => bytes.at("read", &path)?,
+    };
+    let Ok(About { packages, notes }) = serde_json::from_slice(&bytes) else {
+        // Made by another version: whoever looks for it makes it again.
+        fs::remove_dir_all(&folder).at("delete", &folder)?;
+        return Ok(None);
+    };
+    Ok(Some(Site {
+        digest: *digest,
+        folder: folder.join(FILES),
+        packages,
+        notes,
+    }))
+}
+
+/// An environment in the making.
+pub(crate) struct Assembly {
+    folder: tempfile::TempDir,
+}
+
+impl Assembly {
+    /// Links the files of the layers, each in its folder, into one.
+    ///
+    /// # Errors
+    /// When it has too much, or the disk does not take it.
+    pub(crate) fn new(sites: &Path, layers: &[(PathBuf, Layer)]) -> Result<Self, EnvironmentError> {
+        let size: u64 = layers.iter().map(|(_, layer)| layer.size).sum();
+        let too_much = |limit: u64, unit: &'static str| EnvironmentError::TooMuch {
+            what: "the requirements, with all that these need".to_owned(),
+            limit,
+            unit,
+        };
+        if size > MAX_BYTES {
+            return Err(too_much(MAX_BYTES, "bytes"));
+        }
+        fs::create_dir_all(sites).at("make the folder", sites)?;
+        let folder = tempfile::Builder::new()
+            .prefix(".partial-")
+            .tempdir_in(sites)
+            .at("write in", sites)?;
+        let target = folder.path().join(FILES);
+        fs::create_dir(&target).at("make the folder", &target)?;
+        let mut count = 0;
+        for (source, _) in layers {
+            let source = source.join(FILES);
+            for entry in walkdir::WalkDir::new(&source).min_depth(1) {
+                let entry = entry.map_err(io::Error::from).at("list", &source)?;
+                let name = entry.path().strip_prefix(&source).unwrap_or(entry.path());
+                let place = target.join(name);
+                if entry.file_type().is_dir() {
+                    fs::create_dir_all(&place).at("make the folder", &place)?;
+                    continue;
+                }
+                count += 1;
+                if count > MAX_FILES {
+                    return Err(too_much(MAX_FILES as u64, "files"));
+                }
+                match fs::hard_link(entry.path(), &place) {
+                    // Several packages have a file of this name: the last one's stays, as with pip.
+                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                        fs::remove_file(&place).at("replace", &place)?;
+                        fs::hard_link(entry.path(), &place).at("link", &place)?;
+                    }
+                    linked => linked.at("link", &place)?,
+                }
+            }
+        }
+        Ok(Self { folder })
+    }
+
+    /// Where its files are meanwhile.
+    pub(crate) fn files(&self) -> PathBuf {
+        self.folder.path().join(FILES)
+    }
+
+    /// Gives it its name.
+    pub(crate) fn end(
+        self,
+        sites: &Path,
+        digest: &Digest,
+        layers: &[Layer],
+        notes: Vec<String>,
+    ) -> Result<Site, EnvironmentError> {
+        let packages = layers.iter().map(|layer| SitePackage {
+            name: layer.name.clone(),
+            version: layer.version.clone(),
+            license: layer.license.clone(),
+            size: layer.size,
+        });
+        let about = About {
+            packages: packages.collect(),
+            notes,
+        };
+        let bytes = serde_json::to_vec(&about)
+            .map_err(|error| EnvironmentError::Host(error.to_string()))?;
+        let path = self.folder.path().join(ABOUT);
+        fs::write(&path, bytes).at("write", &path)?;
+        let target = sites.join(digest.hex());
+        match fs::rename(self.folder.path(), &target) {
+            Ok(()) => {
+                // It has moved; there is nothing left to remove.
+                let _ = self.folder.keep();
+            }
+            // Somebody else was faster, with the same content.
+            Err(_) if target.join(ABOUT).exists() => {}
+            Err(error) => return Err(error).at("write", &target),
+        }
+        find(sites, digest)?.ok_or_else(|| {
+            EnvironmentError::Host("an environment that was made is gone".to_owned())
+        })
+    }
+}
