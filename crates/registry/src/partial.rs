@@ -185,6 +185,13 @@ fn path(target: &Path) -> Result<PathBuf, RegistryError> {
 mod tests {
     use super::*;
 
+    async fn is_pending(mut future: std::pin::Pin<&mut impl Future>) -> bool {
+        std::future::poll_fn(|context| {
+            std::task::Poll::Ready(future.as_mut().poll(context).is_pending())
+        })
+        .await
+    }
+
     #[tokio::test]
     async fn it_goes_on_from_what_is_there() {
         let folder = tempfile::tempdir().unwrap();
@@ -229,7 +236,7 @@ mod tests {
         let target = folder.path().join("name");
         let mut first = Partial::open(&target, 1).await.unwrap().unwrap();
         let mut second = Box::pin(Partial::open(&target, 1));
-        assert!(futures_util::poll!(second.as_mut()).is_pending());
+        assert!(is_pending(second.as_mut()).await);
         first.write(b"a").await.unwrap();
         first.finish().await.unwrap();
         assert!(second.await.unwrap().is_none());
@@ -241,7 +248,7 @@ mod tests {
         let target = folder.path().join("name");
         let first = Partial::open(&target, 1).await.unwrap().unwrap();
         let mut second = Box::pin(Partial::open(&target, 1));
-        assert!(futures_util::poll!(second.as_mut()).is_pending());
+        assert!(is_pending(second.as_mut()).await);
         first.delete().unwrap();
         let mut second = second.await.unwrap().unwrap();
         second.write(b"a").await.unwrap();
