@@ -90,7 +90,7 @@ impl Client {
         credentials: &Credentials,
     ) -> Result<Digest, RegistryError> {
         let access = self.access(reference, credentials, false)?;
-        let work = self.tries(&access.place, async || {
+        let work = self.tries(&access.place, || async {
             let request = manifest_request(&access.place, Method::HEAD)?;
             let response = access.call(request).await?;
             if response.status() != StatusCode::OK {
@@ -121,7 +121,7 @@ impl Client {
         credentials: &Credentials,
     ) -> Result<Manifest, RegistryError> {
         let access = self.access(reference, credentials, false)?;
-        let work = self.tries(&access.place, async || self.get_manifest(&access).await);
+        let work = self.tries(&access.place, || self.get_manifest(&access));
         self.within(&access.place, work).await
     }
 
@@ -155,7 +155,7 @@ impl Client {
         let media_type = HeaderValue::from_str(media_type).map_err(|_| {
             RegistryError::Settings("a media type must have visible ASCII characters".to_owned())
         })?;
-        let work = self.tries(&access.place, async || {
+        let work = self.tries(&access.place, || async {
             let url = access
                 .place
                 .url(&format!("manifests/{}", reference.manifest_name()))?;
@@ -237,10 +237,10 @@ impl Client {
     }
 
     /// Tries it until it succeeds, or would not the next time.
-    pub(crate) async fn tries<T>(
+    pub(crate) async fn tries<T, F: Future<Output = Result<T, Failure>>>(
         &self,
         place: &Place,
-        mut work: impl AsyncFnMut() -> Result<T, Failure>,
+        work: impl Fn() -> F,
     ) -> Result<T, RegistryError> {
         let mut tries = Tries::new(self.settings());
         loop {

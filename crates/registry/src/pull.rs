@@ -91,14 +91,15 @@ impl Client {
         if blob.size > limit {
             return Err(place.too_large("the config", limit, "bytes"));
         }
-        let work = self.tries(place, async || {
+        let work = self.tries(place, || async {
             let response = get(&access, blob, 0).await?;
             if response.status() != StatusCode::OK {
                 return Err(access.refuse(response, &what(blob)).await);
             }
             check_length(&access, blob, &response, blob.size)?;
             let body = self.inner.transport.body(response, blob.size).await?;
-            let bytes = body.ok_or_else(|| wrong_size(&access, blob, blob.size + 1, true))?;
+            let bytes =
+                body.ok_or_else(|| wrong_size(&access, blob, blob.size.saturating_add(1), true))?;
             if bytes.len() as u64 != blob.size {
                 return Err(wrong_size(&access, blob, bytes.len() as u64, false).into());
             }
@@ -264,7 +265,8 @@ fn check_length(
     let is_part = response.status() == StatusCode::PARTIAL_CONTENT;
     match response.content_length() {
         Some(length) if length > rest || (length < rest && !is_part) => {
-            Err(wrong_size(access, blob, blob.size - rest + length, false))
+            let found = (blob.size - rest).saturating_add(length);
+            Err(wrong_size(access, blob, found, false))
         }
         _ => Ok(()),
     }

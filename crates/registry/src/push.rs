@@ -53,7 +53,7 @@ impl Client {
         let access = self.access(reference, credentials, true)?;
         check_parts(&access.place, self.settings(), 0, &[blob.size])?;
         let _place = self.inner.transfers.acquire().await;
-        let work = self.tries(&access.place, async || {
+        let work = self.tries(&access.place, || async {
             if !has(&access, blob).await? {
                 self.upload(&access, blob, source, progress).await?;
             }

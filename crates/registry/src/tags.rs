@@ -47,7 +47,7 @@ impl Client {
             let mut next = Some(access.place.url(&format!("tags/list?n={PAGE}"))?);
             let mut tags = Vec::new();
             while let Some(url) = next {
-                let page = self.tries(&access.place, async || page(&access, url.clone()).await);
+                let page = self.tries(&access.place, || page(&access, url.clone()));
                 let (more, following) = page.await?;
                 // Each page brings tags, so the limit of tags also limits the pages.
                 if more.is_empty() && following.is_some() {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use flowcell_registry::{Client, Credentials, RegistryError, Settings, Source};
+use flowcell_registry::{Client, Credentials, RegistryError, Settings, Source, Trouble};
 
 use crate::stub::{Reply, Stub};
 use crate::{Folder, blob, client, image, settings, silent, text};
@@ -244,13 +244,8 @@ async fn an_upload_that_is_not_taken() {
     let blob = blob(&content);
     let source = Source::Bytes(content.into());
     let reference = image(&stub.registry, "a:1");
-    let pushed = client.push_blob(
-        &reference,
-        &blob,
-        &source,
-        &Credentials::anonymous(),
-        &silent,
-    );
+    let anonymous = Credentials::anonymous();
+    let pushed = client.push_blob(&reference, &blob, &source, &anonymous, &silent);
     let error = pushed.await.unwrap_err();
     assert!(text(&error).contains("silent"), "{}", text(&error));
 }
@@ -294,4 +289,51 @@ async fn nobody_listens() {
         text.contains("after 3 tries") && text.contains("refused"),
         "{text}"
     );
+}
+
+#[tokio::test]
+async fn a_registry_that_takes_no_connections() {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let listener = socket.listen(0).unwrap();
+    let registry = listener.local_addr().unwrap().to_string();
+    // Nobody accepts it, so there is no room for another one.
+    let _full = tokio::net::TcpStream::connect(&registry).await.unwrap();
+    let client = Client::new(Settings {
+        connect_timeout: Duration::from_millis(50),
+        ..settings()
+    })
+    .unwrap();
+    let reference = image(&registry, "a:1");
+    let error = client
+        .resolve(&reference, &Credentials::anonymous())
+        .await
+        .unwrap_err();
+    let RegistryError::Unavailable {
+        tries: 3, source, ..
+    } = &error
+    else {
+        panic!("{}", text(&error));
+    };
+    assert!(matches!(source, Trouble::Connection(_)), "{}", text(&error));
+}
+
+/// A server does this in tasks of its own, which can move from one thread to another.
+#[test]
+fn all_that_a_client_does_can_be_a_task() {
+    fn task<T: Send>(_: T) {}
+    let client = client();
+    let reference = image("registry.example.com", "a:1");
+    let anonymous = Credentials::anonymous();
+    let blob = blob(b"content");
+    let source = Source::Bytes("content".into());
+    let target = std::path::Path::new("blob");
+    task(client.resolve(&reference, &anonymous));
+    task(client.manifest(&reference, &anonymous));
+    task(client.config(&reference, &blob, &anonymous));
+    task(client.tags(&reference, &anonymous));
+    task(client.pull_blob(&reference, &blob, target, &anonymous, &silent));
+    task(client.pull_blobs(&reference, &[(blob, target)], &anonymous, &silent));
+    task(client.push_blob(&reference, &blob, &source, &anonymous, &silent));
+    task(client.push_manifest(&reference, "a/b", "{}", &anonymous));
 }
