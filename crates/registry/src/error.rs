@@ -135,6 +135,19 @@ pub enum RegistryError {
         /// The answer.
         message: String,
     },
+    /// Who answers cannot prove to be who was asked (TLS).
+    #[error(
+        "{reference}: the certificate of {address} is not trusted; if it is of an authority of your own, add that authority's certificate to the settings"
+    )]
+    Certificate {
+        /// What was asked for.
+        reference: String,
+        /// Who was asked.
+        address: String,
+        /// What is wrong with the certificate.
+        #[source]
+        source: Trouble,
+    },
     /// The registry could not be reached, or did not get it done.
     #[error("{reference}: {registry} could not be used after {tries} {}; try again later", if *.tries == 1 { "try" } else { "tries" })]
     Unavailable {

@@ -1,6 +1,8 @@
 //! Requests: where they may go, what goes along, and how long they may take.
 
+use std::error::Error as StdError;
 use std::fmt;
+use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -236,7 +238,8 @@ impl Transport {
             if let Some(body) = &request.body {
                 builder = builder.body(body.clone());
             }
-            let response = self.in_time(builder.send()).await?;
+            let response = self.in_time(builder.send()).await;
+            let response = response.map_err(|trouble| failure(place, &origin, trouble))?;
             let is_followed = matches!(request.method, Method::GET | Method::HEAD)
                 && matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308);
             if !is_followed {
@@ -267,7 +270,8 @@ impl Transport {
         if let Some(authorization) = authorization {
             builder = builder.header(AUTHORIZATION, authorization.value);
         }
-        Ok(builder.send().await.map_err(connection)?)
+        let response = builder.send().await;
+        response.map_err(|error| failure(place, &origin, connection(error)))
     }
 
     /// The next bytes of an answer.
@@ -356,6 +360,33 @@ fn connection(error: reqwest::Error) -> Trouble {
     Trouble::Connection(Box::new(error.without_url()))
 }
 
+/// A certificate that is not trusted will not be the next time either.
+fn failure(place: &Place, origin: &Origin, trouble: Trouble) -> Failure {
+    let is_certificate = matches!(&trouble, Trouble::Connection(error) if is_certificate(&**error));
+    if !is_certificate {
+        return Failure::Again(trouble);
+    }
+    Failure::Final(RegistryError::Certificate {
+        reference: place.name.clone(),
+        address: origin.to_string(),
+        source: trouble,
+    })
+}
+
+fn is_certificate(error: &(dyn StdError + 'static)) -> bool {
+    if let Some(rustls::Error::InvalidCertificate(_)) = error.downcast_ref() {
+        return true;
+    }
+    // An I/O error does not give out what it was made from as its source.
+    let inner = error
+        .downcast_ref::<io::Error>()
+        .and_then(io::Error::get_ref);
+    match inner {
+        Some(inner) => is_certificate(inner),
+        None => error.source().is_some_and(is_certificate),
+    }
+}
+
 /// Where an answer refers to.
 pub(crate) fn location(place: &Place, response: &Response) -> Result<Url, RegistryError> {
     let location = response.headers().get(LOCATION);
@@ -366,8 +397,8 @@ pub(crate) fn location(place: &Place, response: &Response) -> Result<Url, Regist
 }
 
 /// An error with all its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
+fn chain(error: &dyn StdError) -> String {
+    let causes = std::iter::successors(Some(error), |error| (*error).source());
     let texts: Vec<String> = causes.map(ToString::to_string).collect();
     texts.join(": ")
 }

@@ -419,7 +419,13 @@ async fn certificates_are_checked() {
     let stub = Stub::start(move |_, _| Reply::new(302, "").header("Location", &elsewhere)).await;
 
     let error = manifest(&stub).await.unwrap_err();
-    assert!(text(&error).contains("certificate"), "{}", text(&error));
+    let said = text(&error);
+    assert!(matches!(error, RegistryError::Certificate { .. }), "{said}");
+    assert!(
+        said.contains(&format!("https://localhost:{port}")),
+        "{said}"
+    );
+    assert_eq!(stub.asked().len(), 1);
     let client = Client::new(Settings {
         root_certificates: vec![certified.cert.pem().into_bytes()],
         ..settings()

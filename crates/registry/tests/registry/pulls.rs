@@ -340,6 +340,33 @@ async fn what_cannot_be_written_is_said() {
 }
 
 #[tokio::test]
+async fn a_full_disk_is_said() {
+    // Once with one write, which is noticed at the end, once with many.
+    for content in [CONTENT.to_vec(), vec![b'x'; 4 << 20]] {
+        let body = content.clone();
+        let stub = Stub::start(move |_, _| Reply::new(200, body.clone())).await;
+        let folder = Folder::new();
+        std::os::unix::fs::symlink("/dev/full", folder.partial()).unwrap();
+        let reference = image(&stub.registry, "a");
+        let anonymous = Credentials::anonymous();
+        let error = client()
+            .pull_blob(
+                &reference,
+                &blob(&content),
+                &folder.target(),
+                &anonymous,
+                &silent,
+            )
+            .await
+            .unwrap_err();
+        let text = text(&error);
+        assert!(matches!(error, RegistryError::DiskFull { .. }), "{text}");
+        assert!(text.contains("the disk is full"), "{text}");
+        assert!(!folder.target().exists());
+    }
+}
+
+#[tokio::test]
 async fn silence_in_the_middle_ends_it() {
     let stub = Stub::start(|_, _| {
         Reply::new(200, &CONTENT[..8])
