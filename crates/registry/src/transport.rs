@@ -184,6 +184,12 @@ impl Transport {
     /// When a root certificate cannot be read, or TLS not be set up.
     pub(crate) fn new(settings: &Settings) -> Result<Self, RegistryError> {
         let unusable = |error: reqwest::Error| RegistryError::Settings(chain(&error));
+        let no_tls = |error: reqwest::Error| {
+            let error = chain(&error);
+            RegistryError::Settings(format!(
+                "{error}; install the system's certificates (`ca-certificates`), or add root certificates"
+            ))
+        };
         let mut certificates = Vec::new();
         for pem in &settings.root_certificates {
             let read = Certificate::from_pem_bundle(pem).map_err(unusable)?;
@@ -204,8 +210,8 @@ impl Transport {
                 .tls_certs_merge(certificates.clone())
         };
         Ok(Self {
-            remote: builder().build().map_err(unusable)?,
-            local: builder().no_proxy().build().map_err(unusable)?,
+            remote: builder().build().map_err(no_tls)?,
+            local: builder().no_proxy().build().map_err(no_tls)?,
             idle: settings.idle_timeout,
             other_hosts: settings.other_hosts.clone(),
         })
