@@ -13,8 +13,9 @@ use tokio::time::Instant;
 use crate::challenge::{self, Challenge};
 use crate::credentials::Credentials;
 use crate::error::{RegistryError, Trouble, quoted};
+use crate::place::{Origin, Place};
 use crate::retry::Failure;
-use crate::transport::{Authorization, Origin, Place, Request, Transport};
+use crate::transport::{Authorization, Request, Transport};
 
 /// Most bytes of a token server's answer.
 const MAX_TOKEN: u64 = 256 << 10;

@@ -13,10 +13,11 @@ use crate::credentials::Credentials;
 use crate::digest::Digest;
 use crate::error::RegistryError;
 use crate::manifest::{self, Manifest};
+use crate::place::Place;
 use crate::reference::ImageReference;
 use crate::retry::{Failure, Tries};
 use crate::settings::Settings;
-use crate::transport::{Place, Request, Transport};
+use crate::transport::{Request, Transport};
 
 /// The header in which a registry names a manifest's digest.
 const DIGEST_HEADER: &str = "docker-content-digest";

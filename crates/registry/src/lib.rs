@@ -28,6 +28,7 @@ mod digest;
 mod error;
 mod manifest;
 mod partial;
+mod place;
 mod pull;
 mod push;
 mod reference;

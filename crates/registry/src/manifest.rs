@@ -4,8 +4,8 @@ use serde::Deserialize;
 
 use crate::digest::Digest;
 use crate::error::RegistryError;
+use crate::place::Place;
 use crate::settings::Settings;
-use crate::transport::Place;
 
 /// What this crate asks for: manifests and lists of them, in OCI's and Docker's names.
 pub(crate) const ACCEPTED: &str = "application/vnd.oci.image.manifest.v1+json, \

@@ -5,8 +5,8 @@ use std::hash::{BuildHasher as _, Hasher as _};
 use std::time::Duration;
 
 use crate::error::{RegistryError, Trouble};
+use crate::place::Place;
 use crate::settings::Settings;
-use crate::transport::Place;
 
 /// Why one try failed.
 #[derive(Debug)]

@@ -8,9 +8,10 @@ use crate::access::Access;
 use crate::client::Client;
 use crate::credentials::Credentials;
 use crate::error::RegistryError;
+use crate::place::Origin;
 use crate::reference::{ImageReference, is_tag};
 use crate::retry::Failure;
-use crate::transport::{Origin, Request};
+use crate::transport::Request;
 
 /// Tags that are asked for at once.
 const PAGE: usize = 1_000;
