@@ -92,6 +92,7 @@ async fn run(settings: &Settings, config: Config) -> ExitCode {
             progress: Arc::new(terminal::progress),
             worker: crate::worker::worker(),
             compiler: crate::worker::compiler(),
+            installer: crate::worker::installer(),
             on_ready: Box::new(ready),
         },
         ending,

@@ -9,6 +9,7 @@ pub mod files;
 pub mod flows;
 pub mod hibernation;
 pub mod host;
+pub mod packages;
 pub mod page;
 pub mod serving;
 pub mod sessions;
@@ -102,6 +103,9 @@ pub fn routes(upload_bytes: usize) -> OpenApiRouter<Arc<App>> {
         .routes(routes!(hibernation::hibernate))
         .routes(routes!(hibernation::resume))
         .routes(routes!(hibernation::fork))
+        .routes(routes!(packages::list))
+        .routes(routes!(packages::install))
+        .routes(routes!(packages::lock))
         .routes(routes!(sessions::history))
         .routes(routes!(sessions::operation))
         .routes(routes!(sessions::tools))

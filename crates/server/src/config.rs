@@ -12,6 +12,7 @@ use flowcell_session::{
     CannotHibernate, Catalog, FileLimits, InstanceType, MAX_IDLE_SECONDS, MIN_IDLE_SECONDS, Name,
     Quota, Quotas, Resources,
 };
+use flowcell_worker::IndexSettings;
 use serde::{Deserialize, Serialize};
 
 /// Environment variables with this prefix override the file: `FLOWCELL__SERVER__LISTEN` is `server.listen`.
@@ -69,6 +70,8 @@ pub struct Config {
     pub host: HostConfig,
     /// How sessions live.
     pub sessions: SessionsConfig,
+    /// Where packages come from.
+    pub packages: PackagesConfig,
     /// How much flows may hold.
     pub flows: FileLimits,
     /// How much workspaces and users may have.
@@ -267,6 +270,50 @@ impl Default for SessionsConfig {
     }
 }
 
+/// `[packages]`: where sessions' requirements come from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PackagesConfig {
+    /// The index of requirements that name none; nothing means the Python Package Index.
+    pub index_url: Option<String>,
+    /// Indexes that are asked before that one.
+    pub extra_index_urls: Vec<String>,
+    /// The only hosts that may be asked, with their port unless it is the protocol's own; any, when it is empty.
+    pub allowed_hosts: Vec<String>,
+    /// Hosts that may have private addresses, and speak http.
+    pub trusted_hosts: Vec<String>,
+    /// Size of a wheel, in MiB; 1 to 2048.
+    pub wheel_mib: u64,
+    /// Seconds that an environment may take to make; 10 to 3600.
+    pub install_seconds: u64,
+}
+
+impl Default for PackagesConfig {
+    fn default() -> Self {
+        Self {
+            index_url: None,
+            extra_index_urls: Vec::new(),
+            allowed_hosts: Vec::new(),
+            trusted_hosts: Vec::new(),
+            wheel_mib: 256,
+            install_seconds: 600,
+        }
+    }
+}
+
+impl PackagesConfig {
+    pub(crate) fn indexes(&self) -> IndexSettings {
+        IndexSettings {
+            index_url: self.index_url.clone(),
+            extra_index_urls: self.extra_index_urls.clone(),
+            allowed_hosts: self.allowed_hosts.clone(),
+            trusted_hosts: self.trusted_hosts.clone(),
+            wheel_bytes: self.wheel_mib << 20,
+            ..IndexSettings::default()
+        }
+    }
+}
+
 /// `[quotas]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -417,6 +464,13 @@ impl Config {
         }
         let sessions = &self.sessions;
         between("server.header_seconds", self.server.header_seconds, 1, 300)?;
+        between("packages.wheel_mib", self.packages.wheel_mib, 1, 2_048)?;
+        between(
+            "packages.install_seconds",
+            self.packages.install_seconds,
+            10,
+            3_600,
+        )?;
         between("host.instances", u64::from(self.host.instances), 1, 4_096)?;
         self.check_workers()?;
         between(

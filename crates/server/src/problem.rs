@@ -8,8 +8,9 @@ use axum::response::{IntoResponse, Response};
 use flowcell_executor::RunError;
 use flowcell_session::machine::Refusal;
 use flowcell_session::{
-    AdmissionError, ArchiveError, CallError, ChangeError, CopyError, EditError, ForkError,
-    HibernateError, InvalidName, InvalidPath, RegistryError, TooLarge,
+    AdmissionError, ArchiveError, CallError, ChangeError, CopyError, EditError, EnvironmentError,
+    ForkError, HibernateError, InvalidName, InvalidPath, RegistryError, SessionInstallError,
+    TooLarge,
 };
 use flowcell_worker::WorkerError;
 use serde::{Deserialize, Serialize};
@@ -70,6 +71,8 @@ kinds! {
     Busy, "busy", CONFLICT, "Calls are under way";
     /// Something of the session's memory cannot be stored: `reasons` says what.
     CannotStore, "cannot-store", CONFLICT, "Something of the session cannot be stored";
+    /// What a flow asks for in packages cannot be had, or does not run here.
+    Environment, "environment", UNPROCESSABLE_ENTITY, "The flow's requirements cannot be met";
     /// A quota is full.
     QuotaExceeded, "quota-exceeded", CONFLICT, "A quota is full";
     /// The host is full.
@@ -266,6 +269,30 @@ impl From<CallError> for Problem {
             CallError::Environment(_) => Self::new(Kind::Conflict, detail),
             CallError::Worker(error) => error.into(),
             CallError::Happen(error) => error.into(),
+        }
+    }
+}
+
+impl From<EnvironmentError> for Problem {
+    fn from(error: EnvironmentError) -> Self {
+        if error.is_users() {
+            return Self::new(Kind::Environment, error.to_string());
+        }
+        tracing::error!(
+            error = &error as &dyn std::error::Error,
+            "an environment could not be made"
+        );
+        Self::new(Kind::Unavailable, error.to_string()).retry_after(10)
+    }
+}
+
+impl From<SessionInstallError> for Problem {
+    fn from(error: SessionInstallError) -> Self {
+        match error {
+            SessionInstallError::Busy(_) => Self::new(Kind::Busy, error.to_string()).retry_after(1),
+            SessionInstallError::Call(error) => error.into(),
+            SessionInstallError::Environment(error) => error.into(),
+            SessionInstallError::Happen(error) => error.into(),
         }
     }
 }

@@ -8,8 +8,8 @@ use std::time::Duration;
 use flowcell_bundle::{BundleError, CompileLimits, Progress, Reference, Store};
 use flowcell_executor::RunError;
 use flowcell_session::{
-    Change, ChangeError, Durability, HostSettings, Ledger, Name, RegistryError, Role, SessionHost,
-    SqliteRegistry, User, UserName, WorkspaceRecord,
+    Change, ChangeError, Durability, EnvironmentSettings, HostSettings, Ledger, Name,
+    RegistryError, Role, SessionHost, SqliteRegistry, User, UserName, WorkspaceRecord,
 };
 use flowcell_worker::{WorkerCommand, Workers, WorkersSettings};
 use jiff::Timestamp;
@@ -98,6 +98,8 @@ pub struct Serve {
     pub worker: WorkerCommand,
     /// How a process that compiles is started.
     pub compiler: WorkerCommand,
+    /// How a process that makes environments is started.
+    pub installer: WorkerCommand,
     /// Told when the server takes requests.
     pub on_ready: Box<dyn FnOnce(Ready) + Send>,
 }
@@ -134,6 +136,7 @@ pub async fn serve(serve: Serve, ending: CancellationToken) -> Result<(), ServeE
         progress,
         worker,
         compiler,
+        installer,
         on_ready,
     } = serve;
     allow_open_files();
@@ -149,7 +152,7 @@ pub async fn serve(serve: Serve, ending: CancellationToken) -> Result<(), ServeE
         Some(image) => image.parse().unwrap_or(bundle),
         None => bundle,
     };
-    let settings = settings(&config, &folder, bundle);
+    let settings = settings(&config, &folder, bundle, installer);
     std::fs::create_dir_all(&settings.folder).map_err(|source| ServeError::Folder {
         path: settings.folder.clone(),
         source,
@@ -217,7 +220,12 @@ pub async fn serve(serve: Serve, ending: CancellationToken) -> Result<(), ServeE
     Ok(())
 }
 
-fn settings(config: &Config, folder: &Path, bundle: Reference) -> HostSettings {
+fn settings(
+    config: &Config,
+    folder: &Path,
+    bundle: Reference,
+    installer: WorkerCommand,
+) -> HostSettings {
     let sessions = &config.sessions;
     HostSettings {
         folder: folder.join("sessions"),
@@ -230,6 +238,11 @@ fn settings(config: &Config, folder: &Path, bundle: Reference) -> HostSettings {
         instance_wait: Duration::from_secs(sessions.instance_wait_seconds),
         instance_memory: sessions.instance_memory_mib << 20,
         stored_memory: sessions.stored_memory_mib << 20,
+        environments: EnvironmentSettings {
+            indexes: config.packages.indexes(),
+            time: Duration::from_secs(config.packages.install_seconds),
+            installer,
+        },
     }
 }
 

@@ -3,10 +3,12 @@
 mod clock;
 mod copy;
 mod effects;
+mod environments;
 mod events;
 mod fork;
 mod hibernate;
 mod idle;
+mod install;
 mod live;
 mod work;
 
@@ -23,9 +25,12 @@ use tokio::task::JoinHandle;
 
 use self::clock::{Clock, Timer};
 pub use self::copy::CopyError;
+use self::environments::Environments;
+pub use self::environments::{EnvironmentError, EnvironmentSettings};
 pub use self::events::{EventId, InvalidEventId, SessionEvent, Watched, Watcher};
 pub use self::fork::{Fork, ForkError};
 pub use self::hibernate::{CannotHibernate, HibernateError, NotStored};
+pub use self::install::{Installing, SessionInstallError};
 use self::live::Live;
 pub use self::live::{ActiveCall, AdmissionError, Usage};
 pub use self::work::CallError;
@@ -66,6 +71,8 @@ pub struct HostSettings {
     pub instance_memory: usize,
     /// Most bytes that may have changed of an idle instance that is stored.
     pub stored_memory: u64,
+    /// How environments are made.
+    pub environments: EnvironmentSettings,
 }
 
 /// A session or a compute: its workspace and its name there.
@@ -83,6 +90,7 @@ pub(crate) struct Inner {
     settings: HostSettings,
     /// Where guests run: apart from whoever serves requests, so that a guest at work holds up no request.
     workers: Workers,
+    environments: Environments,
     live: DashMap<Key, Arc<Live>>,
     locks: Vec<tokio::sync::Mutex<()>>,
     used: Mutex<HashSet<Key>>,
@@ -115,6 +123,7 @@ impl SessionHost {
     ) -> Self {
         let (clock, set) = Clock::new();
         let inner = Arc::new(Inner {
+            environments: Environments::new(store.clone(), settings.environments.clone()),
             store,
             ledger,
             settings,
@@ -190,7 +199,7 @@ impl SessionHost {
     pub fn usage(&self, session: &Key) -> Usage {
         let live = self.inner.live.get(session);
         live.map_or_else(Usage::default, |live| {
-            live.usage(self.inner.workers.session(&live.spec.id))
+            live.usage(self.inner.workers.session(&live.session))
         })
     }
 

@@ -25,17 +25,18 @@ pub use files::{
     replace, unpack,
 };
 pub use host::{
-    ActiveCall, AdmissionError, CallError, CannotHibernate, CopyError, EventId, Fork, ForkError,
-    HappenError, HibernateError, HostSettings, InvalidEventId, Key as SessionKey, NotStored,
-    SessionEvent, SessionHost, Usage, Watched, Watcher,
+    ActiveCall, AdmissionError, CallError, CannotHibernate, CopyError, EnvironmentError,
+    EnvironmentSettings, EventId, Fork, ForkError, HappenError, HibernateError, HostSettings,
+    Installing, InvalidEventId, Key as SessionKey, NotStored, SessionEvent, SessionHost,
+    SessionInstallError, Usage, Watched, Watcher,
 };
 pub use ledger::{ChangeError, Ledger};
 pub use name::{InvalidName, Name, UserName};
 pub use quota::{Quota, QuotaExceeded, Quotas, Used, check as check_quota};
 pub use registry::{Durability, FileInfo, MemoryRegistry, Registry, RegistryError, SqliteRegistry};
 pub use session::{
-    ForkedFrom, Happening, Identity, Image, MAX_IDLE_SECONDS, MIN_IDLE_SECONDS, Session,
-    SessionState, Stored,
+    ForkedFrom, Happening, Identity, Image, InstalledPackage, MAX_IDLE_SECONDS, MIN_IDLE_SECONDS,
+    Packages, Session, SessionState, Stored,
 };
 pub use state::{Answered, Change, State, Workspace};
 pub use tenancy::{Flow, Key, MAX_FLOWS, Role, User, WorkspaceRecord};

@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use crate::compute::{Catalog, Resources};
 use crate::name::{Name, UserName};
 use crate::quota::{QuotaExceeded, Quotas};
-use crate::session::{Identity, Image, Session, SessionState};
+use crate::session::{Identity, Image, Packages, Session, SessionState};
 use crate::state::{Change, State, Workspace};
 
 /// What the operator has set.
@@ -87,6 +87,19 @@ pub enum Event {
         session: Name,
         /// Its life.
         generation: u64,
+        /// What its requirements have brought.
+        packages: Option<Box<Packages>>,
+    },
+    /// Packages were installed in a session that runs.
+    Installed {
+        /// The session.
+        session: Name,
+        /// Its life.
+        generation: u64,
+        /// What it has from now on.
+        packages: Option<Box<Packages>>,
+        /// Whoever asked for it.
+        by: UserName,
     },
     /// They could not be made ready.
     OpenFailed {
@@ -381,7 +394,14 @@ pub fn step(
         Event::Opened {
             session,
             generation,
-        } => Ok(scene.opened(session, *generation)),
+            packages,
+        } => Ok(scene.opened(session, *generation, packages.as_deref())),
+        Event::Installed {
+            session,
+            generation,
+            packages,
+            by,
+        } => Ok(scene.installed(session, *generation, packages.as_deref(), by)),
         Event::OpenFailed {
             session,
             generation,

@@ -80,6 +80,38 @@ pub struct Image {
     pub digest: String,
 }
 
+/// What a session's requirements have brought.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Packages {
+    /// The digest of what was asked for.
+    pub asked: String,
+    /// The environment's digest; nothing when the image has all that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub site: Option<String>,
+    /// The digest of the lock, whose text is in the store.
+    pub lock: String,
+    /// What was installed beside the image.
+    pub installed: Vec<InstalledPackage>,
+    /// What whoever wrote the requirements should know.
+    pub notes: Vec<String>,
+    /// Since when the session has them.
+    pub since: Timestamp,
+}
+
+/// An installed package.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstalledPackage {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// Its license, as it names it itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub license: Option<String>,
+    /// Bytes of its files.
+    pub size: u64,
+}
+
 /// A session: one flow, on one compute at a time.
 ///
 /// Its identity is kept from start to start, so its history tells of all its lives; `generation` counts them.
@@ -119,6 +151,9 @@ pub struct Session {
     pub identity: Identity,
     /// Its base image.
     pub image: Image,
+    /// What its requirements have brought, in this life.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packages: Option<Box<Packages>>,
     /// When it was last used, as far as the registry knows; the running session knows better.
     pub last_use: Timestamp,
     /// What is stored of it while it is hibernated.

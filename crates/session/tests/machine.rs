@@ -90,6 +90,7 @@ impl World {
                 } => Event::Opened {
                     session,
                     generation,
+                    packages: None,
                 },
                 Effect::Close {
                     session,
@@ -623,6 +624,7 @@ fn what_a_dead_host_left_undone_is_done_by_the_next() {
         .happen(&Event::Opened {
             session: name("session-of-f"),
             generation: 1,
+            packages: None,
         })
         .unwrap();
     // It comes back on its first use.

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use flowcell_bundle::Reference;
+use flowcell_bundle::{DigestError, Reference};
 use flowcell_executor::{
     Host, RunError, Session, SessionOptions, Status, StoredOptions, Workspace, prepare_image,
 };
@@ -66,6 +66,8 @@ struct Open {
     revision: u64,
     /// The digest of its files.
     files: Option<String>,
+    /// The packages that it was opened with.
+    site: Option<String>,
     flows: HashMap<Setup, OpenFlow>,
     /// How often any of them was asked for.
     uses: u64,
@@ -249,6 +251,12 @@ impl Flows {
             open.files = files;
             open.revision = revision;
         }
+        if open.site != session.site {
+            // Calls under way end with what they began with.
+            open.flows.values().for_each(|open| open.flow.shrink());
+            open.flows.clear();
+            open.site.clone_from(&session.site);
+        }
         if let Some(flow) = open.get(setup) {
             return Ok(flow);
         }
@@ -269,6 +277,11 @@ impl Flows {
         let image: Reference = session.image.parse()?;
         let mut options = SessionOptions::new(image.clone());
         options.image = Some(image);
+        let site = session.site.as_deref().map(str::parse).transpose();
+        let site = site.map_err(|error: DigestError| {
+            RunError::system("EnvironmentError", error.to_string())
+        })?;
+        options.site = site.map(|site| self.executor.site(&site)).transpose()?;
         options.slice = Arc::clone(&live.slice);
         let memory = session.instance_memory.min(live.limits.memory);
         options.limits = Limits {

@@ -22,6 +22,8 @@ mod wire;
 mod work;
 mod workers;
 
+pub use flowcell_environment::{Credential, Credentials, IndexSettings};
+pub use flowcell_executor::{Asked, asked, text_of};
 pub use installer::{InstallError, InstallJob, Installed, Installer, install_for_parent};
 pub use news::{Hear, Heard, News};
 pub use process::main;

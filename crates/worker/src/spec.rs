@@ -53,6 +53,8 @@ pub struct SessionSpec {
     pub flow: String,
     /// Its base image, `name:version`.
     pub image: String,
+    /// The digest of what its requirements have brought, if they have.
+    pub site: Option<String>,
     /// Most memory of one instance, in bytes.
     pub instance_memory: u64,
     /// Longest time of a call.

@@ -4,9 +4,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flowcell_worker::{ComputeSpec, SessionId, SessionSpec, WorkerError};
+use flowcell_worker::{ComputeSpec, Credentials, SessionId, SessionSpec, WorkerError};
 
 use super::copy::{CopyError, WorkingCopy};
+use super::environments::{EnvironmentError, Environments};
 use super::idle::left;
 use super::live::Live;
 use super::{Inner, Key, SessionEvent, Timer, blocking, compute_id};
@@ -14,7 +15,7 @@ use crate::compute::{Compute, ComputeState};
 use crate::machine::{self, Effect, Event, Step};
 use crate::name::Name;
 use crate::registry::Durability;
-use crate::session::{Session, SessionState};
+use crate::session::{Packages, Session, SessionState};
 use crate::state::Change;
 
 /// A session that cannot be opened.
@@ -32,6 +33,9 @@ pub(super) enum OpenError {
     /// What is to run it.
     #[error(transparent)]
     Worker(#[from] WorkerError),
+    /// What its requirements ask for.
+    #[error(transparent)]
+    Environment(#[from] EnvironmentError),
     /// What it was to go on from.
     #[error(
         "the copy of the session that it is forked from was lost before it could start; fork it again"
@@ -47,10 +51,11 @@ impl Inner {
                 Effect::Open {
                     session,
                     generation,
-                } => match self.open(&workspace, &session, generation).await {
-                    Ok(_) => Event::Opened {
+                } => match self.open_first(&workspace, &session, generation).await {
+                    Ok(packages) => Event::Opened {
                         session,
                         generation,
+                        packages,
                     },
                     Err(OpenError::Over) => continue,
                     Err(error) => {
@@ -90,13 +95,62 @@ impl Inner {
         }
     }
 
+    /// Opens a session for the first time in a life: what its requirements ask for is installed before.
+    async fn open_first(
+        self: &Arc<Self>,
+        workspace: &Name,
+        id: &Name,
+        generation: u64,
+    ) -> Result<Option<Box<Packages>>, OpenError> {
+        let key = (workspace.clone(), id.clone());
+        let session = self.session(&key).map_err(|_| OpenError::Over)?;
+        if session.generation != generation {
+            return Err(OpenError::Over);
+        }
+        // A fork has the packages of the session that its memory comes from.
+        let packages = match session.packages.clone() {
+            Some(packages) => Some(packages),
+            None => {
+                let ledger = Arc::clone(&self.ledger);
+                let flow = session.flow.clone();
+                match Environments::asked(ledger, workspace.clone(), flow).await? {
+                    None => None,
+                    Some(asked) => {
+                        let credentials = self.credentials(&session);
+                        let made = self
+                            .environments
+                            .make(&session, asked, credentials, &|_| {});
+                        Some(Box::new(made.await?))
+                    }
+                }
+            }
+        };
+        self.open(workspace, id, generation, packages.as_deref())
+            .await?;
+        Ok(packages)
+    }
+
+    /// What a session may show to hosts of packages.
+    pub(super) fn credentials(&self, _session: &Session) -> Credentials {
+        Credentials::new()
+    }
+
     /// Makes a session's working copy, and makes sure of its environment.
     pub(super) async fn open(
         self: &Arc<Self>,
         workspace: &Name,
         id: &Name,
         generation: u64,
+        packages: Option<&Packages>,
     ) -> Result<Arc<Live>, OpenError> {
+        if let Some(packages) = packages {
+            let session = self.session(&(workspace.clone(), id.clone()));
+            let session = session.map_err(|_| OpenError::Over)?;
+            let credentials = self.credentials(&session);
+            self.environments
+                .restore(&session, packages, credentials)
+                .await?;
+        }
         let key = (workspace.clone(), id.clone());
         let _lock = self.lock(&key).lock().await;
         if let Some(live) = self.live.get(&key)
@@ -126,7 +180,8 @@ impl Inner {
         let (inner, to_write) = (Arc::clone(self), copy.clone());
         let (of, flow) = (session.workspace.clone(), session.flow.clone());
         blocking(move || to_write.update(inner.ledger.registry(), &of, &flow)).await?;
-        let spec = self.spec(&session, &compute, &copy);
+        let mut spec = self.spec(&session, &compute, &copy);
+        spec.site = packages.and_then(|packages| packages.site.clone());
         // So that the first call does not wait for it.
         let loaded = self.workers.open(spec.clone()).await?;
         loaded.map_err(|why| {
@@ -169,6 +224,10 @@ impl Inner {
             folder: copy.folder().into(),
             flow: session.flow.to_string(),
             image: session.image.reference.clone(),
+            site: session
+                .packages
+                .as_ref()
+                .and_then(|packages| packages.site.clone()),
             stored_memory: self.settings.stored_memory,
             instance_memory: self.settings.instance_memory as u64,
             call_time: self.settings.call_time,
@@ -187,7 +246,7 @@ impl Inner {
             live.tracker.wait().await;
             // Whoever is storing or copying it comes to an end first.
             let _quiet = live.gate.write().await;
-            self.workers.end(&live.spec.id).await;
+            self.workers.end(&live.session).await;
             let (state, reason) = {
                 let state = self.ledger.state();
                 let session = state

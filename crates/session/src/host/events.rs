@@ -68,6 +68,24 @@ pub enum SessionEvent {
         /// How long it took, in milliseconds.
         duration_ms: f64,
     },
+    /// Packages are being installed.
+    InstallStarted {
+        /// Whoever asked for it.
+        by: String,
+    },
+    /// How that goes on.
+    InstallStep {
+        /// What is being done.
+        step: String,
+    },
+    /// Packages were installed, or not.
+    InstallEnded {
+        /// `Completed` or `Failed`.
+        status: &'static str,
+        /// Why it failed.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
     /// The session has no instances in memory any more; the next call goes on from what is stored, or makes new ones.
     ScaledToZero {
         /// Why.

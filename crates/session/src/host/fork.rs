@@ -194,7 +194,7 @@ impl Inner {
 
     async fn copy_memory(&self, live: &Live, spec: SessionSpec) -> Result<(), ForkError> {
         let id = spec.id.clone();
-        let copied = self.workers.fork(live.spec.clone(), spec).await;
+        let copied = self.workers.fork(live.spec(), spec).await;
         // Its place is given to it when it is opened, with the compute that it has then.
         self.workers.end(&id).await;
         copied?.map_err(|why| ForkError::Memory {

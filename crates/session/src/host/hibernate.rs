@@ -118,7 +118,7 @@ impl SessionHost {
     /// What a session holds of its worker; `None` when that is nothing, or its worker does not say at once.
     pub async fn inspect(&self, session: &Key) -> Option<Holds> {
         let live = Arc::clone(&*self.inner.live.get(session)?);
-        let looked = self.inner.workers.inspect(&live.spec.id);
+        let looked = self.inner.workers.inspect(&live.session);
         tokio::time::timeout(LOOK, looked).await.ok().flatten()
     }
 }
@@ -176,13 +176,13 @@ impl Inner {
         if live.is_asleep.load(Ordering::Acquire) {
             return Ok(Slept::Wholly);
         }
-        let stored = self.workers.hibernate(&live.spec.id).await;
+        let stored = self.workers.hibernate(&live.session).await;
         // Of a worker that has ended nothing is left either.
         let stored = stored.unwrap_or_default();
         let mut not_stored = NotStored::default();
         match policy {
             CannotHibernate::Drop if !stored.kept.is_empty() => {
-                self.workers.shrink(&live.spec.id).await;
+                self.workers.shrink(&live.session).await;
                 not_stored.dropped = stored.kept;
             }
             _ => not_stored.kept = stored.kept,

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use flowcell_worker::{SessionSpec, Used};
+use flowcell_worker::{SessionId, SessionSpec, Used};
 use jiff::Timestamp;
 use serde::Serialize;
 use tokio::sync::{OwnedRwLockReadGuard, RwLock};
@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use super::copy::WorkingCopy;
 use super::events::{EventLog, SessionEvent};
 use super::hibernate::NotStored;
+use super::install::Installing;
 use crate::name::Name;
 use crate::session::SessionState;
 
@@ -60,8 +61,10 @@ pub(super) struct Live {
     pub(super) id: Name,
     pub(super) flow: Name,
     pub(super) generation: u64,
-    /// What its worker is told about it.
-    pub(super) spec: SessionSpec,
+    pub(super) session: SessionId,
+    /// What its worker is told about it; only its packages change.
+    spec: Mutex<SessionSpec>,
+    installing: Mutex<Installing>,
     pub(super) copy: WorkingCopy,
     pub(super) events: Arc<EventLog>,
     pub(super) tracker: TaskTracker,
@@ -128,7 +131,9 @@ impl Live {
             id: session.id.clone(),
             flow: session.flow.clone(),
             generation: session.generation,
-            spec,
+            session: spec.id.clone(),
+            spec: Mutex::new(spec),
+            installing: Mutex::default(),
             copy,
             events: Arc::new(EventLog::new(log)),
             tracker: TaskTracker::new(),
@@ -143,6 +148,51 @@ impl Live {
             calls: Mutex::default(),
             revision: Arc::new(RwLock::new(revision)),
         }
+    }
+
+    /// What its worker is told about it.
+    pub(super) fn spec(&self) -> SessionSpec {
+        self.spec
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Calls that begin from now on have these packages.
+    pub(super) fn set_site(&self, site: Option<String>) {
+        self.spec
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .site = site;
+    }
+
+    /// Where the installation of packages stands.
+    pub(super) fn installing(&self) -> Installing {
+        self.lock_installing().clone()
+    }
+
+    /// Whether nobody else is at it.
+    pub(super) fn begin_install(&self) -> bool {
+        let mut installing = self.lock_installing();
+        if installing.step.is_some() {
+            return false;
+        }
+        installing.step = Some("starting".to_owned());
+        true
+    }
+
+    pub(super) fn install_step(&self, step: String) {
+        self.lock_installing().step = Some(step);
+    }
+
+    pub(super) fn end_install(&self, failed: Option<(Timestamp, String)>) {
+        *self.lock_installing() = Installing { step: None, failed };
+    }
+
+    fn lock_installing(&self) -> MutexGuard<'_, Installing> {
+        self.installing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes that the session is used now; whether it was not known to be used since the registry was last told.

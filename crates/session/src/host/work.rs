@@ -194,7 +194,11 @@ impl Inner {
                 reason: session.reason,
             });
         }
-        match self.open(&key.0, &key.1, session.generation).await {
+        let packages = session.packages.as_deref();
+        match self
+            .open(&key.0, &key.1, session.generation, packages)
+            .await
+        {
             Ok(live) => Ok(live),
             Err(OpenError::Over) => Err(CallError::NotRunning {
                 session: session.id.to_string(),
@@ -202,7 +206,7 @@ impl Inner {
                 reason: "it was changed a moment ago; try again".to_owned(),
             }),
             Err(OpenError::Copy(error)) => Err(error.into()),
-            Err(error @ (OpenError::Image(_) | OpenError::Lost)) => {
+            Err(error @ (OpenError::Image(_) | OpenError::Lost | OpenError::Environment(_))) => {
                 Err(CallError::Environment(error.to_string()))
             }
             Err(OpenError::Worker(error)) => Err(error.into()),
@@ -250,7 +254,7 @@ impl Inner {
             }
             let still = self.still(live).await?;
             let job = Job {
-                session: live.spec.clone(),
+                session: live.spec(),
                 revision: *still,
                 setup,
                 work,

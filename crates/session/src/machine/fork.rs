@@ -84,6 +84,7 @@ impl Scene<'_> {
             identity: wish.identity.unwrap_or_default(),
             // Its memory is only of use to the code that made it.
             image: source.image.clone(),
+            packages: source.packages.clone(),
             last_use: now,
             stored: None,
             forked_from: Some(Box::new(ForkedFrom {

@@ -6,7 +6,7 @@ use super::place::Place;
 use super::{Effect, Refusal, Scene, Step, Wish, check_seen, is_over, shown};
 use crate::compute::{ComputeKind, ComputeState};
 use crate::name::{Name, UserName};
-use crate::session::{Happening, Image, Session, SessionState};
+use crate::session::{Happening, Image, Packages, Session, SessionState};
 use crate::state::Change;
 
 impl Scene<'_> {
@@ -61,6 +61,7 @@ impl Scene<'_> {
             idle_seconds,
             identity: wish.identity.clone().unwrap_or_default(),
             image: image.clone(),
+            packages: None,
             last_use: now,
             stored: None,
             forked_from: old.and_then(|old| old.forked_from.clone()),
@@ -74,12 +75,13 @@ impl Scene<'_> {
         Ok(step)
     }
 
-    pub(super) fn opened(&self, id: &Name, generation: u64) -> Step {
+    pub(super) fn opened(&self, id: &Name, generation: u64, packages: Option<&Packages>) -> Step {
         let mut step = Step::default();
         if let Some(session) = self.in_state(id, generation, SessionState::Starting) {
             let running = Session {
                 // Its idle time begins; it may have been long in coming.
                 last_use: self.context.now,
+                packages: packages.cloned().map(Box::new),
                 ..self.turned_to(session, SessionState::Running, "ready for calls")
             };
             let what = running.reason.clone();
@@ -87,6 +89,34 @@ impl Scene<'_> {
             self.put(running, &what, None, &mut step);
             step.changes
                 .extend(compute.map(|compute| self.compute_used(compute)));
+        }
+        step
+    }
+
+    /// Nothing for a life that is over.
+    pub(super) fn installed(
+        &self,
+        id: &Name,
+        generation: u64,
+        packages: Option<&Packages>,
+        by: &UserName,
+    ) -> Step {
+        let mut step = Step::default();
+        let session = self.workspace.sessions.get(id);
+        let session = session
+            .filter(|session| session.generation == generation && session.state.takes_calls());
+        if let Some(session) = session {
+            let changed = Session {
+                revision: session.revision + 1,
+                packages: packages.cloned().map(Box::new),
+                ..session.clone()
+            };
+            let what = match packages.map_or(0, |packages| packages.installed.len()) {
+                0 => "has the packages of its image".to_owned(),
+                1 => "has 1 package beside those of its image".to_owned(),
+                count => format!("has {count} packages beside those of its image"),
+            };
+            self.put(changed, &what, Some(by), &mut step);
         }
         step
     }
@@ -274,6 +304,8 @@ impl Scene<'_> {
         session.generation += 1;
         session.state = SessionState::Starting;
         session.stored = None;
+        // What its flow asks for may be something else by now.
+        session.packages = None;
         session.reason = what.to_owned();
         session.since = self.context.now;
         session.last_use = self.context.now;

@@ -109,6 +109,7 @@ fn session_of(event: &Event) -> Option<(&Name, u64)> {
         Event::Opened {
             session,
             generation,
+            packages: None,
         }
         | Event::OpenFailed {
             session,
@@ -452,6 +453,7 @@ impl World {
                     Event::Opened {
                         session,
                         generation,
+                        packages: None,
                     }
                 }
             }
@@ -601,6 +603,7 @@ impl World {
             1 if is_over => Event::Opened {
                 session,
                 generation,
+                packages: None,
             },
             2 if is_over => Event::Closed {
                 session,
