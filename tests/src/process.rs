@@ -89,6 +89,18 @@ pub fn flowcell_at<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(
     folder: &Path,
     arguments: I,
 ) -> Finished {
+    flowcell_with(folder, &[], arguments)
+}
+
+/// The same, with these variables in its environment.
+///
+/// # Panics
+/// When the process cannot be started, or does not end.
+pub fn flowcell_with<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(
+    folder: &Path,
+    environment: &[(&str, &str)],
+    arguments: I,
+) -> Finished {
     let mut command = Command::new(binary());
     command
         .args(arguments)
@@ -97,6 +109,7 @@ pub fn flowcell_at<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(
         .env("FLOWCELL_HOME", home())
         .env("FLOWCELL_TEST_SECRET", "hunter2-of-the-host")
         .env("HOME", "/nonexistent")
+        .envs(environment.iter().copied())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());

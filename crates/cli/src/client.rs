@@ -11,6 +11,7 @@ mod error;
 mod flow;
 mod key;
 mod logs;
+mod packages;
 mod profiles;
 mod session;
 mod session_view;

@@ -97,11 +97,6 @@ impl PythonPlatform {
         let is_native = self.native.iter().any(|tags| wheel.is_compatible(tags));
         is_native.then_some(Fit::Native)
     }
-
-    /// Tags for messages: those of pure wheels.
-    pub(crate) fn tags(&self) -> &Tags {
-        &self.pure
-    }
 }
 
 /// Distributions of promptflow itself: the base image brings what tools import of them.

@@ -40,6 +40,8 @@ pub(crate) struct Wanted {
     pub(crate) parsed: RequirementsTxt,
     /// Hosts whose addresses had the placeholder of the session's identity.
     pub(crate) private_hosts: Vec<String>,
+    /// Whether versions before a release will do.
+    pub(crate) pre: bool,
 }
 
 #[expect(
@@ -139,6 +141,7 @@ impl Requirements {
         variables: &BTreeMap<String, String>,
     ) -> Result<Wanted, EnvironmentError> {
         let mut private_hosts = Vec::new();
+        let mut pre = false;
         let mut cache = SourceCache::default();
         for (name, text) in &self.files {
             let text = PRIVATE.replace_all(text, |found: &regex::Captures<'_>| {
@@ -146,6 +149,8 @@ impl Requirements {
                 format!("{}{}", &found[1], &found[2])
             });
             let text = expand(name, &text, variables)?;
+            let (text, asks_for_pre) = pip_lines(&text);
+            pre |= asks_for_pre;
             cache.insert(Path::new(ROOT).join(name), text);
         }
         let path = Path::new(ROOT).join(&self.file);
@@ -172,6 +177,7 @@ impl Requirements {
         Ok(Wanted {
             parsed,
             private_hosts,
+            pre,
         })
     }
 
@@ -204,7 +210,17 @@ impl Requirements {
                     if matches!(unnamed.url.parsed_url, uv_pypi_types::ParsedUrl::Archive(_)) {
                         continue;
                     }
-                    return refuse(local(&what));
+                    return refuse(
+                        if matches!(
+                            unnamed.url.parsed_url,
+                            uv_pypi_types::ParsedUrl::Path(_)
+                                | uv_pypi_types::ParsedUrl::Directory(_)
+                        ) {
+                            local(&what)
+                        } else {
+                            repository(&what)
+                        },
+                    );
                 }
             };
             match source {
@@ -220,9 +236,7 @@ impl Requirements {
                     return refuse(local(&what));
                 }
                 RequirementSource::GitDirectory { .. } | RequirementSource::GitPath { .. } => {
-                    return refuse(format!(
-                        "{what} is a source repository, which is not built on this host; {PUBLISH}"
-                    ));
+                    return refuse(repository(&what));
                 }
             }
         }
@@ -239,6 +253,10 @@ fn local(what: &str) -> String {
     )
 }
 
+fn repository(what: &str) -> String {
+    format!("{what} is a source repository, which is not built on this host; {PUBLISH}")
+}
+
 fn specified(entry: &RequirementEntry) -> UnresolvedRequirement {
     UnresolvedRequirementSpecification::from(entry.clone()).requirement
 }
@@ -248,6 +266,30 @@ fn shown(requirement: &UnresolvedRequirement) -> String {
         .to_string()
         .replace(&format!("file://{ROOT}/"), "")
         .replace(&format!("{ROOT}/"), "")
+}
+
+/// What pip does with lines before it reads them, as far as the parser does not: a line that ends with `\` goes on with the
+/// next one, unless it is a comment; and `--pre`, which holds for all.
+fn pip_lines(text: &str) -> (String, bool) {
+    let (mut joined, mut pre) = (String::with_capacity(text.len()), false);
+    for line in text.lines() {
+        if line.trim() == "--pre" {
+            pre = true;
+            joined.push('\n');
+            continue;
+        }
+        match line.strip_suffix('\\') {
+            Some(begun) if !line.trim_start().starts_with('#') => {
+                joined.push_str(begun);
+                joined.push(' ');
+            }
+            _ => {
+                joined.push_str(line);
+                joined.push('\n');
+            }
+        }
+    }
+    (joined, pre)
 }
 
 /// Replaces `${NAME}` by the variable's value.

@@ -27,8 +27,9 @@ use uv_pypi_types::{Conflicts, HashDigest, ResolverMarkerEnvironment};
 use uv_requirements_txt::RequirementsTxtRequirement;
 use uv_resolver::{
     Exclusions, FlatDistributions, InMemoryIndex, Manifest, MetadataResponse, OptionsBuilder,
-    PackageVersionsResult, Preferences, PythonRequirement, ResolveError, Resolver,
-    ResolverEnvironment, ResolverProvider, VersionMap, VersionsResponse, WheelMetadataResult,
+    PackageVersionsResult, Preferences, Prerelease, PrereleaseMode, PythonRequirement,
+    ResolveError, Resolver, ResolverEnvironment, ResolverProvider, VersionMap, VersionsResponse,
+    WheelMetadataResult,
 };
 use uv_types::{HashStrategy, InstalledPackagesProvider};
 
@@ -146,7 +147,12 @@ pub(crate) async fn resolve(
         Exclusions::default(),
         Vec::new(),
     );
+    let mut prerelease = Prerelease::default();
+    if wanted.pre {
+        prerelease.global = PrereleaseMode::Allow;
+    }
     let options = OptionsBuilder::new()
+        .prerelease(prerelease)
         .build_options(BuildOptions::new(NoBinary::None, NoBuild::All))
         .build();
     let resolver = Resolver::new_custom_io(

@@ -9,7 +9,7 @@
 use flowcell_session::machine::{self, Context, Effect, Event, Refusal, Rules, Step, Wish};
 use flowcell_session::{
     Catalog, Change, Compute, ComputeKind, ComputeState, Flow, ForkedFrom, Identity, Image, Name,
-    Quotas, Resources, Session, SessionState, State, Stored, UserName, WorkspaceRecord,
+    Packages, Quotas, Resources, Session, SessionState, State, Stored, UserName, WorkspaceRecord,
 };
 use jiff::{SignedDuration, Timestamp};
 
@@ -639,6 +639,57 @@ fn what_a_dead_host_left_undone_is_done_by_the_next() {
         generation: 1,
     };
     assert_eq!(machine::recover(&world.state), [(name("w"), close)]);
+}
+
+fn packages(asked: &str) -> Option<Box<Packages>> {
+    Some(Box::new(Packages {
+        asked: asked.to_owned(),
+        site: Some(format!("site of {asked}")),
+        lock: format!("lock of {asked}"),
+        installed: Vec::new(),
+        notes: Vec::new(),
+        since: Timestamp::UNIX_EPOCH,
+    }))
+}
+
+fn installed(generation: u64, asked: &str) -> Event {
+    Event::Installed {
+        session: name("session-of-f"),
+        generation,
+        packages: packages(asked),
+        by: user("ana"),
+    }
+}
+
+#[test]
+fn packages_belong_to_a_life() {
+    let mut world = World::new();
+    world.start("ana", "f", Wish::default()).unwrap();
+    assert_eq!(world.session("f").packages, None);
+    let revision = world.session("f").revision;
+    world.happen(&installed(1, "a")).unwrap();
+    assert_eq!(world.session("f").packages, packages("a"));
+    assert_eq!(world.session("f").revision, revision + 1);
+    // What comes from an earlier life, or too late, changes nothing.
+    let reset = Event::Reset {
+        user: user("ana"),
+        session: name("session-of-f"),
+        seen: None,
+        compute: world.fresh(),
+    };
+    world.happen(&reset).unwrap();
+    assert_eq!(world.session("f").packages, None);
+    world.happen(&installed(2, "b")).unwrap();
+    assert_eq!(world.session("f").packages, None);
+    let opened = Event::Opened {
+        session: name("session-of-f"),
+        generation: 2,
+        packages: packages("c"),
+    };
+    world.happen(&opened).unwrap();
+    assert_eq!(world.session("f").packages, packages("c"));
+    world.happen(&installed(1, "d")).unwrap();
+    assert_eq!(world.session("f").packages, packages("c"));
 }
 
 fn hibernated(generation: u64, instances: u64, by: Option<&str>) -> Event {

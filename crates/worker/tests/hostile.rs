@@ -58,6 +58,7 @@ fn session() -> SessionSpec {
         },
         folder: "/nonexistent".into(),
         flow: "f".to_owned(),
+        site: None,
         image: "i:1".to_owned(),
         stored_memory: 1 << 20,
         instance_memory: 1 << 30,

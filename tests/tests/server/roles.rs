@@ -155,6 +155,21 @@ const OPERATIONS: &[(&str, &str, Least)] = &[
     ),
     (
         "GET",
+        "/v1/workspaces/{workspace}/sessions/{session}/packages",
+        Reader,
+    ),
+    (
+        "GET",
+        "/v1/workspaces/{workspace}/sessions/{session}/lock",
+        Reader,
+    ),
+    (
+        "POST",
+        "/v1/workspaces/{workspace}/sessions/{session}/install",
+        OnlyOwn,
+    ),
+    (
+        "GET",
         "/v1/workspaces/{workspace}/sessions/{session}/history",
         Reader,
     ),

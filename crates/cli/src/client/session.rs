@@ -13,6 +13,7 @@ use super::arguments::{KindArg, Waiting, identity, revision, seconds};
 use super::call::{self, CallArgs};
 use super::error::ClientError;
 use super::logs::{self, LogsArgs};
+use super::packages;
 use super::session_view::{Which, history, session, sessions, tools};
 use super::waiting::settled;
 use crate::{Output, terminal};
@@ -44,6 +45,12 @@ pub(crate) enum SessionCommand {
     Logs(LogsArgs),
     /// Call the flow, or one of its nodes, once.
     Call(Box<CallArgs>),
+    /// List the packages that a session's Python code can import.
+    Packages(Which),
+    /// Install what a session's flow requires now; it goes on with what it has until that is done.
+    Install(packages::InstallArgs),
+    /// Print the lock of a session's packages (pylock.toml).
+    Lock(Which),
     /// Show the tools of a session's flow, and what is wrong with them.
     Tools(Which),
 }
@@ -168,6 +175,9 @@ pub(super) async fn run(api: &Api, command: SessionCommand) -> Result<ExitCode, 
             let items = api.list(api.here(["sessions", &id, "history"])).await?;
             api.show_list(items, history, "nothing has happened yet")?;
         }
+        SessionCommand::Packages(which) => packages::list(api, &which).await?,
+        SessionCommand::Install(args) => return packages::install(api, args).await,
+        SessionCommand::Lock(which) => packages::lock(api, &which).await?,
         SessionCommand::Logs(args) => logs::run(api, &args).await?,
         SessionCommand::Call(args) => return call::run(api, *args).await,
         SessionCommand::Tools(which) => {

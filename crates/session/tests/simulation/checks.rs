@@ -282,6 +282,7 @@ fn user(event: &Event) -> Option<&UserName> {
         | Event::StopCompute { user, .. }
         | Event::DeleteCompute { user, .. } => Some(user),
         Event::Hibernated { by, .. } | Event::Resumed { by, .. } => by.as_ref(),
+        Event::Installed { by, .. } => Some(by),
         Event::Opened { .. }
         | Event::OpenFailed { .. }
         | Event::Closed { .. }
@@ -295,6 +296,7 @@ fn user(event: &Event) -> Option<&UserName> {
 fn session<'a>(workspace: &'a Workspace, event: &Event) -> Option<&'a Session> {
     match event {
         Event::Opened { session, .. }
+        | Event::Installed { session, .. }
         | Event::OpenFailed { session, .. }
         | Event::Closed { session, .. }
         | Event::Hibernated { session, .. }
@@ -637,7 +639,7 @@ fn expected(
                 "the flow had a session"
             );
             check!(
-                is.state == SessionState::Starting && is.user == *user,
+                is.state == SessionState::Starting && is.user == *user && is.packages.is_none(),
                 "the session does not start"
             );
             check!(
@@ -803,12 +805,38 @@ fn expected(
             check!(is.state == wanted, "the session does not stop");
             Ok(())
         }
-        Event::Opened { generation, .. } => {
+        Event::Opened {
+            generation,
+            packages,
+            ..
+        } => {
             let (was, is) = (was.unwrap(), is.unwrap());
             let due = was.state == SessionState::Starting && was.generation == *generation;
             check!(
                 due == (is != was) && (!due || is.state == SessionState::Running),
                 "the session does not run"
+            );
+            check!(
+                !due || is.packages == *packages,
+                "the session has other packages"
+            );
+            Ok(())
+        }
+        Event::Installed {
+            generation,
+            packages,
+            ..
+        } => {
+            let (was, is) = (was.unwrap(), is.unwrap());
+            let due = was.state.takes_calls() && was.generation == *generation;
+            let expected = Session {
+                revision: was.revision + 1,
+                packages: packages.clone(),
+                ..was.clone()
+            };
+            check!(
+                *is == if due { expected } else { was.clone() },
+                "due for packages: {due}"
             );
             Ok(())
         }

@@ -6,8 +6,8 @@ use std::sync::LazyLock;
 use flowcell_session::machine::{self, Context, Effect, Event, Rules, Wish};
 use flowcell_session::{
     Catalog, Change, ChangeError, ComputeKind, ComputeState, Durability, Flow, Identity, Image,
-    Ledger, Name, Quota, Quotas, Registry as _, Resources, SessionState, State, UserName,
-    WorkspaceRecord,
+    InstalledPackage, Ledger, Name, Packages, Quota, Quotas, Registry as _, Resources,
+    SessionState, State, UserName, WorkspaceRecord,
 };
 use jiff::{SignedDuration, Timestamp};
 
@@ -104,12 +104,37 @@ pub(crate) struct World {
     pub(crate) trace: Option<Vec<String>>,
 }
 
+/// Some packages, or none.
+fn packages_of(count: u64, since: Timestamp) -> Option<Box<Packages>> {
+    let installed = (1..count).map(|number| InstalledPackage {
+        name: format!("package-{number}"),
+        version: count.to_string(),
+        license: None,
+        size: number,
+    });
+    (count > 0).then(|| {
+        Box::new(Packages {
+            asked: count.to_string(),
+            site: (count > 1).then(|| format!("site-{count}")),
+            lock: format!("lock-{count}"),
+            installed: installed.collect(),
+            notes: Vec::new(),
+            since,
+        })
+    })
+}
+
 fn session_of(event: &Event) -> Option<(&Name, u64)> {
     match event {
         Event::Opened {
             session,
             generation,
-            packages: None,
+            ..
+        }
+        | Event::Installed {
+            session,
+            generation,
+            ..
         }
         | Event::OpenFailed {
             session,
@@ -450,10 +475,13 @@ impl World {
                 } else {
                     self.lives
                         .insert((workspace.clone(), session.clone(), generation));
+                    // What a fork has stays: its memory is of use to nothing else.
+                    let packages = known.and_then(|known| known.packages.clone());
+                    let packages = packages.or_else(|| packages_of(generation, self.now));
                     Event::Opened {
                         session,
                         generation,
-                        packages: None,
+                        packages,
                     }
                 }
             }
@@ -569,7 +597,13 @@ impl World {
         let known = self.state.workspaces[&workspace].sessions[&session].clone();
         let generation = known.generation - u64::from(dice.rarely(8));
         let by = dice.rarely(3).then(|| known.user.clone());
-        let event = match dice.below(4) {
+        let event = match dice.below(5) {
+            1 => Event::Installed {
+                session,
+                generation,
+                packages: packages_of(dice.below(3) as u64, self.now),
+                by: known.user.clone(),
+            },
             0 => Event::Resumed {
                 session,
                 generation,
