@@ -13,13 +13,13 @@ use flowcell_sandbox::{
 use serde::Deserialize;
 
 use crate::Progress;
-use crate::digest::Digest;
 use crate::error::{BundleError, IoContext as _};
 use crate::manifest::{Component, Manifest, Package, PythonInfo, Start, Tool, Tree};
 use crate::programs::Programs;
 use crate::recipe::Recipe;
 use crate::store::Store;
 use crate::tree;
+use flowcell_registry::Digest;
 
 /// Where instances see the standard library and the packages: the names of the folders that a recipe's Python script
 /// makes.
@@ -55,14 +55,7 @@ pub async fn build(
 ) -> Result<BuildReport, BundleError> {
     let mut manifest = match &recipe.from {
         Some(base) => store.manifest(&base.parse()?)?,
-        None => Manifest {
-            schema: 1,
-            name: String::new(),
-            version: String::new(),
-            components: Vec::new(),
-            trees: Vec::new(),
-            python: None,
-        },
+        None => Manifest::new(&recipe.name, &recipe.version),
     };
     manifest.name.clone_from(&recipe.name);
     manifest.version.clone_from(&recipe.version);
@@ -146,6 +139,8 @@ async fn add_component(
     programs: &Programs,
     progress: &Progress,
 ) -> Result<Component, BundleError> {
+    let digest = store.put(wasm)?;
+    store.mark_built(&digest)?;
     let program = programs.bytes(wasm, name, progress)?;
     let tools = match program.kind() {
         ProgramKind::PythonRunner => Vec::new(),
@@ -154,7 +149,7 @@ async fn add_component(
     Ok(Component {
         name: name.to_owned(),
         kind: program.kind(),
-        digest: store.put(wasm)?,
+        digest,
         size: wasm.len() as u64,
         tools,
         start: Start::Ordinary,
@@ -178,6 +173,9 @@ async fn image(
         }
     };
     let digest = store.put(&shell.component)?;
+    if store.was_built(&Digest::of(wasm)) {
+        store.mark_built(&digest)?;
+    }
     // Without a digest: nothing has run in it yet.
     let raw = Base::new(trees, &shell.memory, "").io("write in", trees)?;
     let program = programs.shell(&digest, raw, progress)?;
