@@ -19,12 +19,13 @@ mod manifest;
 mod name;
 mod names;
 mod oci;
+mod packages;
 mod programs;
 mod recipe;
 mod store;
 mod tree;
 
-pub use build::{BuildReport, build};
+pub use build::{BuildReport, Ingredients, build};
 pub use compiler::{CompileLimits, CompileProcess, Compiler, compile_for_parent};
 pub use distribution::{
     Inspected, Layer, Transfer, TransferProgress, Transferred, inspect, pull, push,
@@ -37,7 +38,7 @@ pub use manifest::{
 pub use name::ImageName;
 pub use names::{Named, Pulled};
 pub use programs::Programs;
-pub use recipe::Recipe;
+pub use recipe::{ComponentRecipe, FileRecipe, PythonRecipe, Recipe};
 pub use store::{Store, touch, trim};
 
 /// Tells whoever waits what is being done; called at the start of each long step.

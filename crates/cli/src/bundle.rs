@@ -1,27 +1,14 @@
-//! `flowcell bundle …`.
+//! `flowcell bundle list`, `show`, `rm` and `tag`: the bundles of the store.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use flowcell_bundle::{Digest, ImageName, Manifest, Named, Recipe, Reference};
+use flowcell_bundle::{Digest, ImageName, Manifest, Named, Reference};
 use flowcell_executor::{RunError, error_json};
 use serde_json::json;
 
 use crate::settings::Settings;
 use crate::{Output, OutputArgs, terminal};
-
-/// Where the base bundle's sources are, in a checkout of flowcell.
-const BASE_SOURCES: &str = "bundles/promptflow";
-
-#[derive(Debug, Args)]
-pub(crate) struct BuildArgs {
-    /// The bundle's folder, or its bundle.toml.
-    #[arg(long, value_name = "DIR", default_value = BASE_SOURCES)]
-    source: PathBuf,
-    #[command(flatten)]
-    output: OutputArgs,
-}
 
 #[derive(Debug, Args)]
 pub(crate) struct ShowArgs {
@@ -47,40 +34,6 @@ pub(crate) struct TagArgs {
     name: Reference,
     #[command(flatten)]
     output: OutputArgs,
-}
-
-pub(crate) async fn build(settings: &Settings, args: &BuildArgs) -> ExitCode {
-    let built = async {
-        let recipe = Recipe::read(&args.source)?;
-        let host = settings.host()?;
-        let report = flowcell_bundle::build(
-            &recipe,
-            host.store(),
-            host.sandbox(),
-            host.programs(),
-            host.progress(),
-        )
-        .await?;
-        Ok(report)
-    };
-    match built.await {
-        Ok(report) if args.output.output == Output::Json => {
-            terminal::raw(
-                &json!({ "digest": report.digest, "bundle": report.manifest }).to_string(),
-            );
-            ExitCode::SUCCESS
-        }
-        Ok(report) => {
-            terminal::line(&format!(
-                "{} {}",
-                report.manifest.reference(),
-                report.digest
-            ));
-            describe(&report.manifest);
-            ExitCode::SUCCESS
-        }
-        Err(error) => failed("flowcell.bundle.build", &error, args.output.output),
-    }
 }
 
 pub(crate) fn list(settings: &Settings, args: &OutputArgs) -> ExitCode {
@@ -178,7 +131,7 @@ pub(crate) fn tag(settings: &Settings, args: &TagArgs) -> ExitCode {
     }
 }
 
-fn describe(manifest: &Manifest) {
+pub(crate) fn describe(manifest: &Manifest) {
     for component in &manifest.components {
         let size = component.size.div_ceil(1024);
         terminal::line(&format!(

@@ -1,6 +1,7 @@
 //! The `flowcell` command.
 
 mod bundle;
+mod bundle_build;
 mod bundle_registry;
 mod client;
 mod environment;
@@ -109,7 +110,7 @@ enum FlowCommand {
 #[derive(Debug, Subcommand)]
 enum BundleCommand {
     /// Build a bundle from its sources.
-    Build(bundle::BuildArgs),
+    Build(bundle_build::BuildArgs),
     /// List the bundles of the store.
     List(OutputArgs),
     /// Show what a bundle holds.
@@ -243,7 +244,9 @@ async fn run(settings: &Settings, command: Option<Command>) -> ExitCode {
             flow_validate::run(settings, args).await
         }
         Some(Command::Flow(FlowCommand::Init(args))) => flow_init::run(&args),
-        Some(Command::Bundle(BundleCommand::Build(args))) => bundle::build(settings, &args).await,
+        Some(Command::Bundle(BundleCommand::Build(args))) => {
+            bundle_build::build(settings, &args).await
+        }
         Some(Command::Bundle(BundleCommand::List(args))) => bundle::list(settings, &args),
         Some(Command::Bundle(BundleCommand::Show(args))) => bundle::show(settings, &args),
         Some(Command::Bundle(BundleCommand::Rm(args))) => bundle::remove(settings, &args),
