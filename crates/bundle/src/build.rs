@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
@@ -13,19 +13,23 @@ use flowcell_sandbox::{
 use serde::Deserialize;
 
 use crate::Progress;
-use crate::digest::Digest;
 use crate::error::{BundleError, IoContext as _};
-use crate::manifest::{Component, Manifest, Package, PythonInfo, Start, Tool, Tree};
+use crate::manifest::{Component, Manifest, PythonInfo, Reference, Start, Tool, Tree};
+use crate::packages;
 use crate::programs::Programs;
 use crate::recipe::Recipe;
 use crate::store::Store;
 use crate::tree;
+use flowcell_registry::Digest;
 
 /// Where instances see the standard library and the packages: the names of the folders that a recipe's Python script
 /// makes.
-const PYTHON_TREES: [&str; 2] = ["python", "packages"];
+const PYTHON_TREES: [&str; 2] = ["python", PACKAGES];
+/// The same, as instances see them.
+const PYTHON_FOLDERS: [&str; 2] = ["/python", "/packages"];
+pub(crate) const PACKAGES: &str = "packages";
 /// The folder of a throw-away flow, its file and its node: it runs once before a runner's memory becomes the base image.
-const WARM_UP: [&str; 3] = ["warm", "warm_up.py", "warm_up"];
+pub(crate) const WARM_UP: [&str; 3] = ["warm", "warm_up.py", "warm_up"];
 /// Balances a second of packing against size; unpacking hardly depends on it.
 const BASE_LEVEL: i32 = 9;
 /// The runner's function that compiles Python files.
@@ -42,27 +46,30 @@ pub struct BuildReport {
     pub digest: Digest,
 }
 
+/// What a recipe asks for that is not in its folder.
+#[derive(Debug, Clone, Default)]
+pub struct Ingredients {
+    /// The bundle that the recipe's `from` names.
+    pub from: Option<Manifest>,
+    /// A folder with what the recipe's `[python]` adds, as an installer would put it.
+    pub packages: Option<PathBuf>,
+}
+
 /// Runs the recipe's scripts and puts the bundle into the store.
 ///
 /// The scripts run as they are, with the rights of whoever calls this: they belong to the bundle's author, like a
 /// Makefile. What they make runs in the sandbox only.
 pub async fn build(
     recipe: &Recipe,
+    ingredients: &Ingredients,
     store: &Store,
     sandbox: &Arc<Sandbox>,
     programs: &Programs,
     progress: &Progress,
 ) -> Result<BuildReport, BundleError> {
-    let mut manifest = match &recipe.from {
-        Some(base) => store.manifest(&base.parse()?)?,
-        None => Manifest {
-            schema: 1,
-            name: String::new(),
-            version: String::new(),
-            components: Vec::new(),
-            trees: Vec::new(),
-            python: None,
-        },
+    let mut manifest = match &ingredients.from {
+        Some(from) => from.clone(),
+        None => Manifest::new(&recipe.name, &recipe.version),
     };
     manifest.name.clone_from(&recipe.name);
     manifest.version.clone_from(&recipe.version);
@@ -79,10 +86,24 @@ pub async fn build(
         manifest.components.push(built);
     }
     if let Some(python) = &recipe.python {
-        progress("building Python's standard library and packages");
         let out = work.path().join("trees");
         fs::create_dir(&out).io("make the folder", &out)?;
-        run_script(&recipe.folder.join(&python.build), &out)?;
+        let folders = match &python.build {
+            Some(script) => {
+                progress("building Python's standard library and packages");
+                run_script(&recipe.folder.join(script), &out)?;
+                &PYTHON_FOLDERS[..]
+            }
+            None => {
+                progress("adding packages");
+                packages::start_with(&manifest, store, &out)?;
+                if let Some(packages) = &ingredients.packages {
+                    packages::add(packages, &out.join(PACKAGES))?;
+                }
+                // The rest is compiled already.
+                &PYTHON_FOLDERS[1..]
+            }
+        };
         progress("compiling Python's standard library and packages");
         let runner = manifest.python_runner().ok_or_else(|| BundleError::Guest {
             name: recipe.name.clone(),
@@ -90,7 +111,7 @@ pub async fn build(
         })?;
         let wasm = store.get(&runner.digest)?;
         let runner = programs.component(runner, progress)?;
-        let version = compile_python(sandbox, &runner, &out).await?;
+        let version = compile_python(sandbox, &runner, &out, folders).await?;
         progress("making the base image");
         let start = image(&wasm, &out, store, sandbox, programs, progress).await?;
         for component in &mut manifest.components {
@@ -100,22 +121,51 @@ pub async fn build(
                 programs.component(component, progress)?;
             }
         }
-        manifest.trees.clear();
         for name in PYTHON_TREES {
-            let archive = tree::pack(&out.join(name))?;
-            manifest.trees.push(Tree {
-                mount: format!("/{name}"),
-                digest: store.put(&archive)?,
-                size: archive.len() as u64,
-            });
+            put_tree(&mut manifest, &format!("/{name}"), &out.join(name), store)?;
         }
         manifest.python = Some(PythonInfo {
             version,
-            packages: installed(&out.join("packages"))?,
+            packages: packages::installed(&out.join(PACKAGES))?,
         });
     }
+    for (index, file) in recipe.files.iter().enumerate() {
+        let source = recipe.folder.join(&file.source);
+        progress(&format!("adding {}", file.target));
+        let folder = work.path().join(format!("files-{index}"));
+        packages::copy_files(&source, &folder)?;
+        put_tree(&mut manifest, &file.target, &folder, store)?;
+    }
+    manifest.environment.extend(recipe.environment.clone());
     let digest = store.put_manifest(&manifest)?;
+    for channel in &recipe.channels {
+        let name = Reference {
+            name: recipe.name.clone(),
+            version: channel.clone(),
+        };
+        store.tag(&digest, &name)?;
+    }
     Ok(BuildReport { manifest, digest })
+}
+
+/// Packs a folder as the tree at this place, in place of the one that is there.
+fn put_tree(
+    manifest: &mut Manifest,
+    mount: &str,
+    folder: &Path,
+    store: &Store,
+) -> Result<(), BundleError> {
+    let archive = tree::pack(folder)?;
+    let tree = Tree {
+        mount: mount.to_owned(),
+        digest: store.put(&archive)?,
+        size: archive.len() as u64,
+    };
+    match manifest.trees.iter_mut().find(|tree| tree.mount == mount) {
+        Some(there) => *there = tree,
+        None => manifest.trees.push(tree),
+    }
+    Ok(())
 }
 
 fn run_script(script: &Path, out: &Path) -> Result<(), BundleError> {
@@ -146,6 +196,8 @@ async fn add_component(
     programs: &Programs,
     progress: &Progress,
 ) -> Result<Component, BundleError> {
+    let digest = store.put(wasm)?;
+    store.mark_built(&digest)?;
     let program = programs.bytes(wasm, name, progress)?;
     let tools = match program.kind() {
         ProgramKind::PythonRunner => Vec::new(),
@@ -154,7 +206,7 @@ async fn add_component(
     Ok(Component {
         name: name.to_owned(),
         kind: program.kind(),
-        digest: store.put(wasm)?,
+        digest,
         size: wasm.len() as u64,
         tools,
         start: Start::Ordinary,
@@ -178,6 +230,9 @@ async fn image(
         }
     };
     let digest = store.put(&shell.component)?;
+    if store.was_built(&Digest::of(wasm)) {
+        store.mark_built(&digest)?;
+    }
     // Without a digest: nothing has run in it yet.
     let raw = Base::new(trees, &shell.memory, "").io("write in", trees)?;
     let program = programs.shell(&digest, raw, progress)?;
@@ -259,6 +314,7 @@ async fn compile_python(
     sandbox: &Sandbox,
     runner: &Program,
     trees: &Path,
+    folders: &[&str],
 ) -> Result<String, BundleError> {
     const NAME: &str = "python-runner";
     let wrong = |what: String| BundleError::Guest {
@@ -273,7 +329,8 @@ async fn compile_python(
     let mounts = mounts.to_vec();
     let environment = Environment::new(mounts, Vec::new(), Limits::default());
     let mut instance = Instance::start(sandbox, runner, &environment, None).await?;
-    let folders = Argument::Json(r#"["/python", "/packages"]"#.to_owned());
+    let folders = serde_json::to_string(folders).map_err(|error| wrong(error.to_string()))?;
+    let folders = Argument::Json(folders);
     let request = Request {
         node: "compile".to_owned(),
         source: COMPILE.to_owned(),
@@ -300,22 +357,4 @@ async fn compile_python(
         tracing::debug!(file, reason, "not compiled");
     }
     Ok(compiled.python)
-}
-
-/// The packages in a folder, by what their installer left there (`<name>-<version>.dist-info`).
-fn installed(packages: &Path) -> Result<Vec<Package>, BundleError> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(packages).io("list", packages)? {
-        let name = entry.io("list", packages)?.file_name();
-        let name = name.to_string_lossy();
-        let distribution = name.strip_suffix(".dist-info");
-        if let Some((name, version)) = distribution.and_then(|name| name.rsplit_once('-')) {
-            found.push(Package {
-                name: name.to_owned(),
-                version: version.to_owned(),
-            });
-        }
-    }
-    found.sort();
-    Ok(found)
 }

@@ -1,4 +1,5 @@
-//! Where components are compiled: in this process, or, for those of tenants, in one of their own with limits.
+//! Where components are compiled: in this process, or, for those of tenants and of pulled bundles, in one of their own
+//! with limits.
 //!
 //! Cranelift's time and memory grow faster than the code that it is given, and a tenant chooses the code. So it runs in
 //! a process that bounds itself before it reads the component, and may take nobody else down with it.
@@ -40,6 +41,16 @@ pub struct CompileLimits {
     pub cpu_seconds: u64,
 }
 
+impl CompileLimits {
+    /// What a bundle's component may use: the Python runner is larger than what tenants bring.
+    pub(crate) const fn of_bundles() -> Self {
+        Self {
+            memory: 4 << 30,
+            cpu_seconds: 900,
+        }
+    }
+}
+
 impl Default for CompileLimits {
     fn default() -> Self {
         Self {
@@ -79,7 +90,12 @@ impl CompileProcess {
         }
     }
 
-    fn compile(&self, wasm: &[u8]) -> Result<Vec<u8>, ProgramError> {
+    fn compile(
+        &self,
+        wasm: &[u8],
+        kind: CodeKind,
+        limits: CompileLimits,
+    ) -> Result<Vec<u8>, ProgramError> {
         if wasm.len() > MAX_COMPONENT {
             return Err(ProgramError::TooLarge {
                 size: wasm.len(),
@@ -88,7 +104,7 @@ impl CompileProcess {
         }
         let _place = self.places.take();
         let failed = |error: io::Error| ProgramError::Compiler(error.to_string());
-        let mut child = self.spawn().map_err(failed)?;
+        let mut child = self.spawn(limits).map_err(failed)?;
         let (Some(mut stdin), Some(stdout), Some(stderr)) =
             (child.stdin.take(), child.stdout.take(), child.stderr.take())
         else {
@@ -102,12 +118,13 @@ impl CompileProcess {
         thread::scope(|scope| {
             scope.spawn(move || {
                 // A child that ends early says why by its status.
+                let _ = stdin.write_all(&[is_shell(kind)]);
                 let _ = stdin.write_all(&(wasm.len() as u64).to_le_bytes());
                 let _ = stdin.write_all(wasm);
             });
             scope.spawn(move || sender.send(read(stdout, most)));
             let text = scope.spawn(move || read(stderr, MAX_TEXT));
-            let answer = received.recv_timeout(self.wall_time());
+            let answer = received.recv_timeout(wall_time(limits));
             let is_late = answer.is_err();
             let is_too_long = matches!(&answer, Ok(Ok(None)));
             if is_late || is_too_long {
@@ -118,7 +135,7 @@ impl CompileProcess {
             let text = text.join().ok().and_then(Result::ok).flatten();
             let text = String::from_utf8_lossy(&text.unwrap_or_default()).into_owned();
             if is_late {
-                let seconds = self.wall_time().as_secs();
+                let seconds = wall_time(limits).as_secs();
                 let limit = format!("{seconds} s");
                 return Err(ProgramError::TooCostly { limit });
             }
@@ -129,20 +146,16 @@ impl CompileProcess {
             match (status.success(), answer) {
                 (true, Ok(Ok(Some(code)))) => Ok(code),
                 (true, _) => Err(ProgramError::Compiler("its answer broke off".to_owned())),
-                (false, _) => Err(self.why(status, text)),
+                (false, _) => Err(why(limits, status, text)),
             }
         })
     }
 
-    fn wall_time(&self) -> Duration {
-        Duration::from_secs(self.limits.cpu_seconds.max(1)) * PATIENCE
-    }
-
-    fn spawn(&self) -> io::Result<Child> {
+    fn spawn(&self, limits: CompileLimits) -> io::Result<Child> {
         Command::new(&self.program)
             .args(&self.arguments)
-            .arg(self.limits.memory.to_string())
-            .arg(self.limits.cpu_seconds.to_string())
+            .arg(limits.memory.to_string())
+            .arg(limits.cpu_seconds.to_string())
             .arg0("flowcell")
             .env_clear()
             .env("RAYON_NUM_THREADS", THREADS)
@@ -153,44 +166,68 @@ impl CompileProcess {
             .stderr(Stdio::piped())
             .spawn()
     }
+}
 
-    /// Why a process ended without compiled code.
-    fn why(&self, status: ExitStatus, text: String) -> ProgramError {
-        let text = text.trim().to_owned();
-        let code = status.code().and_then(|code| u8::try_from(code).ok());
-        match code {
-            Some(NOT_WASM) => return ProgramError::NotWasm,
-            Some(CORE_MODULE) => return ProgramError::CoreModule,
-            Some(INVALID) => return ProgramError::Invalid(text),
-            Some(UNUSABLE) => return ProgramError::Compiler(text),
-            _ => {}
-        }
-        let CompileLimits {
-            memory,
-            cpu_seconds,
-        } = self.limits;
-        let of = |signal: Signal| status.signal() == Some(signal.as_raw());
-        // The limit on CPU time is SIGXCPU, and SIGKILL a second later.
-        if of(Signal::XCPU) || of(Signal::KILL) {
-            let limit = format!("{cpu_seconds} s of CPU time");
-            return ProgramError::TooCostly { limit };
-        }
-        // Rust's way to end without memory. A thread for which there is no stack is the same.
-        if of(Signal::ABORT) || text.contains("memory allocation") || text.contains("os error 11") {
-            let limit = format!("{} MiB of memory", memory >> 20);
-            return ProgramError::TooCostly { limit };
-        }
-        ProgramError::Compiler(format!("{status}: {text}"))
+fn wall_time(limits: CompileLimits) -> Duration {
+    Duration::from_secs(limits.cpu_seconds.max(1)) * PATIENCE
+}
+
+/// Why a process ended without compiled code.
+fn why(limits: CompileLimits, status: ExitStatus, text: String) -> ProgramError {
+    let text = text.trim().to_owned();
+    let code = status.code().and_then(|code| u8::try_from(code).ok());
+    match code {
+        Some(NOT_WASM) => return ProgramError::NotWasm,
+        Some(CORE_MODULE) => return ProgramError::CoreModule,
+        Some(INVALID) => return ProgramError::Invalid(text),
+        Some(UNUSABLE) => return ProgramError::Compiler(text),
+        _ => {}
     }
+    let CompileLimits {
+        memory,
+        cpu_seconds,
+    } = limits;
+    let of = |signal: Signal| status.signal() == Some(signal.as_raw());
+    // The limit on CPU time is SIGXCPU, and SIGKILL a second later.
+    if of(Signal::XCPU) || of(Signal::KILL) {
+        let limit = format!("{cpu_seconds} s of CPU time");
+        return ProgramError::TooCostly { limit };
+    }
+    // Rust's way to end without memory. A thread for which there is no stack is the same.
+    if of(Signal::ABORT) || text.contains("memory allocation") || text.contains("os error 11") {
+        let limit = format!("{} MiB of memory", memory >> 20);
+        return ProgramError::TooCostly { limit };
+    }
+    ProgramError::Compiler(format!("{status}: {text}"))
 }
 
 impl Compiler {
+    /// Compiles a component of a tenant.
     pub(crate) fn compile(&self, sandbox: &Sandbox, wasm: &[u8]) -> Result<Vec<u8>, ProgramError> {
+        let kind = CodeKind::Ordinary;
         match self {
-            Self::Here => sandbox.compile(wasm, CodeKind::Ordinary),
-            Self::Process(process) => process.compile(wasm),
+            Self::Here => sandbox.compile(wasm, kind),
+            Self::Process(process) => process.compile(wasm, kind, process.limits),
         }
     }
+
+    /// Compiles a component of a bundle that was pulled.
+    pub(crate) fn compile_pulled(
+        &self,
+        sandbox: &Sandbox,
+        wasm: &[u8],
+        kind: CodeKind,
+    ) -> Result<Vec<u8>, ProgramError> {
+        match self {
+            Self::Here => sandbox.compile(wasm, kind),
+            Self::Process(process) => process.compile(wasm, kind, CompileLimits::of_bundles()),
+        }
+    }
+}
+
+/// For which engine it is to be, as the process is told.
+fn is_shell(kind: CodeKind) -> u8 {
+    u8::from(kind == CodeKind::Shell)
 }
 
 /// All of a stream; `None` when it is longer.
@@ -268,6 +305,14 @@ fn compile(limits: CompileLimits) -> Result<(), Failed> {
     let sandbox = sandbox.map_err(|error| other(&error))?;
     bound(limits).map_err(|error| other(&error))?;
     let mut input = io::stdin().lock();
+    let mut is_shell = [0; 1];
+    input
+        .read_exact(&mut is_shell)
+        .map_err(|error| other(&error))?;
+    let kind = match is_shell {
+        [0] => CodeKind::Ordinary,
+        _ => CodeKind::Shell,
+    };
     let mut length = [0; 8];
     input
         .read_exact(&mut length)
@@ -281,9 +326,7 @@ fn compile(limits: CompileLimits) -> Result<(), Failed> {
     if wasm.len() as u64 != length {
         return Err(Failed::Other("the component broke off".to_owned()));
     }
-    let code = sandbox
-        .compile(&wasm, CodeKind::Ordinary)
-        .map_err(Failed::Program)?;
+    let code = sandbox.compile(&wasm, kind).map_err(Failed::Program)?;
     io::stdout()
         .write_all(&code)
         .and_then(|()| io::stdout().flush())

@@ -20,7 +20,7 @@ pub enum BundleError {
         source: io::Error,
     },
     /// There is no such bundle in the store.
-    #[error("there is no bundle {reference} in {store}{}", hint(.available))]
+    #[error("there is no bundle {reference} in {store}{}", hint(.reference, .available))]
     NotFound {
         /// What was asked for.
         reference: String,
@@ -31,7 +31,7 @@ pub enum BundleError {
     },
     /// A name, version or reference has characters that it must not have.
     #[error(
-        "`{0}` is not a bundle reference; write `name:version` with letters, digits, `.`, `_` and `-`"
+        "`{0}` is not a bundle reference; write `name:version` with letters, digits, `.`, `_` and `-`, or `registry/repository:tag`"
     )]
     Reference(String),
     /// `bundle.toml` does not parse.
@@ -58,6 +58,35 @@ pub enum BundleError {
         /// The digest of what it holds.
         found: String,
     },
+    /// What a registry has is something else.
+    #[error(
+        "{reference} is {what}, and no flowcell bundle; `flowcell bundle push` makes one of those"
+    )]
+    NotABundle {
+        /// What was asked for.
+        reference: String,
+        /// What it is instead.
+        what: String,
+    },
+    /// A bundle of others has what no bundle may have.
+    #[error("{reference} is not taken: {problem}; ask whoever pushed it for another")]
+    Refused {
+        /// What was asked for.
+        reference: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A tree cannot be packed or unpacked.
+    #[error("{tree} is no tree of a bundle: {problem}")]
+    Tree {
+        /// The archive's digest, or the folder.
+        tree: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A registry.
+    #[error(transparent)]
+    Registry(#[from] flowcell_registry::RegistryError),
     /// A build script failed.
     #[error("{script} failed ({status}); its last lines:\n{output}")]
     Script {
@@ -98,8 +127,10 @@ impl BundleError {
     }
 }
 
-fn hint(available: &[String]) -> String {
-    if available.is_empty() {
+fn hint(reference: &str, available: &[String]) -> String {
+    if reference.contains('/') {
+        format!("; `flowcell bundle pull {reference}` gets it")
+    } else if available.is_empty() {
         "; make the base bundle with `flowcell bundle build`".to_owned()
     } else {
         format!("; there is {}", available.join(", "))

@@ -4,27 +4,41 @@
 //! and trees (Python's standard library, packages). Versions are pointers to digests; everything that a digest names is
 //! written once and never changed. Compiled code and unpacked trees are caches beside it, and can be deleted at any time.
 //!
+//! Bundles travel between stores as artifacts in registries ([`push`], [`pull`]). What was pulled is a stranger's: its
+//! manifest is checked, its trees are unpacked within limits, and its components are compiled by the [`Compiler`] for
+//! tenants' code.
+//!
 //! This crate never runs a flow. It runs a bundle's own build scripts, on request, on the machine of whoever builds it.
 
 mod build;
+mod check;
 mod compiler;
-mod digest;
+mod distribution;
 mod error;
 mod manifest;
+mod name;
+mod names;
+mod oci;
+mod packages;
 mod programs;
 mod recipe;
 mod store;
 mod tree;
 
-pub use build::{BuildReport, build};
+pub use build::{BuildReport, Ingredients, build};
 pub use compiler::{CompileLimits, CompileProcess, Compiler, compile_for_parent};
-pub use digest::{Digest, DigestError};
+pub use distribution::{
+    Inspected, Layer, Transfer, TransferProgress, Transferred, inspect, pull, push,
+};
 pub use error::{BundleError, IoContext};
+pub use flowcell_registry::{Digest, DigestError};
 pub use manifest::{
     Component, Manifest, Package, PythonInfo, Reference, Start, Tool, ToolInput, Tree,
 };
+pub use name::ImageName;
+pub use names::{Named, Pulled};
 pub use programs::Programs;
-pub use recipe::Recipe;
+pub use recipe::{ComponentRecipe, FileRecipe, PythonRecipe, Recipe};
 pub use store::{Store, touch, trim};
 
 /// Tells whoever waits what is being done; called at the start of each long step.

@@ -1,15 +1,19 @@
 //! What a bundle holds.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
 use flowcell_sandbox::{Parameter, ProgramKind, ToolInfo};
 use serde::{Deserialize, Serialize};
 
-use crate::digest::Digest;
 use crate::error::BundleError;
+use flowcell_registry::Digest;
 
-/// A bundle's name and version.
+/// The name of references that are digests.
+pub(crate) const BY_DIGEST: &str = "sha256";
+
+/// A bundle's name and version, or another tag. With the name `sha256` and 64 digits, it is the digest of a manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Reference {
     /// For example `promptflow`.
@@ -38,6 +42,22 @@ impl FromStr for Reference {
     }
 }
 
+impl Reference {
+    /// The digest that it is, if it is one.
+    pub fn digest(&self) -> Option<Digest> {
+        (self.name == BY_DIGEST).then(|| self.to_string().parse().ok())?
+    }
+}
+
+impl From<Digest> for Reference {
+    fn from(digest: Digest) -> Self {
+        Self {
+            name: BY_DIGEST.to_owned(),
+            version: digest.hex(),
+        }
+    }
+}
+
 impl fmt::Display for Reference {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{}:{}", self.name, self.version)
@@ -60,6 +80,9 @@ pub struct Manifest {
     pub trees: Vec<Tree>,
     /// What Python code finds in it; absent without a Python runner.
     pub python: Option<PythonInfo>,
+    /// Environment variables of its instances, where neither the flow nor its caller says otherwise.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub environment: BTreeMap<String, String>,
 }
 
 /// A component of a bundle.
@@ -164,6 +187,19 @@ pub struct Package {
 }
 
 impl Manifest {
+    /// One of this name that holds nothing yet.
+    pub(crate) fn new(name: &str, version: &str) -> Self {
+        Self {
+            schema: 1,
+            name: name.to_owned(),
+            version: version.to_owned(),
+            components: Vec::new(),
+            trees: Vec::new(),
+            python: None,
+            environment: BTreeMap::new(),
+        }
+    }
+
     /// The bundle's name and version.
     pub fn reference(&self) -> Reference {
         Reference {
@@ -275,15 +311,11 @@ mod tests {
             start: Start::Ordinary,
         };
         let manifest = Manifest {
-            schema: 1,
-            name: "n".to_owned(),
-            version: "1".to_owned(),
             components: vec![
                 component("text", &["count"]),
                 component("builtin", &["promptflow.tools.x.y"]),
             ],
-            trees: Vec::new(),
-            python: None,
+            ..Manifest::new("n", "1")
         };
         let found = |id: &str| {
             manifest

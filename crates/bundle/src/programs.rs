@@ -7,19 +7,18 @@ use std::{fs, io};
 use dashmap::DashMap;
 use flowcell_sandbox::{Base, CodeKind, Program, ProgramError, Sandbox};
 
+use crate::check::MAX_MEMORY;
 use crate::compiler::Compiler;
-use crate::digest::Digest;
 use crate::error::{BundleError, IoContext as _};
 use crate::manifest::Start;
 use crate::store::{Store, touch, trim, write_whole};
 use crate::{Component, Progress};
+use flowcell_registry::Digest;
 
 /// Bytes of compiled code of tenants' components that is kept.
 const MAX_TENANTS: u64 = 2 << 30;
 /// Components that are known, used or not, before those that are not are forgotten.
 const MAX_KNOWN: usize = 1_000;
-/// Largest base image, in bytes.
-const MAX_BASE: usize = 256 << 20;
 
 /// Gives programs, compiling each component at most once for this version of wasmtime and these engine settings.
 ///
@@ -60,7 +59,8 @@ enum Code {
 }
 
 impl Programs {
-    /// Programs of this store, for this engine; `compiler` is for components of tenants.
+    /// Programs of this store, for this engine; `compiler` is for components of tenants, and of bundles that were not built
+    /// here.
     pub fn new(store: Store, sandbox: Arc<Sandbox>, compiler: Compiler) -> Self {
         Self {
             store,
@@ -111,17 +111,7 @@ impl Programs {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             base => return base.io("read", &path),
         }
-        let damaged = || BundleError::Damaged {
-            path: self.store.blob_path(digest),
-            found: "no image of the size and content that its bundle says".to_owned(),
-        };
-        let size = usize::try_from(memory).ok();
-        let size = size.filter(|size| *size <= MAX_BASE).ok_or_else(damaged)?;
-        let packed = self.store.get(digest)?;
-        let content = zstd::bulk::decompress(&packed, size).map_err(|_| damaged())?;
-        if content.len() != size || Base::hash(&content) != hash {
-            return Err(damaged());
-        }
+        let content = unpack_base(&self.store, digest, memory, hash)?;
         fs::create_dir_all(&folder).io("make the folder", &folder)?;
         write_whole(&path, &content)?;
         Base::open(&path, hash, &digest.to_string()).io("read", &path)
@@ -169,14 +159,13 @@ impl Programs {
         progress: &Progress,
         wasm: impl FnOnce() -> Result<Vec<u8>, BundleError>,
     ) -> Result<Arc<Program>, BundleError> {
-        let compiler = match code {
-            Code::Bundles(_) => &Compiler::Here,
-            Code::Tenants => &self.compiler,
-        };
         self.once(digest, code, || {
             let compile = || {
                 let wasm = wasm()?;
-                Ok(compiler.compile(&self.sandbox, &wasm))
+                Ok(match code {
+                    Code::Bundles(kind) => self.compile(digest, &wasm, kind),
+                    Code::Tenants => self.compiler.compile(&self.sandbox, &wasm),
+                })
             };
             let load = |path: &Path| self.sandbox.load(path);
             self.compiled(digest, name, code, progress, compile, load)
@@ -192,7 +181,7 @@ impl Programs {
     ) -> Result<Program, BundleError> {
         let compile = || {
             let wasm = self.store.get(shell)?;
-            Ok(self.sandbox.compile(&wasm, CodeKind::Shell))
+            Ok(self.compile(shell, &wasm, CodeKind::Shell))
         };
         let load = |path: &Path| {
             let named = shell.to_string();
@@ -200,6 +189,20 @@ impl Programs {
         };
         let code = Code::Bundles(CodeKind::Shell);
         self.compiled(shell, name, code, progress, compile, load)
+    }
+
+    /// Compiles a bundle's component: here, if it was built on this machine.
+    fn compile(
+        &self,
+        digest: &Digest,
+        wasm: &[u8],
+        kind: CodeKind,
+    ) -> Result<Vec<u8>, ProgramError> {
+        if self.store.was_built(digest) {
+            self.sandbox.compile(wasm, kind)
+        } else {
+            self.compiler.compile_pulled(&self.sandbox, wasm, kind)
+        }
     }
 
     /// The program of this name, made when it is first asked for; whoever asks meanwhile waits.
@@ -275,4 +278,26 @@ impl Programs {
         }
         Ok(program)
     }
+}
+
+/// The content of a base image, checked.
+pub(crate) fn unpack_base(
+    store: &Store,
+    digest: &Digest,
+    memory: u64,
+    hash: &str,
+) -> Result<Vec<u8>, BundleError> {
+    let damaged = || BundleError::Damaged {
+        path: store.blob_path(digest),
+        found: "no image of the size and content that its bundle says".to_owned(),
+    };
+    let size = Some(memory).filter(|size| *size <= MAX_MEMORY);
+    let size = size.and_then(|size| usize::try_from(size).ok());
+    let size = size.ok_or_else(damaged)?;
+    let packed = store.get(digest)?;
+    let content = zstd::bulk::decompress(&packed, size).map_err(|_| damaged())?;
+    if content.len() != size || Base::hash(&content) != hash {
+        return Err(damaged());
+    }
+    Ok(content)
 }

@@ -3,6 +3,9 @@
 //! ```text
 //! <root>/blobs/sha256/<hex>          components, tree archives, manifests
 //! <root>/bundles/<name>/<version>    the digest of a bundle's manifest
+//! <root>/pulled/<hex>                a registry's image, and the digest of its bundle's manifest
+//! <root>/manifests/<hex>             empty: this blob is a bundle's manifest, checked
+//! <root>/built/<hex>                 empty: this component was built on this machine
 //! <root>/cache/                      compiled code, unpacked trees and memory images; may be deleted
 //! ```
 //! Files appear whole or not at all: each is written under a temporary name, synced, and renamed.
@@ -12,9 +15,8 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use crate::digest::Digest;
 use crate::error::{BundleError, IoContext as _};
-use crate::manifest::{Manifest, Reference};
+use flowcell_registry::Digest;
 
 /// A store on the local disk.
 #[derive(Debug, Clone)]
@@ -26,7 +28,15 @@ impl Store {
     /// The store in this folder, which is made when it is not there.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self, BundleError> {
         let root = root.into();
-        for folder in ["blobs/sha256", "bundles", "cache", "cache/images"] {
+        for folder in [
+            "blobs/sha256",
+            "bundles",
+            "pulled",
+            "manifests",
+            "built",
+            "cache",
+            "cache/images",
+        ] {
             let path = root.join(folder);
             fs::create_dir_all(&path).io("make the folder", &path)?;
         }
@@ -77,81 +87,18 @@ impl Store {
         Ok(bytes)
     }
 
-    /// Keeps a manifest and lets its name and version point to it.
-    pub fn put_manifest(&self, manifest: &Manifest) -> Result<Digest, BundleError> {
-        let text = serde_json::to_vec_pretty(manifest).map_err(|error| BundleError::Manifest {
-            digest: manifest.reference().to_string(),
-            message: error.to_string(),
-        })?;
-        let digest = self.put(&text)?;
-        let pointer = self.pointer(&manifest.reference());
-        if let Some(folder) = pointer.parent() {
-            fs::create_dir_all(folder).io("make the folder", folder)?;
-        }
-        write_whole(&pointer, digest.to_string().as_bytes())?;
-        Ok(digest)
+    /// Notes that a component was built on this machine, so its code is compiled without the limits for a stranger's.
+    pub(crate) fn mark_built(&self, component: &Digest) -> Result<(), BundleError> {
+        write_whole(&self.root.join("built").join(component.hex()), b"")
     }
 
-    /// The digest that a bundle's name and version point to.
-    pub fn resolve(&self, reference: &Reference) -> Result<Digest, BundleError> {
-        let pointer = self.pointer(reference);
-        let text = match fs::read_to_string(&pointer) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                let available = self.list()?.iter().map(Reference::to_string).collect();
-                return Err(BundleError::NotFound {
-                    reference: reference.to_string(),
-                    store: self.root.display().to_string(),
-                    available,
-                });
-            }
-            Err(error) => return Err(error).io("read", &pointer),
-        };
-        text.trim().parse().map_err(|_| BundleError::Damaged {
-            path: pointer,
-            found: text.chars().take(80).collect(),
-        })
-    }
-
-    /// A bundle's manifest.
-    pub fn manifest(&self, reference: &Reference) -> Result<Manifest, BundleError> {
-        let digest = self.resolve(reference)?;
-        let damaged = |message: String| BundleError::Manifest {
-            digest: digest.to_string(),
-            message,
-        };
-        let manifest: Manifest = serde_json::from_slice(&self.get(&digest)?)
-            .map_err(|error| damaged(error.to_string()))?;
-        if manifest.schema != 1 {
-            return Err(damaged(format!("format {} is not known", manifest.schema)));
-        }
-        Ok(manifest)
-    }
-
-    /// All bundles, by name and version.
-    pub fn list(&self) -> Result<Vec<Reference>, BundleError> {
-        let mut found = Vec::new();
-        for name in names(&self.root.join("bundles"))? {
-            for version in names(&self.root.join("bundles").join(&name))? {
-                // Anything else in there is not ours: a temporary file, an editor's backup.
-                if let Ok(reference) = format!("{name}:{version}").parse() {
-                    found.push(reference);
-                }
-            }
-        }
-        found.sort();
-        Ok(found)
-    }
-
-    fn pointer(&self, reference: &Reference) -> PathBuf {
-        self.root
-            .join("bundles")
-            .join(&reference.name)
-            .join(&reference.version)
+    /// Whether a component was built on this machine. What was only pulled was not.
+    pub(crate) fn was_built(&self, component: &Digest) -> bool {
+        self.root.join("built").join(component.hex()).exists()
     }
 }
 
-fn names(folder: &Path) -> Result<Vec<String>, BundleError> {
+pub(crate) fn names(folder: &Path) -> Result<Vec<String>, BundleError> {
     let mut names = Vec::new();
     for entry in fs::read_dir(folder).io("list", folder)? {
         if let Ok(name) = entry.io("list", folder)?.file_name().into_string() {
@@ -216,6 +163,7 @@ pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), BundleError> 
 #[expect(clippy::unwrap_used, reason = "a test stops where it fails")]
 mod tests {
     use super::*;
+    use crate::manifest::{Manifest, Reference};
 
     fn store() -> (tempfile::TempDir, Store) {
         let folder = tempfile::tempdir().unwrap();
@@ -224,14 +172,7 @@ mod tests {
     }
 
     fn manifest(version: &str) -> Manifest {
-        Manifest {
-            schema: 1,
-            name: "name".to_owned(),
-            version: version.to_owned(),
-            components: Vec::new(),
-            trees: Vec::new(),
-            python: None,
-        }
+        Manifest::new("name", version)
     }
 
     #[test]
@@ -342,12 +283,16 @@ mod tests {
         let error = store.manifest(&reference).unwrap_err().to_string();
         assert!(error.contains("there is name:2"), "{error}");
 
+        let future = Manifest {
+            schema: 2,
+            ..manifest("1")
+        };
+        let error = store.put_manifest(&future).unwrap_err().to_string();
+        assert!(error.contains("format 2"), "{error}");
         let future = store
-            .put_manifest(&Manifest {
-                schema: 2,
-                ..manifest("1")
-            })
+            .put(&serde_json::to_vec_pretty(&future).unwrap())
             .unwrap();
+        fs::write(store.root().join("bundles/name/1"), future.to_string()).unwrap();
         let error = store.manifest(&reference).unwrap_err().to_string();
         assert!(
             error.contains(&future.to_string()) && error.contains("format 2"),

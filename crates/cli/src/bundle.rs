@@ -1,90 +1,52 @@
-//! `flowcell bundle …`.
+//! `flowcell bundle list`, `show`, `rm` and `tag`: the bundles of the store.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use flowcell_bundle::{Manifest, Recipe, Reference};
+use flowcell_bundle::{Digest, ImageName, Manifest, Named, Reference};
 use flowcell_executor::{RunError, error_json};
 use serde_json::json;
 
 use crate::settings::Settings;
 use crate::{Output, OutputArgs, terminal};
 
-/// Where the base bundle's sources are, in a checkout of flowcell.
-const BASE_SOURCES: &str = "bundles/promptflow";
-
-#[derive(Debug, Args)]
-pub(crate) struct BuildArgs {
-    /// The bundle's folder, or its bundle.toml.
-    #[arg(long, value_name = "DIR", default_value = BASE_SOURCES)]
-    source: PathBuf,
-    #[command(flatten)]
-    output: OutputArgs,
-}
-
 #[derive(Debug, Args)]
 pub(crate) struct ShowArgs {
-    /// The bundle, as name:version.
-    bundle: Reference,
+    /// The bundle: name:version, or a registry's image that was pulled.
+    bundle: ImageName,
     #[command(flatten)]
     output: OutputArgs,
 }
 
-pub(crate) async fn build(settings: &Settings, args: &BuildArgs) -> ExitCode {
-    let built = async {
-        let recipe = Recipe::read(&args.source)?;
-        let host = settings.host()?;
-        let report = flowcell_bundle::build(
-            &recipe,
-            host.store(),
-            host.sandbox(),
-            host.programs(),
-            host.progress(),
-        )
-        .await?;
-        Ok(report)
-    };
-    match built.await {
-        Ok(report) if args.output.output == Output::Json => {
-            terminal::raw(
-                &json!({ "digest": report.digest, "bundle": report.manifest }).to_string(),
-            );
-            ExitCode::SUCCESS
-        }
-        Ok(report) => {
-            terminal::line(&format!(
-                "{} {}",
-                report.manifest.reference(),
-                report.digest
-            ));
-            describe(&report.manifest);
-            ExitCode::SUCCESS
-        }
-        Err(error) => failed("flowcell.bundle.build", &error, args.output.output),
-    }
+#[derive(Debug, Args)]
+pub(crate) struct RemoveArgs {
+    /// The name: name:version, or a registry's image that was pulled.
+    bundle: ImageName,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TagArgs {
+    /// The bundle: name:version, or a registry's image that was pulled.
+    bundle: ImageName,
+    /// Its other name, as name:version.
+    name: Reference,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
 pub(crate) fn list(settings: &Settings, args: &OutputArgs) -> ExitCode {
-    let listed = settings.store().and_then(|store| {
-        let mut rows = Vec::new();
-        for reference in store.list()? {
-            rows.push((store.resolve(&reference)?, reference));
-        }
-        Ok(rows)
-    });
+    let listed = settings.store().and_then(|store| Ok(store.list_names()?));
     match (listed, args.output) {
         (Ok(rows), Output::Json) => {
-            let rows: Vec<_> = rows
-                .iter()
-                .map(|(digest, reference)| json!({ "name": reference.name, "version": reference.version, "digest": digest }))
-                .collect();
+            let rows: Vec<_> = rows.iter().map(row).collect();
             terminal::raw(&json!({ "bundles": rows }).to_string());
             ExitCode::SUCCESS
         }
         (Ok(rows), Output::Text) => {
-            for (digest, reference) in &rows {
-                terminal::line(&format!("{reference}  {}", digest.short()));
+            for row in &rows {
+                terminal::line(&format!("{}  {}", row.name, row.digest.short()));
             }
             if rows.is_empty() {
                 terminal::note(
@@ -97,17 +59,34 @@ pub(crate) fn list(settings: &Settings, args: &OutputArgs) -> ExitCode {
     }
 }
 
+fn row(named: &Named) -> serde_json::Value {
+    let mut row = json!({ "reference": named.name, "digest": named.digest });
+    if let ImageName::Local(reference) = &named.name {
+        row["name"] = json!(reference.name);
+        row["version"] = json!(reference.version);
+    }
+    if let Some(artifact) = &named.artifact {
+        row["artifact"] = json!(artifact);
+    }
+    row
+}
+
 pub(crate) fn show(settings: &Settings, args: &ShowArgs) -> ExitCode {
-    let shown = settings
-        .store()
-        .and_then(|store| Ok((store.resolve(&args.bundle)?, store.manifest(&args.bundle)?)));
+    let shown = settings.store().and_then(|store| {
+        let digest = store.resolve_name(&args.bundle)?;
+        let manifest = match &args.bundle {
+            ImageName::Local(reference) => store.manifest(reference)?,
+            ImageName::Registry(_) => store.manifest_by_digest(&digest)?,
+        };
+        Ok((digest, manifest))
+    });
     match (shown, args.output.output) {
         (Ok((digest, manifest)), Output::Json) => {
             terminal::raw(&json!({ "digest": digest, "bundle": manifest }).to_string());
             ExitCode::SUCCESS
         }
         (Ok((digest, manifest)), Output::Text) => {
-            terminal::line(&format!("{} {digest}", manifest.reference()));
+            terminal::line(&format!("{} {digest}", args.bundle));
             describe(&manifest);
             ExitCode::SUCCESS
         }
@@ -115,7 +94,44 @@ pub(crate) fn show(settings: &Settings, args: &ShowArgs) -> ExitCode {
     }
 }
 
-fn describe(manifest: &Manifest) {
+pub(crate) fn remove(settings: &Settings, args: &RemoveArgs) -> ExitCode {
+    let removed = settings
+        .store()
+        .and_then(|store| Ok(store.remove(&args.bundle)?));
+    match (removed, args.output.output) {
+        (Ok(()), Output::Json) => {
+            terminal::raw(&json!({ "removed": args.bundle }).to_string());
+            ExitCode::SUCCESS
+        }
+        (Ok(()), Output::Text) => {
+            terminal::line(&format!("removed {}", args.bundle));
+            ExitCode::SUCCESS
+        }
+        (Err(error), output) => failed("flowcell.bundle.rm", &error, output),
+    }
+}
+
+pub(crate) fn tag(settings: &Settings, args: &TagArgs) -> ExitCode {
+    let tagged = settings.store().and_then(|store| {
+        let digest: Digest = store.resolve_name(&args.bundle)?;
+        store.tag(&digest, &args.name)?;
+        Ok(digest)
+    });
+    match (tagged, args.output.output) {
+        (Ok(digest), Output::Json) => {
+            let name = args.name.to_string();
+            terminal::raw(&json!({ "reference": name, "digest": digest }).to_string());
+            ExitCode::SUCCESS
+        }
+        (Ok(digest), Output::Text) => {
+            terminal::line(&format!("{} {digest}", args.name));
+            ExitCode::SUCCESS
+        }
+        (Err(error), output) => failed("flowcell.bundle.tag", &error, output),
+    }
+}
+
+pub(crate) fn describe(manifest: &Manifest) {
     for component in &manifest.components {
         let size = component.size.div_ceil(1024);
         terminal::line(&format!(
@@ -126,6 +142,9 @@ fn describe(manifest: &Manifest) {
         for tool in &component.tools {
             terminal::line(&format!("    tool {}: {}", tool.name, tool.description));
         }
+    }
+    for (name, value) in &manifest.environment {
+        terminal::line(&format!("  variable {name}={value}"));
     }
     for tree in &manifest.trees {
         let size = tree.size.div_ceil(1024);
@@ -143,7 +162,7 @@ fn describe(manifest: &Manifest) {
     }
 }
 
-fn failed(command: &str, error: &RunError, output: Output) -> ExitCode {
+pub(crate) fn failed(command: &str, error: &RunError, output: Output) -> ExitCode {
     if output == Output::Json {
         terminal::raw(&json!({ "error": error_json(error) }).to_string());
         return ExitCode::FAILURE;

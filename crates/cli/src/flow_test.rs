@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
-use flowcell_bundle::Reference;
+use flowcell_bundle::ImageName;
 use flowcell_executor::{
     Dialect, FlowResult, ImageSink, RunError, RunOptions, Session, SessionOptions, Workspace,
     WorkspaceLimits, envelope, flow_file, make_environment,
@@ -14,7 +14,7 @@ use flowcell_flow::JsonMap;
 use flowcell_sandbox::Isolation;
 
 use crate::settings::Settings;
-use crate::{Output, inputs, terminal};
+use crate::{Output, bundle_registry, inputs, terminal};
 
 const COMMAND: &str = "flowcell.flow.test";
 
@@ -38,9 +38,10 @@ pub(crate) struct TestArgs {
     /// Environment variables for the flow's tools.
     #[arg(long, num_args = 1.., value_name = "NAME=VALUE")]
     environment_variables: Vec<String>,
-    /// The bundle to run in, instead of the flow's own or the base bundle.
-    #[arg(long, value_name = "NAME:VERSION")]
-    image: Option<Reference>,
+    /// The bundle to run in, instead of the flow's own or the base bundle: name:version, or a registry's image, which is
+    /// pulled if it is not there.
+    #[arg(long, value_name = "IMAGE")]
+    image: Option<ImageName>,
     /// Seconds that the flow may take.
     #[arg(long, value_name = "SECONDS", default_value = "600", value_parser = seconds)]
     timeout: Duration,
@@ -105,7 +106,6 @@ pub(crate) async fn run(settings: &Settings, args: TestArgs) -> ExitCode {
 async fn test(settings: &Settings, args: &TestArgs) -> Result<FlowResult, RunError> {
     let given: JsonMap = inputs::inputs(&args.inputs, args.inputs_file.as_deref())?;
     let mut options = SessionOptions::new(Settings::base_bundle());
-    options.image.clone_from(&args.image);
     options.variant = args.variant.as_deref().map(str::parse).transpose()?;
     options.environment_variables =
         inputs::pairs("--environment-variables", &args.environment_variables)?;
@@ -119,6 +119,9 @@ async fn test(settings: &Settings, args: &TestArgs) -> Result<FlowResult, RunErr
     options.images = image_folder(&args.flow)?;
     let workspace = Workspace::copy_of(&args.flow, &WorkspaceLimits::default())?;
     let host = settings.host()?;
+    if let Some(image) = &args.image {
+        options.image = Some(bundle_registry::there(host.store(), image).await?);
+    }
     let image = options.image.as_ref();
     let environment = settings.environment_options();
     let environment =

@@ -1,6 +1,8 @@
 //! The `flowcell` command.
 
 mod bundle;
+mod bundle_build;
+mod bundle_registry;
 mod client;
 mod environment;
 mod flow_init;
@@ -10,6 +12,7 @@ mod inputs;
 mod serve;
 mod settings;
 mod terminal;
+mod transfers;
 mod worker;
 
 use std::path::PathBuf;
@@ -107,11 +110,21 @@ enum FlowCommand {
 #[derive(Debug, Subcommand)]
 enum BundleCommand {
     /// Build a bundle from its sources.
-    Build(bundle::BuildArgs),
+    Build(bundle_build::BuildArgs),
     /// List the bundles of the store.
     List(OutputArgs),
     /// Show what a bundle holds.
     Show(bundle::ShowArgs),
+    /// Remove a name from the store.
+    Rm(bundle::RemoveArgs),
+    /// Give a bundle another name in the store.
+    Tag(bundle::TagArgs),
+    /// Push a bundle to a registry.
+    Push(bundle_registry::PushArgs),
+    /// Pull a bundle from a registry.
+    Pull(bundle_registry::PullArgs),
+    /// Look at an image in a registry, without pulling it.
+    Inspect(bundle_registry::InspectArgs),
 }
 
 #[derive(Debug, Args)]
@@ -231,9 +244,22 @@ async fn run(settings: &Settings, command: Option<Command>) -> ExitCode {
             flow_validate::run(settings, args).await
         }
         Some(Command::Flow(FlowCommand::Init(args))) => flow_init::run(&args),
-        Some(Command::Bundle(BundleCommand::Build(args))) => bundle::build(settings, &args).await,
+        Some(Command::Bundle(BundleCommand::Build(args))) => {
+            bundle_build::build(settings, &args).await
+        }
         Some(Command::Bundle(BundleCommand::List(args))) => bundle::list(settings, &args),
         Some(Command::Bundle(BundleCommand::Show(args))) => bundle::show(settings, &args),
+        Some(Command::Bundle(BundleCommand::Rm(args))) => bundle::remove(settings, &args),
+        Some(Command::Bundle(BundleCommand::Tag(args))) => bundle::tag(settings, &args),
+        Some(Command::Bundle(BundleCommand::Push(args))) => {
+            bundle_registry::push(settings, &args).await
+        }
+        Some(Command::Bundle(BundleCommand::Pull(args))) => {
+            bundle_registry::pull(settings, &args).await
+        }
+        Some(Command::Bundle(BundleCommand::Inspect(args))) => {
+            bundle_registry::inspect(&args).await
+        }
         Some(Command::Lock(args)) => environment::lock(settings, args).await,
         Some(Command::Doctor(args)) => environment::doctor(settings, args).await,
         // `main` sees to all others. clap prints the help when there is nothing at all on the command line.

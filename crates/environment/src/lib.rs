@@ -17,6 +17,7 @@ mod error;
 mod fetch;
 mod index;
 mod layer;
+mod local;
 mod lock;
 mod native;
 mod platform;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use flowcell_bundle::{Compiler, Manifest, Programs, Progress, Reference, Store};
+use flowcell_bundle::{Compiler, ImageName, Manifest, Programs, Progress, Reference, Store};
 use flowcell_sandbox::{Sandbox, SandboxConfig};
 
 use crate::error::RunError;
@@ -98,9 +98,14 @@ impl Host {
         let Some(image) = image else {
             return Ok((self.store.manifest(default)?, None));
         };
-        if let Ok(reference) = image.parse::<Reference>()
-            && self.store.list()?.contains(&reference)
+        if let Ok(name) = image.parse::<ImageName>()
+            && let Ok(digest) = self.store.resolve_name(&name)
         {
+            // What was pulled goes by its digest from here on: its tag may be pulled again meanwhile.
+            let reference = match name {
+                ImageName::Local(reference) => reference,
+                ImageName::Registry(_) => Reference::from(digest),
+            };
             return Ok((self.store.manifest(&reference)?, None));
         }
         let note = format!(

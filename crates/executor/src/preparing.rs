@@ -224,7 +224,10 @@ impl Maker {
         let refused = |error: RunError| BuildError::Unsuitable(error.message);
         let workspace = Workspace::open(scratch.path(), "flow").map_err(refused)?;
         // The image's name says what the session's own copy said when it was opened, which its tools can write to.
-        let variables = variables(workspace.flow(), &self.options.environment_variables);
+        let manifest = self.host.store.manifest(&self.bundle);
+        let manifest = manifest.map_err(|error| refused(error.into()))?;
+        let given = &self.options.environment_variables;
+        let variables = variables(&manifest.environment, workspace.flow(), given);
         if variables.map_err(refused)? != self.variables {
             return Err(BuildError::Unsuitable(
                 "the flow's environment variables were changed by a tool".to_owned(),

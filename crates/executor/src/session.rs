@@ -1,5 +1,6 @@
 //! A flow with its tools resolved, ready to run lines and single nodes.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -318,7 +319,8 @@ pub(crate) fn prepare(
     let image = options.image.as_ref();
     let (manifest, note) = host.image(&flow, image, &options.bundle)?;
     notes.extend(note);
-    let variables = variables(&flow, &options.environment_variables)?;
+    let given = &options.environment_variables;
+    let variables = variables(&manifest.environment, &flow, given)?;
     let mut limits = options.limits.clone();
     if let Some((_, seconds)) = variables.iter().find(|(name, _)| name == LINE_TIMEOUT) {
         let seconds = seconds
@@ -390,12 +392,14 @@ pub(crate) fn mounts(
     Ok(mounts)
 }
 
-/// The flow's environment variables under the caller's; and a home, which programs expect.
+/// The image's environment variables under the flow's, and these under the caller's; and a home, which programs expect.
 pub(crate) fn variables(
+    image: &BTreeMap<String, String>,
     flow: &Flow,
     given: &IndexMap<String, String>,
 ) -> Result<Vec<(String, String)>, RunError> {
     let mut variables = IndexMap::from([("HOME".to_owned(), "/tmp".to_owned())]);
+    variables.extend(image.clone());
     variables.extend(flow.environment_variables.clone());
     variables.extend(given.clone());
     for (name, value) in &variables {
