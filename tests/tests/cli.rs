@@ -208,7 +208,8 @@ fn wrong_usage_says_what_is_right() {
             &["flow", "test", "--flow", ".", "--isolation", "none"],
             "session, call",
         ),
-        (&["bundle", "show", "../../etc"], "name:version"),
+        (&["bundle", "show", "../../etc"], "image reference"),
+        (&["bundle", "show", "promptflow"], "name:version"),
     ] {
         let ended = flowcell(arguments);
         assert_ne!(ended.code, Some(0), "{ended:#?}");

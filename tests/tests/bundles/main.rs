@@ -45,23 +45,23 @@ fn fails(ended: &flowcell_tests::Finished, words: &[&str]) {
     }
 }
 
-/// A bundle without Python, which costs nothing to build.
-fn small(home: &Path, version: &str) -> String {
+/// A bundle over another one that differs by a file.
+fn with_note(home: &Path, from: &str) -> &'static str {
     let folder = FlowFolder::new()
         .file(
             "bundle.toml",
             format!(
-                "name = \"small\"\nversion = \"{version}\"\nfrom = \"promptflow:0.1.0\"\n\
+                "name = \"small\"\nversion = \"2\"\nfrom = \"{from}\"\n\
                  [[file]]\nsource = \"data\"\ntarget = \"/data\"\n"
             ),
         )
-        .file("data/note.txt", version);
+        .file("data/note.txt", "a note");
     let source = folder.path();
     json_at(
         home,
         &["bundle", "build", "--source", source.to_str().unwrap()],
     );
-    format!("small:{version}")
+    "small:2"
 }
 
 #[test]
@@ -330,8 +330,8 @@ fn a_half_pull_never_shows() {
     let ended = at(home.path(), &["bundle", "pull", &image]);
     assert_eq!(ended.code, Some(0), "{ended:#?}");
     // A tag that has moved brings what is new only.
-    let moved = small(home.path(), "2");
-    json_at(home.path(), &["bundle", "push", &moved, &image]);
+    let moved = with_note(home.path(), &image);
+    json_at(home.path(), &["bundle", "push", moved, &image]);
     let other = tempfile::tempdir().unwrap();
     let first = json_at(
         other.path(),
