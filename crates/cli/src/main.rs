@@ -120,7 +120,7 @@ enum BundleCommand {
     /// Give a bundle another name in the store.
     Tag(bundle::TagArgs),
     /// Push a bundle to a registry.
-    Push(bundle_registry::PushArgs),
+    Push(Box<bundle_registry::PushArgs>),
     /// Pull a bundle from a registry.
     Pull(bundle_registry::PullArgs),
     /// Look at an image in a registry, without pulling it.

@@ -174,7 +174,7 @@ fn a_manifest_is_a_strangers() {
     runner["kind"] = json!("python-runner");
     runner["start"] = image;
     let manifest = bundle(&json!([runner]), &none);
-    let image = registry.put_bundle("a:runner", &manifest, &[wasm.clone()]);
+    let image = registry.put_bundle("a:runner", &manifest, std::slice::from_ref(&wasm));
     refused(&image, &["none of its layers"]);
 
     // What is no component is found when it is first used, by the process that compiles it.
