@@ -66,7 +66,7 @@ pub struct PackageView {
 }
 
 /// Lists the packages of a session, by name.
-#[utoipa::path(get, path = "/v1/workspaces/{workspace}/sessions/{session}/packages", tag = "sessions",
+#[utoipa::path(get, operation_id = "list_packages", path = "/v1/workspaces/{workspace}/sessions/{session}/packages", tag = "sessions",
     params(("workspace" = String, Path), ("session" = String, Path)),
     responses((status = 200, body = PackagesView), (status = 404, body = Problem)))]
 pub async fn list(
@@ -84,7 +84,7 @@ pub async fn list(
 /// The session goes on with what it has until that is done, and changes over between calls; if it fails, it keeps what it
 /// has. The answer is 200 when it is done, and 202 when it takes long: its events tell how it goes on, and its packages
 /// what came of it.
-#[utoipa::path(post, path = "/v1/workspaces/{workspace}/sessions/{session}/install", tag = "sessions",
+#[utoipa::path(post, operation_id = "install_packages", path = "/v1/workspaces/{workspace}/sessions/{session}/install", tag = "sessions",
     params(("workspace" = String, Path), ("session" = String, Path)),
     responses((status = 200, body = PackagesView), (status = 202, body = PackagesView), (status = 403, body = Problem),
         (status = 404, body = Problem), (status = 409, body = Problem), (status = 422, body = Problem),
@@ -111,7 +111,7 @@ pub async fn install(
 }
 
 /// The lock of a session's packages: a `pylock.toml` (PEP 751).
-#[utoipa::path(get, path = "/v1/workspaces/{workspace}/sessions/{session}/lock", tag = "sessions",
+#[utoipa::path(get, operation_id = "get_lock", path = "/v1/workspaces/{workspace}/sessions/{session}/lock", tag = "sessions",
     params(("workspace" = String, Path), ("session" = String, Path)),
     responses((status = 200, body = String, content_type = "application/toml"), (status = 404, body = Problem)))]
 pub async fn lock(
