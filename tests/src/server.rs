@@ -377,7 +377,9 @@ pub fn make_home(folder: &Path) {
     fs::create_dir_all(folder.join("cache")).unwrap();
     for shared in [
         "blobs",
+        "built",
         "bundles",
+        "manifests",
         "cache/compiled",
         "cache/trees",
         "cache/bases",

@@ -30,7 +30,7 @@ pub use compiler::{CompileLimits, CompileProcess, Compiler, compile_for_parent};
 pub use distribution::{
     Inspected, Layer, Transfer, TransferProgress, Transferred, inspect, pull, push,
 };
-pub use error::{BundleError, IoContext};
+pub use error::{BundleError, IoContext, chain};
 pub use flowcell_registry::{Digest, DigestError};
 pub use manifest::{
     Component, Manifest, Package, PythonInfo, Reference, Start, Tool, ToolInput, Tree,

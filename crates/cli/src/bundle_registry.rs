@@ -4,7 +4,7 @@ use std::io::Read as _;
 use std::process::ExitCode;
 
 use clap::Args;
-use flowcell_bundle::{BundleError, ImageName, Inspected, Reference, Store, Transferred};
+use flowcell_bundle::{BundleError, ImageName, Inspected, Reference, Store, Transferred, chain};
 use flowcell_executor::RunError;
 use flowcell_registry::{Client, Credentials, ImageReference, RegistryError};
 use serde_json::json;
@@ -211,7 +211,7 @@ fn client() -> Result<Client, RunError> {
 
 /// An error with its causes: what a registry did is in them.
 fn told(error: BundleError) -> RunError {
-    RunError::system("BundleError", terminal::chain(&error))
+    RunError::system("BundleError", chain(&error))
 }
 
 impl CredentialArgs {

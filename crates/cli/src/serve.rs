@@ -12,6 +12,7 @@ use tracing::level_filters::LevelFilter;
 
 use crate::settings::Settings;
 use crate::terminal;
+use flowcell_bundle::chain;
 
 #[derive(Debug, Args)]
 pub(crate) struct ServeArgs {
@@ -99,20 +100,19 @@ async fn run(settings: &Settings, config: Config) -> ExitCode {
     );
     match served.await {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => terminal::fail(&terminal::chain(&error)),
+        Err(error) => terminal::fail(&chain(&error)),
     }
 }
 
 /// The configuration that the command line asks for.
 fn config(args: &ServeArgs) -> Result<Config, String> {
-    let mut config =
-        Config::read(args.config.as_deref()).map_err(|error| terminal::chain(&error))?;
+    let mut config = Config::read(args.config.as_deref()).map_err(|error| chain(&error))?;
     if let Some(listen) = args.listen {
         config.server.listen = listen;
     }
     if args.workers.is_some() {
         config.host.workers = args.workers;
-        config.check().map_err(|error| terminal::chain(&error))?;
+        config.check().map_err(|error| chain(&error))?;
     }
     let listen = config.server.listen;
     if args.dev && !listen.ip().is_loopback() {

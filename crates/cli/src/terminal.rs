@@ -38,20 +38,6 @@ pub(crate) fn start_logging(level: LevelFilter, traces: Option<&Traces>) {
         .init();
 }
 
-/// An error with its causes.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            let _ = write!(text, ": {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
-}
-
 /// Somebody else's text, without the control characters that a terminal would obey.
 pub(crate) fn plain(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());

@@ -10,9 +10,10 @@ use sha2::{Digest as _, Sha256, Sha384, Sha512};
 use uv_client::RegistryClient;
 use uv_redacted::DisplaySafeUrl;
 
-use crate::error::{At as _, EnvironmentError, chain};
+use crate::error::{At as _, EnvironmentError};
 use crate::index::without_secrets;
 use crate::lock::Chosen;
+use flowcell_bundle::chain;
 
 /// Times that a download is begun.
 const TRIES: u32 = 4;

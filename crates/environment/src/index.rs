@@ -23,7 +23,8 @@ use uv_client::{
 use uv_configuration::IndexStrategy;
 use uv_distribution_types::{Index, IndexLocations, IndexUrl};
 
-use crate::error::{EnvironmentError, chain};
+use crate::error::EnvironmentError;
+use flowcell_bundle::chain;
 
 /// Bytes of an answer that is no wheel.
 const MAX_ANSWER: u64 = 64 << 20;

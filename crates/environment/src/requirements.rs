@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
-use flowcell_bundle::Digest;
+use flowcell_bundle::{Digest, chain};
 use regex::Regex;
 use serde::{Deserialize, Serialize};
 use uv_client::{BaseClientBuilder, Connectivity};
@@ -17,7 +17,7 @@ use uv_distribution_types::{
 };
 use uv_requirements_txt::{RequirementEntry, RequirementsTxt, SourceCache};
 
-use crate::error::{EnvironmentError, chain};
+use crate::error::EnvironmentError;
 
 /// Bytes of all files together.
 const MAX_BYTES: usize = 1 << 20;

@@ -33,11 +33,12 @@ use uv_resolver::{
 };
 use uv_types::{HashStrategy, InstalledPackagesProvider};
 
-use crate::error::{EnvironmentError, chain};
+use crate::error::EnvironmentError;
 use crate::index::Indexes;
 use crate::lock::{Archive, LockedPackage, LockedWheel};
 use crate::platform::{BROUGHT, Fit, PythonPlatform};
 use crate::requirements::Wanted;
+use flowcell_bundle::chain;
 
 /// Packages that an environment may have.
 const MAX_PACKAGES: usize = 500;

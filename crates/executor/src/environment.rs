@@ -109,7 +109,8 @@ pub async fn install(
 ) -> Result<Made, RunError> {
     let digest = host.store.resolve(image)?;
     let manifest = host.store.manifest(image)?;
-    let name = image.to_string();
+    // Whatever it was asked for as: a digest says nothing to whoever reads the lock.
+    let name = manifest.reference().to_string();
     let image = Image {
         name: &name,
         digest: &digest,

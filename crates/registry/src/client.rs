@@ -211,8 +211,11 @@ impl Client {
         push: bool,
     ) -> Result<Access<'a>, RegistryError> {
         let place = Place::of(reference)?;
-        if let Some(allowed) = &self.settings().registries
-            && !place.origin().matches(allowed)
+        let settings = self.settings();
+        if let Some(allowed) = settings
+            .registries
+            .as_ref()
+            .filter(|_| !settings.allows(reference))
         {
             return Err(RegistryError::NotAllowed {
                 reference: place.name,

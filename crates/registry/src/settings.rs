@@ -5,7 +5,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::error::RegistryError;
-use crate::reference;
+use crate::place::Place;
+use crate::reference::{self, ImageReference};
 
 /// What a client may do, and how much of it. All limits are enforced, whatever a registry announces.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,6 +74,14 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// Whether the registry of an image may be used.
+    pub fn allows(&self, image: &ImageReference) -> bool {
+        let matches = |allowed: &Vec<HostPattern>| {
+            Place::of(image).is_ok_and(|place| place.origin().matches(allowed))
+        };
+        self.registries.as_ref().is_none_or(matches)
+    }
+
     /// # Errors
     /// When nothing could be done with them.
     pub(crate) fn check(&self) -> Result<(), RegistryError> {

@@ -1,6 +1,7 @@
 //! The HTTP API: what is asked and answered. Rules live in `flowcell-session`; here requests become events of its
 //! state machine, and its state becomes JSON.
 
+pub mod base_images;
 pub mod calls;
 pub mod computes;
 pub mod events;

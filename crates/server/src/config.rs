@@ -7,12 +7,13 @@ use std::time::Duration;
 use figment::Figment;
 use figment::providers::{Env, Serialized};
 use flowcell_bundle::CompileLimits;
+use flowcell_registry::HostPattern;
 use flowcell_session::machine::Rules;
 use flowcell_session::{
     CannotHibernate, Catalog, FileLimits, InstanceType, MAX_IDLE_SECONDS, MIN_IDLE_SECONDS, Name,
     Quota, Quotas, Resources,
 };
-use flowcell_worker::IndexSettings;
+use flowcell_worker::{IndexSettings, RegistrySettings};
 use serde::{Deserialize, Serialize};
 
 /// Environment variables with this prefix override the file: `FLOWCELL__SERVER__LISTEN` is `server.listen`.
@@ -72,6 +73,8 @@ pub struct Config {
     pub sessions: SessionsConfig,
     /// Where packages come from.
     pub packages: PackagesConfig,
+    /// Where base images come from.
+    pub images: ImagesConfig,
     /// How much flows may hold.
     pub flows: FileLimits,
     /// How much workspaces and users may have.
@@ -314,6 +317,28 @@ impl PackagesConfig {
     }
 }
 
+/// `[images]`: where sessions' base images come from, beside those of this host.
+///
+/// Hosts are written as `registry.example.com`, `registry.example.com:5000`, `registry.example.com:*` (any port) or
+/// `*.example.com` (all hosts below it). Registries are asked over https, but for those on this machine.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ImagesConfig {
+    /// The registries that may be asked; none, when it is empty.
+    pub registries: Vec<String>,
+    /// The hosts that they may refer to for tokens and content, besides themselves; any, when it is empty.
+    pub other_hosts: Vec<String>,
+}
+
+impl ImagesConfig {
+    pub(crate) fn settings(&self) -> RegistrySettings {
+        RegistrySettings {
+            registries: self.registries.clone(),
+            other_hosts: self.other_hosts.clone(),
+        }
+    }
+}
+
 /// `[quotas]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -514,6 +539,15 @@ impl Config {
             && image.parse::<flowcell_bundle::Reference>().is_err()
         {
             return Err(wrong("sessions.base_image", "give it as name:version"));
+        }
+        for (key, hosts) in [
+            ("images.registries", &self.images.registries),
+            ("images.other_hosts", &self.images.other_hosts),
+        ] {
+            for host in hosts {
+                let pattern: Result<HostPattern, _> = host.parse();
+                pattern.map_err(|error| wrong(key, &error.to_string()))?;
+            }
         }
         Ok(())
     }

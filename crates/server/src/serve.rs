@@ -242,6 +242,7 @@ fn settings(
             indexes: config.packages.indexes(),
             time: Duration::from_secs(config.packages.install_seconds),
             installer,
+            registries: config.images.settings(),
         },
     }
 }

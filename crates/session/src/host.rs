@@ -1,5 +1,6 @@
 //! Sessions at work: carries out what the state machine decides, and runs calls.
 
+mod base_images;
 mod clock;
 mod copy;
 mod effects;
@@ -19,10 +20,11 @@ use std::time::Duration;
 
 use dashmap::DashMap;
 use flowcell_bundle::{Reference, Store};
-use flowcell_worker::{ComputeId, Used, Workers};
+use flowcell_worker::{ComputeId, Installer, Used, Workers};
 use jiff::Timestamp;
 use tokio::task::JoinHandle;
 
+use self::base_images::BaseImages;
 use self::clock::{Clock, Timer};
 pub use self::copy::CopyError;
 use self::environments::Environments;
@@ -91,6 +93,7 @@ pub(crate) struct Inner {
     /// Where guests run: apart from whoever serves requests, so that a guest at work holds up no request.
     workers: Workers,
     environments: Environments,
+    images: BaseImages,
     live: DashMap<Key, Arc<Live>>,
     locks: Vec<tokio::sync::Mutex<()>>,
     used: Mutex<HashSet<Key>>,
@@ -122,8 +125,16 @@ impl SessionHost {
         workers: Workers,
     ) -> Self {
         let (clock, set) = Clock::new();
+        let EnvironmentSettings {
+            indexes,
+            time,
+            installer,
+            registries,
+        } = settings.environments.clone();
+        let installer = Arc::new(Installer::new(installer, time));
         let inner = Arc::new(Inner {
-            environments: Environments::new(store.clone(), settings.environments.clone()),
+            environments: Environments::new(store.clone(), indexes, Arc::clone(&installer)),
+            images: BaseImages::new(store.clone(), installer, registries),
             store,
             ledger,
             settings,
@@ -210,6 +221,19 @@ impl SessionHost {
         live.map_or(session.last_use, |live| {
             live.last_use().max(session.last_use)
         })
+    }
+
+    /// The digest that a registry has an image under by now, as a session may see it. An answer of the last minute will do.
+    ///
+    /// # Errors
+    /// When the registry cannot be asked, or has no such image.
+    pub async fn artifact_now(
+        &self,
+        session: &Session,
+        reference: &str,
+    ) -> Result<Option<String>, EnvironmentError> {
+        let credential = self.inner.registry_credential(session, reference);
+        self.inner.images.look(reference, credential).await
     }
 
     /// The calls that are under way in a session.

@@ -36,7 +36,7 @@ pub use quota::{Quota, QuotaExceeded, Quotas, Used, check as check_quota};
 pub use registry::{Durability, FileInfo, MemoryRegistry, Registry, RegistryError, SqliteRegistry};
 pub use session::{
     ForkedFrom, Happening, Identity, Image, InstalledPackage, MAX_IDLE_SECONDS, MIN_IDLE_SECONDS,
-    Packages, Session, SessionState, Stored,
+    NamedBy, Packages, Session, SessionState, Stored,
 };
 pub use state::{Answered, Change, State, Workspace};
 pub use tenancy::{Flow, Key, MAX_FLOWS, Role, User, WorkspaceRecord};

@@ -76,8 +76,8 @@ pub enum Event {
         id: Name,
         /// The name of a serverless compute, should one have to be made.
         compute: Name,
-        /// The image, resolved.
-        image: Image,
+        /// The image.
+        image: Box<Image>,
         /// The settings.
         wish: Wish,
     },
@@ -87,6 +87,8 @@ pub enum Event {
         session: Name,
         /// Its life.
         generation: u64,
+        /// Its base image, where it is known only now.
+        image: Option<Box<Image>>,
         /// What its requirements have brought.
         packages: Option<Box<Packages>>,
     },
@@ -179,6 +181,8 @@ pub enum Event {
         seen: Option<u64>,
         /// The name of a serverless compute, should one have to be made.
         compute: Name,
+        /// The image of the next life; without one, it stays the same.
+        image: Option<Box<Image>>,
     },
     /// A user stops a session.
     Stop {
@@ -394,8 +398,9 @@ pub fn step(
         Event::Opened {
             session,
             generation,
+            image,
             packages,
-        } => Ok(scene.opened(session, *generation, packages.as_deref())),
+        } => Ok(scene.opened(session, *generation, image.as_deref(), packages.as_deref())),
         Event::Installed {
             session,
             generation,
@@ -444,7 +449,8 @@ pub fn step(
             session,
             seen,
             compute,
-        } => scene.reset(user, session, *seen, compute),
+            image,
+        } => scene.reset(user, session, *seen, compute, image.as_deref()),
         Event::Stop { user, session } => scene.stop(user, session),
         Event::SessionIdle { session, last_use } => Ok(scene.session_idle(session, *last_use)),
         Event::Used { session, at } => Ok(scene.used(session, *at)),

@@ -71,13 +71,44 @@ pub enum Identity {
     },
 }
 
-/// A base image: a bundle's name and version, and the digest that it had when the session started.
+/// A base image: what a session asked for, and what that was when its life began. A life has one image, whatever becomes of
+/// the name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Image {
-    /// `name:tag`.
+    /// What it goes by: `name:tag` in the store, or `registry/repository:tag`.
     pub reference: String,
-    /// The digest of its manifest.
-    pub digest: String,
+    /// The digest of the bundle's manifest, which names it in the store; nothing until a registry's image was pulled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+    /// The digest that its registry has it under.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub artifact: Option<String>,
+    /// Who named it.
+    #[serde(default)]
+    pub named_by: NamedBy,
+    /// Why it is not the one that the flow names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+}
+
+impl Image {
+    /// What the store has it under: the digest, since a name can be given to another bundle.
+    pub fn in_store(&self) -> &str {
+        self.digest.as_deref().unwrap_or(&self.reference)
+    }
+}
+
+/// Who named a session's image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NamedBy {
+    /// Whoever started the session.
+    User,
+    /// The flow's file.
+    Flow,
+    /// Nobody: it is the host's default.
+    #[default]
+    Default,
 }
 
 /// What a session's requirements have brought.
@@ -150,7 +181,7 @@ pub struct Session {
     /// As whom it reaches other services.
     pub identity: Identity,
     /// Its base image.
-    pub image: Image,
+    pub image: Box<Image>,
     /// What its requirements have brought, in this life.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub packages: Option<Box<Packages>>,

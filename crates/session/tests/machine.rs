@@ -9,7 +9,8 @@
 use flowcell_session::machine::{self, Context, Effect, Event, Refusal, Rules, Step, Wish};
 use flowcell_session::{
     Catalog, Change, Compute, ComputeKind, ComputeState, Flow, ForkedFrom, Identity, Image, Name,
-    Packages, Quotas, Resources, Session, SessionState, State, Stored, UserName, WorkspaceRecord,
+    NamedBy, Packages, Quotas, Resources, Session, SessionState, State, Stored, UserName,
+    WorkspaceRecord,
 };
 use jiff::{SignedDuration, Timestamp};
 
@@ -90,6 +91,7 @@ impl World {
                 } => Event::Opened {
                     session,
                     generation,
+                    image: None,
                     packages: None,
                 },
                 Effect::Close {
@@ -125,10 +127,7 @@ impl World {
             flow: name(flow),
             id: name(&format!("session-of-{flow}")),
             compute: self.fresh(),
-            image: Image {
-                reference: "base:1".to_owned(),
-                digest: "sha256:1".to_owned(),
-            },
+            image: Box::new(image("base:1", Some("sha256:1"))),
             wish,
         }
     }
@@ -428,6 +427,7 @@ fn a_stale_if_match_changes_nothing() {
             session: session.id.clone(),
             seen: Some(seen),
             compute: name("new"),
+            image: None,
         };
         let refused = world.happen(&reset).unwrap_err();
         assert!(matches!(refused, Refusal::Stale { .. }), "{refused}");
@@ -444,6 +444,7 @@ fn a_reset_begins_a_new_life_in_the_same_environment() {
         session: before.id.clone(),
         seen: Some(before.revision),
         compute: name("new"),
+        image: None,
     };
     world.settle(&reset).unwrap();
     let after = world.session("f");
@@ -521,6 +522,7 @@ fn a_session_that_is_about_to_leave_counts_as_use_of_its_compute() {
         session: session.id.clone(),
         seen: None,
         compute: name("fresh"),
+        image: None,
     };
     world.happen(&reset).unwrap();
     world.pass(400);
@@ -604,6 +606,7 @@ fn a_session_that_cannot_start_leaves_nothing_behind_and_can_be_reset() {
         session: name("session-of-f"),
         seen: None,
         compute: world.fresh(),
+        image: None,
     };
     world.settle(&reset).unwrap();
     assert_eq!(world.session("f").state, SessionState::Running);
@@ -624,6 +627,7 @@ fn what_a_dead_host_left_undone_is_done_by_the_next() {
         .happen(&Event::Opened {
             session: name("session-of-f"),
             generation: 1,
+            image: None,
             packages: None,
         })
         .unwrap();
@@ -652,6 +656,56 @@ fn packages(asked: &str) -> Option<Box<Packages>> {
     }))
 }
 
+fn image(reference: &str, digest: Option<&str>) -> Image {
+    Image {
+        reference: reference.to_owned(),
+        digest: digest.map(str::to_owned),
+        artifact: None,
+        named_by: NamedBy::User,
+        note: None,
+    }
+}
+
+#[test]
+fn an_image_belongs_to_a_life() {
+    let mut world = World::new();
+    let in_registry = image("registry.example.com/base:1", None);
+    let pulled = image("registry.example.com/base:1", Some("sha256:2"));
+    let mut event = world.start_event("ana", "f", Wish::default());
+    let Event::Start { image: asked, .. } = &mut event else {
+        panic!("another event");
+    };
+    **asked = in_registry.clone();
+    world.happen(&event).unwrap();
+    assert_eq!(*world.session("f").image, in_registry);
+    let opened = |generation, image: Option<&Image>| Event::Opened {
+        session: name("session-of-f"),
+        generation,
+        image: image.cloned().map(Box::new),
+        packages: None,
+    };
+    world.happen(&opened(1, Some(&pulled))).unwrap();
+    assert_eq!(*world.session("f").image, pulled);
+    // Whatever its name means by now, a reset keeps it, unless the reset says another one.
+    let reset = |compute, image: Option<&Image>| Event::Reset {
+        user: user("ana"),
+        session: name("session-of-f"),
+        seen: None,
+        compute,
+        image: image.cloned().map(Box::new),
+    };
+    let event = reset(world.fresh(), None);
+    world.settle(&event).unwrap();
+    assert_eq!(*world.session("f").image, pulled);
+    let other = image("base:2", Some("sha256:3"));
+    let event = reset(world.fresh(), Some(&other));
+    world.settle(&event).unwrap();
+    assert_eq!(*world.session("f").image, other);
+    // What an earlier life was to begin with comes too late.
+    world.happen(&opened(1, Some(&pulled))).unwrap();
+    assert_eq!(*world.session("f").image, other);
+}
+
 fn installed(generation: u64, asked: &str) -> Event {
     Event::Installed {
         session: name("session-of-f"),
@@ -676,6 +730,7 @@ fn packages_belong_to_a_life() {
         session: name("session-of-f"),
         seen: None,
         compute: world.fresh(),
+        image: None,
     };
     world.happen(&reset).unwrap();
     assert_eq!(world.session("f").packages, None);
@@ -684,6 +739,7 @@ fn packages_belong_to_a_life() {
     let opened = Event::Opened {
         session: name("session-of-f"),
         generation: 2,
+        image: None,
         packages: packages("c"),
     };
     world.happen(&opened).unwrap();
@@ -822,6 +878,7 @@ fn what_is_stored_ends_with_its_life() {
         session: name("session-of-f"),
         seen: None,
         compute: world.fresh(),
+        image: None,
     };
     let step = world.happen(&reset).unwrap();
     assert_eq!(step.effects.len(), 2, "{:?}", step.effects);

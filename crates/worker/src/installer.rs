@@ -1,22 +1,19 @@
-//! Environments are made in a process of their own: `flowcell worker --install`.
+//! Environments are made, and base images fetched, in a process of their own: `flowcell worker --install`.
 //!
-//! What comes from indexes is a stranger's, what is imported to see whether it runs is too, and a resolver can be led on for
-//! as long as somebody likes. So it happens apart from sessions and from the host, within limits, and ends with its
-//! process. The host hands over what is asked as one line of JSON, and reads lines: how it goes on, and at last what has
-//! come of it.
+//! What comes from indexes and registries is a stranger's, what is imported to see whether it runs is too, and a resolver
+//! can be led on for as long as somebody likes. So it happens apart from sessions and from the host, within limits, and
+//! ends with its process (`installing.rs`). The host hands over what is asked as one line of JSON, and reads lines: how it
+//! goes on, and at last what has come of it.
 
 use std::io;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
-use std::process::{ExitCode, Stdio};
-use std::sync::Arc;
+use std::process::Stdio;
 use std::time::Duration;
 
-use flowcell_bundle::{CompileLimits, CompileProcess, Compiler};
-use flowcell_environment::{Credentials, IndexSettings, SitePackage};
-use flowcell_executor::{Asked, EnvironmentOptions, Host, HostOptions, RunError, install};
-use flowcell_sandbox::SandboxConfig;
-use rustix::process::{Resource, Rlimit, setrlimit};
+use flowcell_environment::{Credential, Credentials, IndexSettings, SitePackage};
+use flowcell_executor::Asked;
+use flowcell_registry::{HostPattern, HostPatternError};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::sync::Semaphore;
@@ -26,21 +23,22 @@ use crate::WorkerCommand;
 /// Processes of this kind at once; more wait.
 const AT_ONCE: usize = 2;
 /// Bytes of what is asked, and of what comes back.
-const MAX_JOB: u64 = 16 << 20;
+pub(crate) const MAX_JOB: u64 = 16 << 20;
 const MAX_ANSWER: u64 = 16 << 20;
-/// Instances that the process may have.
-const INSTANCES: u32 = 16;
-/// Bytes of memory of its own.
-const MEMORY: u64 = 4 << 30;
-/// Bytes of a file that it may write.
-const FILE: u64 = 2 << 30;
+
+/// What such a process is asked for.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Job {
+    Install(InstallJob),
+    Pull(PullJob),
+}
 
 /// An environment that is to be made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InstallJob {
     /// The folder of the store.
     pub store: PathBuf,
-    /// The base image, `name:version`.
+    /// The base image, as the store has it: `name:version`, or the digest of its manifest.
     pub image: String,
     /// What is wanted.
     pub asked: Asked,
@@ -63,7 +61,73 @@ pub struct Installed {
     pub notes: Vec<String>,
 }
 
-/// An environment that was not made.
+/// A base image that is to be fetched from a registry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PullJob {
+    /// The folder of the store.
+    pub store: PathBuf,
+    /// The image, `registry/repository:tag` or `…@digest`.
+    pub image: String,
+    /// Which registries may be asked.
+    pub registries: RegistrySettings,
+    /// What the registry gets to know.
+    pub credential: Option<Credential>,
+    /// Only see which image the tag means now.
+    pub look: bool,
+}
+
+/// Which registries may be asked.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegistrySettings {
+    /// Patterns of their hosts, as [`flowcell_registry::HostPattern`] has them.
+    pub registries: Vec<String>,
+    /// Patterns of hosts that they may refer to for tokens and content, besides themselves; any, when there are none.
+    pub other_hosts: Vec<String>,
+}
+
+impl RegistrySettings {
+    /// As a client takes them.
+    ///
+    /// # Errors
+    /// When one is no pattern.
+    pub fn client(&self) -> Result<flowcell_registry::Settings, HostPatternError> {
+        let patterns = |texts: &[String]| -> Result<Vec<HostPattern>, HostPatternError> {
+            texts.iter().map(|text| text.parse()).collect()
+        };
+        Ok(flowcell_registry::Settings {
+            registries: Some(patterns(&self.registries)?),
+            other_hosts: match self.other_hosts.as_slice() {
+                [] => None,
+                some => Some(patterns(some)?),
+            },
+            ..flowcell_registry::Settings::default()
+        })
+    }
+}
+
+/// What has come of a [`PullJob`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Pulled {
+    /// The store has it now.
+    Bundle {
+        /// The digest of the bundle's manifest, which names it in the store.
+        bundle: String,
+        /// The digest that the registry has it under.
+        artifact: String,
+    },
+    /// It was only looked for, and is there.
+    Found {
+        /// The digest that the registry has it under.
+        artifact: String,
+    },
+    /// It is an image of another kind: a Docker image, for example.
+    NoBundle {
+        /// What it is.
+        what: String,
+    },
+}
+
+/// What was asked for and did not come to be.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum InstallError {
     /// Whoever asked can do something about it.
@@ -76,9 +140,10 @@ pub enum InstallError {
 
 /// A line of the process.
 #[derive(Debug, Serialize, Deserialize)]
-enum Line {
+pub(crate) enum Line {
     Step(String),
-    Done(Box<Installed>),
+    Installed(Box<Installed>),
+    Pulled(Pulled),
     Wrong(String),
     Failed(String),
 }
@@ -92,7 +157,7 @@ pub struct Installer {
 }
 
 impl Installer {
-    /// `command` starts a process that calls [`install_for_parent`]; each gets this time.
+    /// `command` starts a process that calls [`install_for_parent`](crate::install_for_parent); each gets this time.
     pub fn new(command: WorkerCommand, time: Duration) -> Self {
         Self {
             command,
@@ -107,31 +172,51 @@ impl Installer {
     /// When it cannot be made, or takes more than it may.
     pub async fn install(
         &self,
-        job: &InstallJob,
+        job: InstallJob,
         hear: &(dyn Fn(String) + Sync),
     ) -> Result<Installed, InstallError> {
+        match self.run(&Job::Install(job), hear).await? {
+            Line::Installed(installed) => Ok(*installed),
+            _ => Err(broken()),
+        }
+    }
+
+    /// Fetches a base image, or sees which one a tag means; `hear` is told of each long step. The process ends when this is
+    /// dropped.
+    ///
+    /// # Errors
+    /// When the registry has no such image, may not be asked, or cannot be used.
+    pub async fn pull(
+        &self,
+        job: PullJob,
+        hear: &(dyn Fn(String) + Sync),
+    ) -> Result<Pulled, InstallError> {
+        match self.run(&Job::Pull(job), hear).await? {
+            Line::Pulled(pulled) => Ok(pulled),
+            _ => Err(broken()),
+        }
+    }
+
+    async fn run(&self, job: &Job, hear: &(dyn Fn(String) + Sync)) -> Result<Line, InstallError> {
         let _place = self.places.acquire().await;
-        let making = tokio::time::timeout(self.time, self.run(job, hear));
+        let making = tokio::time::timeout(self.time, self.process(job, hear));
         making.await.unwrap_or_else(|_| {
             Err(InstallError::Wrong(format!(
-                "the environment takes more than {} s to make",
+                "it takes more than {} s",
                 self.time.as_secs()
             )))
         })
     }
 
-    async fn run(
+    async fn process(
         &self,
-        job: &InstallJob,
+        job: &Job,
         hear: &(dyn Fn(String) + Sync),
-    ) -> Result<Installed, InstallError> {
+    ) -> Result<Line, InstallError> {
         let failed = |error: io::Error| {
             InstallError::Failed(format!(
                 "the process that makes environments failed: {error}"
             ))
-        };
-        let broken = || {
-            InstallError::Failed("the process that makes environments ended without an answer; it may have run out of memory or time".to_owned())
         };
         let text = serde_json::to_vec(job).map_err(|error| failed(error.into()))?;
         let mut command = std::process::Command::new(&self.command.program);
@@ -158,9 +243,9 @@ impl Installer {
         while let Some(line) = lines.next_line().await.map_err(failed)? {
             match serde_json::from_str(&line) {
                 Ok(Line::Step(step)) => hear(step),
-                Ok(Line::Done(installed)) => return Ok(*installed),
                 Ok(Line::Wrong(why)) => return Err(InstallError::Wrong(why)),
                 Ok(Line::Failed(why)) => return Err(InstallError::Failed(why)),
+                Ok(done) => return Ok(done),
                 Err(_) => return Err(broken()),
             }
         }
@@ -168,91 +253,9 @@ impl Installer {
     }
 }
 
-/// Makes the environment that standard input asks for, and says on standard output what has come of it. It takes no
-/// more than `seconds` of CPU time.
-pub fn install_for_parent(seconds: u64, compiler: WorkerCommand) -> ExitCode {
-    let limit = |resource, most: u64| {
-        let limit = Rlimit {
-            current: Some(most),
-            maximum: Some(most),
-        };
-        setrlimit(resource, limit)
-    };
-    let limited = limit(Resource::Cpu, seconds.max(1))
-        .and_then(|()| limit(Resource::Data, MEMORY))
-        .and_then(|()| limit(Resource::Fsize, FILE))
-        .and_then(|()| limit(Resource::Core, 0));
-    let ended = match limited {
-        Ok(()) => make(compiler),
-        Err(error) => Err(RunError::system(
-            "OSError",
-            format!("no limits can be set: {error}"),
-        )),
-    };
-    let (line, code) = match ended {
-        Ok(installed) => (Line::Done(Box::new(installed)), ExitCode::SUCCESS),
-        Err(error) if error.code == flowcell_executor::Code::User => {
-            (Line::Wrong(error.message), ExitCode::FAILURE)
-        }
-        Err(error) => (Line::Failed(error.message), ExitCode::FAILURE),
-    };
-    say(&line);
-    code
-}
-
-fn say(line: &Line) {
-    use std::io::Write as _;
-    if let Ok(mut text) = serde_json::to_vec(line) {
-        text.push(b'\n');
-        // A host that does not listen any more is about to end this process.
-        let _ = io::stdout().lock().write_all(&text);
-    }
-}
-
-fn make(compiler: WorkerCommand) -> Result<Installed, RunError> {
-    use std::io::Read as _;
-    let failed = |what: &str, error: &dyn std::error::Error| {
-        RunError::system("SystemErrorException", format!("{what}: {error}"))
-    };
-    let mut text = Vec::new();
-    io::stdin()
-        .lock()
-        .take(MAX_JOB)
-        .read_to_end(&mut text)
-        .map_err(|error| failed("what is asked cannot be read", &error))?;
-    let job: InstallJob = serde_json::from_slice(&text)
-        .map_err(|error| failed("what is asked makes no sense", &error))?;
-    let host = Host::new(HostOptions {
-        store: job.store,
-        sandbox: SandboxConfig {
-            instances: INSTANCES,
-            ..SandboxConfig::default()
-        },
-        compiler: Compiler::Process(CompileProcess::new(
-            compiler.program,
-            compiler.arguments,
-            CompileLimits::default(),
-        )),
-        progress: Arc::new(|step: &str| say(&Line::Step(step.to_owned()))),
-    })?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .map_err(|error| failed("no threads can be started", &error))?;
-    let image = job.image.parse()?;
-    let options = EnvironmentOptions {
-        indexes: job.indexes,
-        credentials: job.credentials,
-        ..EnvironmentOptions::default()
-    };
-    runtime.block_on(async {
-        let (lock, site, notes) = install(&host, &image, &job.asked, &options).await?;
-        Ok(Installed {
-            site: site.as_ref().map(|site| site.digest.to_string()),
-            lock: lock.to_text()?,
-            packages: site.map(|site| site.packages).unwrap_or_default(),
-            notes,
-        })
-    })
+fn broken() -> InstallError {
+    InstallError::Failed(
+        "the process that makes environments ended without an answer; it may have run out of memory or time"
+            .to_owned(),
+    )
 }

@@ -9,6 +9,7 @@
 
 mod flows;
 mod installer;
+mod installing;
 mod local;
 mod news;
 mod perform;
@@ -24,7 +25,10 @@ mod workers;
 
 pub use flowcell_environment::{Credential, Credentials, IndexSettings};
 pub use flowcell_executor::{Asked, asked, text_of};
-pub use installer::{InstallError, InstallJob, Installed, Installer, install_for_parent};
+pub use installer::{
+    InstallError, InstallJob, Installed, Installer, PullJob, Pulled, RegistrySettings,
+};
+pub use installing::install_for_parent;
 pub use news::{Hear, Heard, News};
 pub use process::main;
 pub use remote::WorkerCommand;

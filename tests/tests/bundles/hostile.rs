@@ -38,21 +38,32 @@ fn what_is_not_there() {
     }
 }
 
+fn image_of(registry: &Registry, config: &str, kind: &str) -> Value {
+    json!({
+        "schemaVersion": 2,
+        "mediaType": kind,
+        "config": registry.put_blob("a", config, b"{}"),
+        "layers": [registry.put_blob("a", "application/vnd.docker.image.rootfs.diff.tar.gzip", b"x")],
+    })
+}
+
+/// A Docker image in a registry; its name.
+pub(crate) fn docker_image(registry: &Registry) -> String {
+    let v2 = "application/vnd.docker.distribution.manifest.v2+json";
+    let image = image_of(
+        registry,
+        "application/vnd.docker.container.image.v1+json",
+        v2,
+    );
+    registry.put_manifest("a:docker", &image)
+}
+
 #[test]
 fn what_is_no_bundle_says_what_it_is() {
     let registry = Registry::start();
-    let docker = |config: &str, kind: &str| {
-        json!({
-            "schemaVersion": 2,
-            "mediaType": kind,
-            "config": registry.put_blob("a", config, b"{}"),
-            "layers": [registry.put_blob("a", "application/vnd.docker.image.rootfs.diff.tar.gzip", b"x")],
-        })
-    };
+    let docker = |config: &str, kind: &str| image_of(&registry, config, kind);
     let oci = "application/vnd.oci.image.manifest.v1+json";
-    let v2 = "application/vnd.docker.distribution.manifest.v2+json";
-    let image = docker("application/vnd.docker.container.image.v1+json", v2);
-    let image = registry.put_manifest("a:docker", &image);
+    let image = docker_image(&registry);
     refused(&image, &["a Docker image", "no flowcell bundle"]);
     let home = tempfile::tempdir().unwrap();
     let found = json_at(home.path(), &["bundle", "inspect", &image]);

@@ -9,6 +9,7 @@
 mod custom;
 mod hostile;
 mod registry;
+mod sessions;
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -47,21 +48,26 @@ fn fails(ended: &flowcell_tests::Finished, words: &[&str]) {
 
 /// A bundle over another one that differs by a file.
 fn with_note(home: &Path, from: &str) -> &'static str {
+    noted(home, from, "2", "a note");
+    "small:2"
+}
+
+/// `small:VERSION`, which has this note.
+fn noted(home: &Path, from: &str, version: &str, note: &str) {
     let folder = FlowFolder::new()
         .file(
             "bundle.toml",
             format!(
-                "name = \"small\"\nversion = \"2\"\nfrom = \"{from}\"\n\
+                "name = \"small\"\nversion = \"{version}\"\nfrom = \"{from}\"\n\
                  [[file]]\nsource = \"data\"\ntarget = \"/data\"\n"
             ),
         )
-        .file("data/note.txt", "a note");
+        .file("data/note.txt", note);
     let source = folder.path();
     json_at(
         home,
         &["bundle", "build", "--source", source.to_str().unwrap()],
     );
-    "small:2"
 }
 
 #[test]

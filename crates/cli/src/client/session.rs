@@ -60,8 +60,8 @@ pub(crate) struct StartArgs {
     /// The flow.
     #[arg(long, value_name = "NAME")]
     flow: Name,
-    /// The base image, instead of the flow's or the host's.
-    #[arg(long, value_name = "NAME:TAG")]
+    /// The base image, instead of the flow's or the host's: one of the host, or registry/repository:tag.
+    #[arg(long, value_name = "IMAGE")]
     image: Option<String>,
     #[command(flatten)]
     settings: SettingsArgs,
@@ -108,6 +108,9 @@ pub(crate) struct UpdateArgs {
 pub(crate) struct ResetArgs {
     #[command(flatten)]
     which: Which,
+    /// Go on with what its base image is by now.
+    #[arg(long)]
+    update_image: bool,
     /// Only if the session has this revision still.
     #[arg(long, value_name = "REVISION", value_parser = revision)]
     if_match: Option<u64>,
@@ -158,6 +161,7 @@ pub(super) async fn run(api: &Api, command: SessionCommand) -> Result<ExitCode, 
             let id = args.which.find(api).await?;
             let url = api.here(["sessions", &id, "reset"]);
             let request = api.change(Method::POST, url, args.if_match);
+            let request = request.query(&[("update_image", args.update_image)]);
             let answer = api.send(request).await?;
             return ended_up(api, &settled(api, answer, &args.waiting).await?);
         }

@@ -144,6 +144,16 @@ pub(super) fn session(session: &SessionView) -> String {
             format!("{}, life {}", session.revision, session.generation),
         ),
     ];
+    if let Some(now) = &session.base_image.available {
+        let text = format!(
+            "{} is {} by now; `flowcell session reset --update-image` takes it",
+            now.reference, now.digest
+        );
+        shown.push(("newer image", text));
+    }
+    if let Some(note) = &session.base_image.note {
+        shown.push(("note", note.clone()));
+    }
     shown.extend(memory(session));
     pairs(&shown)
 }

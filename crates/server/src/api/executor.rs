@@ -614,7 +614,7 @@ pub async fn package_tools(
     let image = find(&app, &name, &id)?.image;
     let store = app.sessions().store().clone();
     let tools = blocking(move || {
-        let reference = image.reference.parse().map_err(|error| {
+        let reference = image.in_store().parse().map_err(|error| {
             tracing::error!(%error, "a session's image is no reference");
             Problem::not_found("image", &image.reference)
         })?;

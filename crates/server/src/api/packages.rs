@@ -139,7 +139,7 @@ async fn view(app: &Arc<App>, session: Session) -> Result<PackagesView, Problem>
         outdated => outdated.unwrap_or(true),
     };
     let installing = app.sessions().installing(&key);
-    let (shared, reference) = (Arc::clone(app), session.image.reference.clone());
+    let (shared, reference) = (Arc::clone(app), session.image.in_store().to_owned());
     let of_image = blocking(move || {
         let reference = reference.parse()?;
         shared.sessions().store().manifest(&reference)

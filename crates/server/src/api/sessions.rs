@@ -7,11 +7,9 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use flowcell_bundle::Reference;
-use flowcell_flow::Flow;
 use flowcell_session::machine::{Event, Step, Wish};
 use flowcell_session::{
-    CannotHibernate, ComputeKind, Happening, Identity, Image, Name, Role, Session, SessionKey,
+    CannotHibernate, ComputeKind, Happening, Identity, Name, Role, Session, SessionKey,
     SessionState, Usage, UserName,
 };
 use flowcell_worker::Look;
@@ -20,10 +18,11 @@ use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 use utoipa::{IntoParams, ToSchema};
 
+use super::base_images::{ImageView, available, image_for, image_now};
 use super::flows::workspace;
 use super::hibernation::{ForkedFromView, MemoryView, StoredView, UsageView};
 use super::page::{Page, PageParams};
-use crate::app::{App, blocking};
+use crate::app::App;
 use crate::auth::Caller;
 use crate::extract::{At, Body, Creation, Params, entity_tag, if_match};
 use crate::problem::{Kind, Problem};
@@ -130,15 +129,6 @@ pub struct IdentityView {
     pub client_id: Option<String>,
 }
 
-/// A base image.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
-pub struct ImageView {
-    /// `name:tag`.
-    pub reference: String,
-    /// The digest of its manifest.
-    pub digest: String,
-}
-
 /// Instances of a session.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize, ToSchema)]
 pub struct Instances {
@@ -174,7 +164,8 @@ pub struct StartSession {
     #[schema(value_type = Option<IdentityView>)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<Identity>,
-    /// The base image as `name:tag`, instead of the flow's; serverless computes only.
+    /// The base image, instead of the flow's: `name:tag` of this host, or `registry/repository:tag` (or `@digest`) in a
+    /// registry that the host allows. Serverless computes only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base_image: Option<String>,
 }
@@ -210,6 +201,15 @@ pub struct UpdateSession {
 pub struct StartParams {
     /// Only answer with the settings that would apply.
     pub dry_run: bool,
+}
+
+/// How to reset a session.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
+pub struct ResetParams {
+    /// Go on with what the session's image is by now.
+    pub update_image: bool,
 }
 
 /// A line of a session's history.
@@ -356,7 +356,7 @@ pub async fn start(
         &flow,
     )
     .map_err(refuse)?;
-    let image = image(&app, &name, &flow, request.base_image.as_deref())
+    let image = image_for(&app, &name, &flow, request.base_image.as_deref())
         .await
         .map_err(refuse)?;
     let event = Event::Start {
@@ -364,7 +364,7 @@ pub async fn start(
         flow,
         id: fresh("s"),
         compute: fresh("serverless"),
-        image,
+        image: Box::new(image),
         wish: Wish {
             compute_kind: request.compute_kind,
             instance_type: request.instance_type,
@@ -416,7 +416,8 @@ pub async fn get(
     let session = find(&app, &name, &id)?;
     let headers = [(header::ETAG, entity_tag(session.revision))];
     let mut view = view(&app, &session);
-    view.memory = MemoryView::of(&app, &session).await;
+    (view.memory, view.base_image.available) =
+        tokio::join!(MemoryView::of(&app, &session), available(&app, &session));
     Ok((headers, Json(view)).into_response())
 }
 
@@ -455,8 +456,10 @@ pub async fn update(
 }
 
 /// Deletes the session and makes it anew with the same environment: memory and files are as at its first start.
+///
+/// With `update_image` it gets what its image is by now: what `base_image.available` of the session shows.
 #[utoipa::path(post, path = "/v1/workspaces/{workspace}/sessions/{session}/reset", tag = "sessions",
-    params(("workspace" = String, Path), ("session" = String, Path),
+    params(("workspace" = String, Path), ("session" = String, Path), ResetParams,
         ("If-Match" = Option<String>, Header, description = "The session's entity tag")),
     responses((status = 200, body = SessionView), (status = 202, body = SessionView), (status = 404, body = Problem),
         (status = 409, body = Problem), (status = 412, body = Problem)))]
@@ -464,14 +467,21 @@ pub async fn reset(
     State(app): State<Arc<App>>,
     caller: Caller,
     At((name, id)): At<(Name, Name)>,
+    Params(parameters): Params<ResetParams>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     own_or_owner(&app, &caller, &name, &id)?;
+    let image = if parameters.update_image {
+        Some(Box::new(image_now(&app, &find(&app, &name, &id)?).await?))
+    } else {
+        None
+    };
     let event = Event::Reset {
         user: caller.user,
         session: id.clone(),
         seen: if_match(&headers)?,
         compute: fresh("serverless"),
+        image,
     };
     let (_, done) = app.sessions().happen(&name, event, |_| Vec::new()).await?;
     settled(&app, &name, &id, done, StatusCode::OK).await
@@ -591,72 +601,6 @@ pub async fn tools(
 pub(crate) fn fresh(prefix: &str) -> Name {
     let random = uuid::Uuid::new_v4().simple().to_string();
     Name::generated(prefix, &random[..20])
-}
-
-/// The image that was asked for, or the flow's, or the default one, with its digest.
-async fn image(
-    app: &Arc<App>,
-    name: &Name,
-    flow: &Name,
-    asked: Option<&str>,
-) -> Result<Image, Problem> {
-    let (app, name, flow) = (Arc::clone(app), name.clone(), flow.clone());
-    let asked = asked.map(str::to_owned);
-    blocking(move || {
-        let store = app.sessions().store();
-        let reference = match asked {
-            Some(asked) => match asked.parse::<Reference>() {
-                Ok(reference) if store.resolve(&reference).is_ok() => reference,
-                _ => {
-                    let mut there: Vec<String> = store
-                        .list()
-                        .map_err(|error| Problem::internal(&error))?
-                        .iter()
-                        .map(ToString::to_string)
-                        .collect();
-                    there.sort();
-                    return Err(Problem::new(
-                        Kind::Invalid,
-                        format!(
-                            "base_image: this host has no image '{asked}'; it has: {}",
-                            there.join(", ")
-                        ),
-                    )
-                    .with("field", "base_image"));
-                }
-            },
-            None => {
-                let of_flow = image_of_flow(&app, &name, &flow)?;
-                of_flow
-                    .filter(|reference| store.resolve(reference).is_ok())
-                    // Images of flows made for Azure are Docker images, which mean nothing here.
-                    .unwrap_or_else(|| app.sessions().settings().bundle.clone())
-            }
-        };
-        let digest = store
-            .resolve(&reference)
-            .map_err(|error| Problem::internal(&error))?;
-        Ok(Image {
-            reference: reference.to_string(),
-            digest: digest.to_string(),
-        })
-    })
-    .await?
-}
-
-/// What the flow's file says, if it can be read: a flow that is wrong can have a session in which it is mended.
-fn image_of_flow(app: &App, name: &Name, flow: &Name) -> Result<Option<Reference>, Problem> {
-    let registry = app.ledger().registry();
-    for file in ["flow.dag.yaml", "flow.dag.yml"] {
-        let content = registry.file(name, flow, file)?;
-        let text = content.and_then(|content| String::from_utf8(content.into()).ok());
-        if let Some(text) = text.filter(|text| text.len() <= flowcell_flow::MAX_BYTES) {
-            let parsed = Flow::parse(&text, flow.as_str()).ok();
-            let image = parsed.and_then(|flow| flow.environment?.image);
-            return Ok(image.and_then(|image| image.parse().ok()));
-        }
-    }
-    Ok(None)
 }
 
 /// Waits for what a change has set going, and answers with the session: as `done` when it has come to an end, and as
@@ -788,10 +732,7 @@ pub(crate) fn view(app: &App, session: &Session) -> SessionView {
         },
         idle_seconds: session.idle_seconds,
         identity: session.identity.clone(),
-        base_image: ImageView {
-            reference: session.image.reference.clone(),
-            digest: session.image.digest.clone(),
-        },
+        base_image: (*session.image).clone().into(),
         instances: Instances {
             busy: usage.busy,
             idle: usage.idle,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flowcell_worker::{ComputeSpec, Credentials, SessionId, SessionSpec, WorkerError};
+use flowcell_worker::{ComputeSpec, Credential, Credentials, SessionId, SessionSpec, WorkerError};
 
 use super::copy::{CopyError, WorkingCopy};
 use super::environments::{EnvironmentError, Environments};
@@ -15,7 +15,7 @@ use crate::compute::{Compute, ComputeState};
 use crate::machine::{self, Effect, Event, Step};
 use crate::name::Name;
 use crate::registry::Durability;
-use crate::session::{Packages, Session, SessionState};
+use crate::session::{Image, Packages, Session, SessionState};
 use crate::state::Change;
 
 /// A session that cannot be opened.
@@ -52,9 +52,10 @@ impl Inner {
                     session,
                     generation,
                 } => match self.open_first(&workspace, &session, generation).await {
-                    Ok(packages) => Event::Opened {
+                    Ok((image, packages)) => Event::Opened {
                         session,
                         generation,
+                        image: image.map(Box::new),
                         packages,
                     },
                     Err(OpenError::Over) => continue,
@@ -95,18 +96,25 @@ impl Inner {
         }
     }
 
-    /// Opens a session for the first time in a life: what its requirements ask for is installed before.
+    /// Opens a session for the first time in a life: its image is pulled and what its requirements ask for is installed
+    /// before.
     async fn open_first(
         self: &Arc<Self>,
         workspace: &Name,
         id: &Name,
         generation: u64,
-    ) -> Result<Option<Box<Packages>>, OpenError> {
+    ) -> Result<(Option<Image>, Option<Box<Packages>>), OpenError> {
         let key = (workspace.clone(), id.clone());
         let session = self.session(&key).map_err(|_| OpenError::Over)?;
         if session.generation != generation {
             return Err(OpenError::Over);
         }
+        let credential = self.registry_credential(&session, &session.image.reference);
+        let bringing = self
+            .images
+            .bring(&session.image, credential, &self.settings.bundle);
+        let brought = bringing.await?;
+        let image = brought.as_ref().unwrap_or(&session.image);
         // A fork has the packages of the session that its memory comes from.
         let packages = match session.packages.clone() {
             Some(packages) => Some(packages),
@@ -117,17 +125,42 @@ impl Inner {
                     None => None,
                     Some(asked) => {
                         let credentials = self.credentials(&session);
-                        let made = self
-                            .environments
-                            .make(&session, asked, credentials, &|_| {});
+                        let made =
+                            self.environments
+                                .make(image.in_store(), asked, credentials, &|_| {});
                         Some(Box::new(made.await?))
                     }
                 }
             }
         };
-        self.open(workspace, id, generation, packages.as_deref())
+        self.open(workspace, id, generation, image, packages.as_deref())
             .await?;
-        Ok(packages)
+        Ok((brought, packages))
+    }
+
+    /// Opens a session that has begun its life already.
+    pub(super) async fn open_again(
+        self: &Arc<Self>,
+        session: &Session,
+    ) -> Result<Arc<Live>, OpenError> {
+        let image = &session.image;
+        let credential = self.registry_credential(session, &image.reference);
+        let bringing = self.images.bring(image, credential, &self.settings.bundle);
+        bringing.await?;
+        let (workspace, id) = (&session.workspace, &session.id);
+        let packages = session.packages.as_deref();
+        self.open(workspace, id, session.generation, image, packages)
+            .await
+    }
+
+    /// What a session may show to the registry of an image.
+    pub(super) fn registry_credential(
+        &self,
+        session: &Session,
+        reference: &str,
+    ) -> Option<Credential> {
+        let registry = reference.split_once('/')?.0;
+        self.credentials(session).remove(registry)
     }
 
     /// What a session may show to hosts of packages.
@@ -141,6 +174,7 @@ impl Inner {
         workspace: &Name,
         id: &Name,
         generation: u64,
+        image: &Image,
         packages: Option<&Packages>,
     ) -> Result<Arc<Live>, OpenError> {
         if let Some(packages) = packages {
@@ -148,7 +182,7 @@ impl Inner {
             let session = session.map_err(|_| OpenError::Over)?;
             let credentials = self.credentials(&session);
             self.environments
-                .restore(&session, packages, credentials)
+                .restore(image.in_store(), packages, credentials)
                 .await?;
         }
         let key = (workspace.clone(), id.clone());
@@ -181,11 +215,12 @@ impl Inner {
         let (of, flow) = (session.workspace.clone(), session.flow.clone());
         blocking(move || to_write.update(inner.ledger.registry(), &of, &flow)).await?;
         let mut spec = self.spec(&session, &compute, &copy);
+        image.in_store().clone_into(&mut spec.image);
         spec.site = packages.and_then(|packages| packages.site.clone());
         // So that the first call does not wait for it.
         let loaded = self.workers.open(spec.clone()).await?;
         loaded.map_err(|why| {
-            let image = &session.image.reference;
+            let image = &image.reference;
             OpenError::Image(format!("base image {image} cannot be used: {why}"))
         })?;
         let log = self.started.wrapping_add(generation);
@@ -223,7 +258,7 @@ impl Inner {
             },
             folder: copy.folder().into(),
             flow: session.flow.to_string(),
-            image: session.image.reference.clone(),
+            image: session.image.in_store().to_owned(),
             site: session
                 .packages
                 .as_ref()

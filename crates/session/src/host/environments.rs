@@ -9,7 +9,7 @@ use flowcell_bundle::Store;
 use flowcell_flow::Flow;
 use flowcell_worker::{
     Asked, Credentials, IndexSettings, InstallError, InstallJob, Installed, Installer,
-    WorkerCommand, asked, text_of,
+    RegistrySettings, WorkerCommand, asked, text_of,
 };
 use jiff::Timestamp;
 
@@ -18,7 +18,7 @@ use crate::digest::sha256;
 use crate::ledger::Ledger;
 use crate::name::Name;
 use crate::registry::RegistryError;
-use crate::session::{InstalledPackage, Packages, Session};
+use crate::session::{InstalledPackage, Packages};
 
 /// How long versions that were found for requirements count as the newest.
 const FRESH: Duration = Duration::from_secs(600);
@@ -36,6 +36,8 @@ pub struct EnvironmentSettings {
     pub time: Duration,
     /// How a process that makes one is started.
     pub installer: WorkerCommand,
+    /// Which registries base images may come from.
+    pub registries: RegistrySettings,
 }
 
 /// Requirements that did not become an environment.
@@ -74,16 +76,16 @@ type Slot = Arc<tokio::sync::Mutex<Option<(Instant, Installed)>>>;
 pub(super) struct Environments {
     store: Store,
     indexes: IndexSettings,
-    installer: Installer,
+    installer: Arc<Installer>,
     known: DashMap<String, Slot>,
 }
 
 impl Environments {
-    pub(super) fn new(store: Store, settings: EnvironmentSettings) -> Self {
+    pub(super) fn new(store: Store, indexes: IndexSettings, installer: Arc<Installer>) -> Self {
         Self {
             store,
-            indexes: settings.indexes,
-            installer: Installer::new(settings.installer, settings.time),
+            indexes,
+            installer,
             known: DashMap::new(),
         }
     }
@@ -117,10 +119,10 @@ impl Environments {
         blocking(look).await
     }
 
-    /// Makes an environment over a session's image, unless it was made before. `hear` is told of each long step.
+    /// Makes an environment over an image that the store has by this digest, unless it was made before. `hear` is told of each long step.
     pub(super) async fn make(
         &self,
-        session: &Session,
+        image: &str,
         asked: Asked,
         credentials: Credentials,
         hear: &(dyn Fn(String) + Sync),
@@ -128,7 +130,7 @@ impl Environments {
         let failed = |error: &dyn std::error::Error| EnvironmentError::Failed(error.to_string());
         let of = asked_digest(&asked)?;
         let is_lock = matches!(asked, Asked::Lock(_));
-        let key = (&session.image.digest, &of, &credentials);
+        let key = (image, &of, &credentials);
         let key = sha256(&serde_json::to_vec(&key).map_err(|error| failed(&error))?);
         if self.known.len() >= MAX_KNOWN {
             self.known.retain(|_, slot| Arc::strong_count(slot) > 1);
@@ -143,12 +145,12 @@ impl Environments {
             None => {
                 let job = InstallJob {
                     store: self.store.root().to_owned(),
-                    image: session.image.reference.clone(),
+                    image: image.to_owned(),
                     asked,
                     indexes: self.indexes.clone(),
                     credentials,
                 };
-                let installed = self.installer.install(&job, hear).await?;
+                let installed = self.installer.install(job, hear).await?;
                 *slot = Some((Instant::now(), installed.clone()));
                 installed
             }
@@ -177,7 +179,7 @@ impl Environments {
     /// Makes sure that what a session had is still there: its lock brings it back.
     pub(super) async fn restore(
         &self,
-        session: &Session,
+        image: &str,
         packages: &Packages,
         credentials: Credentials,
     ) -> Result<(), EnvironmentError> {
@@ -186,7 +188,7 @@ impl Environments {
         }
         let lock = self.lock(packages).await?;
         let made = self
-            .make(session, Asked::Lock(lock), credentials, &|_| {})
+            .make(image, Asked::Lock(lock), credentials, &|_| {})
             .await?;
         if made.site == packages.site {
             return Ok(());

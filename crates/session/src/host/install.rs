@@ -125,7 +125,9 @@ impl Inner {
                     live.events.push(SessionEvent::InstallStep { step });
                 };
                 let credentials = self.credentials(&session);
-                let made = self.environments.make(&session, asked, credentials, &hear);
+                let made =
+                    self.environments
+                        .make(session.image.in_store(), asked, credentials, &hear);
                 Some(Box::new(made.await?))
             }
         };

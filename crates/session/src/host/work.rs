@@ -194,11 +194,7 @@ impl Inner {
                 reason: session.reason,
             });
         }
-        let packages = session.packages.as_deref();
-        match self
-            .open(&key.0, &key.1, session.generation, packages)
-            .await
-        {
+        match self.open_again(&session).await {
             Ok(live) => Ok(live),
             Err(OpenError::Over) => Err(CallError::NotRunning {
                 session: session.id.to_string(),

@@ -60,7 +60,7 @@ impl Scene<'_> {
             choice: place.choice.clone(),
             idle_seconds,
             identity: wish.identity.clone().unwrap_or_default(),
-            image: image.clone(),
+            image: Box::new(image.clone()),
             packages: None,
             last_use: now,
             stored: None,
@@ -75,12 +75,19 @@ impl Scene<'_> {
         Ok(step)
     }
 
-    pub(super) fn opened(&self, id: &Name, generation: u64, packages: Option<&Packages>) -> Step {
+    pub(super) fn opened(
+        &self,
+        id: &Name,
+        generation: u64,
+        image: Option<&Image>,
+        packages: Option<&Packages>,
+    ) -> Step {
         let mut step = Step::default();
         if let Some(session) = self.in_state(id, generation, SessionState::Starting) {
             let running = Session {
                 // Its idle time begins; it may have been long in coming.
                 last_use: self.context.now,
+                image: Box::new(image.unwrap_or(&session.image).clone()),
                 packages: packages.cloned().map(Box::new),
                 ..self.turned_to(session, SessionState::Running, "ready for calls")
             };
@@ -246,6 +253,7 @@ impl Scene<'_> {
         id: &Name,
         seen: Option<u64>,
         new_compute: &Name,
+        image: Option<&Image>,
     ) -> Result<Step, Refusal> {
         let session = self.find_session(id)?;
         check_seen(seen, session.revision)?;
@@ -279,9 +287,14 @@ impl Scene<'_> {
         let mut step = Step::default();
         let changed = Session {
             revision: session.revision + 1,
+            image: Box::new(image.unwrap_or(&session.image).clone()),
             ..session.clone()
         };
-        self.begin_anew(changed, place, &format!("reset by {user}"), user, &mut step);
+        let what = match image {
+            None => format!("reset by {user}"),
+            Some(image) => format!("reset by {user} to the image {}", image.reference),
+        };
+        self.begin_anew(changed, place, &what, user, &mut step);
         Ok(step)
     }
 

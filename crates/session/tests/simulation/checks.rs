@@ -762,7 +762,7 @@ fn expected(
             check!(!nothing || is == was, "nothing was asked for");
             placed(new, is, wish)
         }
-        Event::Reset { seen, .. } => {
+        Event::Reset { seen, image, .. } => {
             let (was, is) = (was.unwrap(), is.unwrap());
             check!(
                 seen.is_none_or(|seen| seen == was.revision),
@@ -777,13 +777,17 @@ fn expected(
                     session.user.clone(),
                     session.instance_type.clone(),
                     session.idle_seconds,
-                    session.image.clone(),
+                    image.as_deref().unwrap_or(&session.image).clone(),
                     session.compute_kind,
                 )
             };
             check!(
                 environment(is) == environment(was) && is.identity == was.identity,
                 "the environment is another one"
+            );
+            check!(
+                image.as_deref().is_none_or(|image| *is.image == *image),
+                "the image is not the one that was asked for"
             );
             let may_move =
                 was.state == SessionState::Failed && was.compute_kind == ComputeKind::Serverless;
@@ -807,6 +811,7 @@ fn expected(
         }
         Event::Opened {
             generation,
+            image,
             packages,
             ..
         } => {
@@ -819,6 +824,14 @@ fn expected(
             check!(
                 !due || is.packages == *packages,
                 "the session has other packages"
+            );
+            check!(
+                !due || *is.image == *image.as_deref().unwrap_or(&was.image),
+                "the session has another image"
+            );
+            check!(
+                !due || is.image.digest.is_some(),
+                "the session runs on an image that is not there"
             );
             Ok(())
         }

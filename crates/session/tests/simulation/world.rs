@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use flowcell_session::machine::{self, Context, Effect, Event, Rules, Wish};
 use flowcell_session::{
     Catalog, Change, ChangeError, ComputeKind, ComputeState, Durability, Flow, Identity, Image,
-    InstalledPackage, Ledger, Name, Packages, Quota, Quotas, Registry as _, Resources,
+    InstalledPackage, Ledger, Name, NamedBy, Packages, Quota, Quotas, Registry as _, Resources,
     SessionState, State, UserName, WorkspaceRecord,
 };
 use jiff::{SignedDuration, Timestamp};
@@ -344,7 +344,7 @@ impl World {
                 flow: dice.of(&names.flows).clone(),
                 id: fresh(dice, &sessions),
                 compute: fresh(dice, &computes),
-                image: image(dice),
+                image: Box::new(image(dice)),
                 wish: wish(dice, &computes, true),
             },
             5 | 6 => {
@@ -366,6 +366,7 @@ impl World {
                     seen: seen(dice, revision),
                     session,
                     compute: fresh(dice, &computes),
+                    image: dice.rarely(3).then(|| Box::new(image(dice))),
                 }
             }
             8 => Event::Stop {
@@ -478,9 +479,12 @@ impl World {
                     // What a fork has stays: its memory is of use to nothing else.
                     let packages = known.and_then(|known| known.packages.clone());
                     let packages = packages.or_else(|| packages_of(generation, self.now));
+                    let image = known.map(|known| (*known.image).clone());
+                    let image = image.filter(|image| image.digest.is_none());
                     Event::Opened {
                         session,
                         generation,
+                        image: image.map(|image| Box::new(pulled(image, generation))),
                         packages,
                     }
                 }
@@ -637,6 +641,7 @@ impl World {
             1 if is_over => Event::Opened {
                 session,
                 generation,
+                image: None,
                 packages: None,
             },
             2 if is_over => Event::Closed {
@@ -783,10 +788,23 @@ fn takes_calls(state: SessionState) -> bool {
 }
 
 fn image(dice: &mut Dice) -> Image {
-    let number = dice.below(2);
+    let number = dice.below(3);
+    // The last is a registry's.
     Image {
         reference: format!("base:{number}"),
-        digest: format!("sha256:{number}"),
+        digest: (number < 2).then(|| format!("sha256:{number}")),
+        artifact: None,
+        named_by: NamedBy::User,
+        note: None,
+    }
+}
+
+/// An image that was pulled.
+fn pulled(image: Image, generation: u64) -> Image {
+    Image {
+        digest: Some(format!("sha256:pulled-{generation}")),
+        artifact: Some(format!("sha256:artifact-{generation}")),
+        ..image
     }
 }
 
