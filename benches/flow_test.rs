@@ -30,7 +30,7 @@ fn main() -> Result<()> {
         command
     };
     // The first run compiles what is not compiled yet.
-    run(ours())?;
+    run(&mut ours())?;
     let (times, memory) = measure(ours, RUNS)?;
     Times::print_head("flow test, whole process");
     times.print("flowcell flow test", None);
@@ -47,7 +47,7 @@ fn main() -> Result<()> {
                 .env("PF_DISABLE_TRACING", "true");
             command
         };
-        run(theirs())?;
+        run(&mut theirs())?;
         let (pf_times, pf_memory) = measure(theirs, PROMPTFLOW_RUNS)?;
         pf_times.print("pf flow test", Some(&times));
         println!("  peak memory {pf_memory} MiB");

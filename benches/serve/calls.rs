@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use flowcell_benches::peers::{Result, copy, promptflow};
 use flowcell_benches::repository;
 
-use crate::server::{INPUTS, Server};
+use flowcell_benches::server::{INPUTS, Server};
 
 /// Connections at once.
 const CONNECTIONS: [u32; 3] = [1, 4, 16];

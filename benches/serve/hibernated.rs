@@ -5,7 +5,7 @@ use std::time::Instant;
 use flowcell_benches::Times;
 use flowcell_benches::peers::Result;
 
-use crate::server::Server;
+use flowcell_benches::server::Server;
 
 /// Sessions that are put to sleep, and those of them that are called then.
 const SESSIONS: usize = 10_000;

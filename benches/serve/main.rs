@@ -9,7 +9,6 @@
 
 mod calls;
 mod hibernated;
-mod server;
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +16,7 @@ use flowcell_benches::peers::Result;
 use flowcell_benches::{Times, print_machine};
 use serde_json::json;
 
-use crate::server::Server;
+use flowcell_benches::server::Server;
 
 /// Sessions that are started and timed.
 const STARTS: usize = 300;

@@ -3,6 +3,7 @@
 #![expect(clippy::print_stdout, reason = "benches print their figures")]
 
 pub mod peers;
+pub mod server;
 
 use std::path::PathBuf;
 use std::time::Duration;

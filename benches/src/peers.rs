@@ -49,7 +49,7 @@ pub fn promptflow(command: &str) -> Result<PathBuf> {
         println!("installing {PROMPTFLOW} into {} ...", environment.display());
         let mut make = Command::new("python3");
         make.args(["-m", "venv"]).arg(&environment);
-        run(make)?;
+        run(&mut make)?;
         install(&bin, PROMPTFLOW)?;
         let mut quiet = Command::new(bin.join("pf"));
         quiet.args([
@@ -58,7 +58,7 @@ pub fn promptflow(command: &str) -> Result<PathBuf> {
             "trace.destination=none",
             "telemetry.enabled=false",
         ]);
-        run(quiet)?;
+        run(&mut quiet)?;
     }
     if !bin.join("gunicorn").is_file() {
         install(&bin, GUNICORN)?;
@@ -69,11 +69,11 @@ pub fn promptflow(command: &str) -> Result<PathBuf> {
 fn install(bin: &Path, package: &str) -> Result<()> {
     let mut install = Command::new(bin.join("pip"));
     install.args(["install", "--quiet", package]);
-    run(install)
+    run(&mut install)
 }
 
 /// Runs a command to its end, which must be a good one.
-pub fn run(mut command: Command) -> Result<()> {
+pub fn run(command: &mut Command) -> Result<()> {
     let output = command.stdin(Stdio::null()).output()?;
     if output.status.success() {
         return Ok(());

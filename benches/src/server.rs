@@ -3,13 +3,16 @@
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::symlink;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
-use flowcell_benches::peers::{Result, release_binary};
-use flowcell_benches::{home, repository};
 use reqwest::blocking::{Client, RequestBuilder};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+
+use crate::peers::{Result, release_binary};
+use crate::{home, repository};
 
 /// Limits that do not stand in the way of what is measured.
 const CONFIG: &str = "
@@ -41,27 +44,41 @@ memory_mib = 4096
 cpu_millis = 4000
 instances = 16
 ";
+/// How often it is looked whether something has happened.
+const LOOK: Duration = Duration::from_millis(2);
 /// What a call sends: the payload that all comparisons use.
-pub(crate) const INPUTS: &str = r#"{"text": "The quick brown fox jumps over the lazy dog. The dog sleeps while the fox runs on and on through the quiet wood.", "top": 3}"#;
+pub const INPUTS: &str = r#"{"text": "The quick brown fox jumps over the lazy dog. The dog sleeps while the fox runs on and on through the quiet wood.", "top": 3}"#;
 
-pub(crate) struct Server {
+/// A server; ended when dropped.
+#[derive(Debug)]
+pub struct Server {
     child: Child,
     home: TempDir,
     client: Client,
     archive: Vec<u8>,
-    pub(crate) key: String,
-    pub(crate) base: String,
-    pub(crate) url: String,
+    /// A key that may do all.
+    pub key: String,
+    /// The address of the workspace.
+    pub base: String,
+    /// The address of the server.
+    pub url: String,
 }
 
 impl Server {
     /// A server on a fresh host with the bundles of the usual store.
-    pub(crate) fn start() -> Result<Self> {
+    pub fn start() -> Result<Self> {
+        Self::configured("")
+    }
+
+    /// The same, with more sections in its configuration.
+    pub fn configured(more: &str) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         fs::create_dir_all(folder.path().join("cache"))?;
         for name in [
             "blobs",
+            "built",
             "bundles",
+            "manifests",
             "cache/compiled",
             "cache/trees",
             "cache/bases",
@@ -69,7 +86,7 @@ impl Server {
             symlink(home().canonicalize()?.join(name), folder.path().join(name))?;
         }
         let config = folder.path().join("config.toml");
-        fs::write(&config, CONFIG)?;
+        fs::write(&config, format!("{CONFIG}{more}"))?;
         let mut child = Command::new(release_binary()?)
             .args(["serve", "--listen", "127.0.0.1:0", "--config"])
             .arg(&config)
@@ -89,13 +106,11 @@ impl Server {
             }
         }
         let url = url.ok_or("the server did not start")?;
-        let mut archive = tar::Builder::new(Vec::new());
-        archive.append_dir_all(".", repository().join("benches/flow"))?;
         Ok(Self {
             child,
             home: folder,
             client: Client::new(),
-            archive: archive.into_inner()?,
+            archive: archive(&repository().join("benches/flow"))?,
             key: key.ok_or("the server gave no key")?,
             base: format!("{url}/v1/workspaces/default"),
             url,
@@ -113,33 +128,70 @@ impl Server {
         }
     }
 
-    pub(crate) fn upload(&self, flow: &str) -> Result<()> {
+    /// Uploads the flow of all comparisons under this name.
+    pub fn upload(&self, flow: &str) -> Result<()> {
+        self.upload_archive(flow, self.archive.clone())
+    }
+
+    /// Uploads a flow as an archive under this name.
+    pub fn upload_archive(&self, flow: &str, archive: Vec<u8>) -> Result<()> {
         let request = self
             .client
             .put(format!("{}/flows/{flow}/files", self.base))
             .header("content-type", "application/x-tar")
-            .body(self.archive.clone());
+            .body(archive);
         self.send(request).map(drop)
     }
 
-    pub(crate) fn start_session(&self, flow: &str) -> Result<String> {
+    /// Starts a session; it is given when it runs.
+    pub fn start_session(&self, flow: &str) -> Result<String> {
         let request = self
             .client
             .post(format!("{}/sessions", self.base))
             .json(&json!({ "flow": flow }));
-        let session = self.send(request)?;
+        let mut session = self.send(request)?;
+        while session["state"] == "starting" {
+            std::thread::sleep(LOOK);
+            session = self.show(session["id"].as_str().unwrap_or_default())?;
+        }
         if session["state"] != "running" {
             return Err(format!("the session does not run: {session}").into());
         }
         Ok(session["id"].as_str().unwrap_or_default().to_owned())
     }
 
-    pub(crate) fn call(&self, session: &str) -> Result<()> {
+    /// Shows a session.
+    pub fn show(&self, session: &str) -> Result<Value> {
+        self.send(self.client.get(format!("{}/sessions/{session}", self.base)))
+    }
+
+    /// Stops a session, and waits until it has.
+    pub fn stop(&self, session: &str) -> Result<()> {
+        let url = format!("{}/sessions/{session}/stop", self.base);
+        self.send(self.client.post(url))?;
+        while self.show(session)?["state"] != "stopped" {
+            std::thread::sleep(LOOK);
+        }
+        Ok(())
+    }
+
+    /// The folder of its data.
+    pub fn home(&self) -> &Path {
+        self.home.path()
+    }
+
+    /// Calls a session with the payload of all comparisons.
+    pub fn call(&self, session: &str) -> Result<()> {
+        self.call_with(session, INPUTS)
+    }
+
+    /// Calls a session with these inputs, as JSON text.
+    pub fn call_with(&self, session: &str, inputs: &str) -> Result<()> {
         let request = self
             .client
             .post(format!("{}/sessions/{session}/calls", self.base))
             .header("content-type", "application/json")
-            .body(format!("{{\"inputs\": {INPUTS}}}"));
+            .body(format!("{{\"inputs\": {inputs}}}"));
         let answer = self.send(request)?;
         if answer["status"] == "Completed" {
             Ok(())
@@ -148,7 +200,8 @@ impl Server {
         }
     }
 
-    pub(crate) fn hibernate(&self, session: &str) -> Result<()> {
+    /// Stores a session's instances.
+    pub fn hibernate(&self, session: &str) -> Result<()> {
         let request = self
             .client
             .post(format!("{}/sessions/{session}/hibernate", self.base));
@@ -160,7 +213,8 @@ impl Server {
         }
     }
 
-    pub(crate) fn update(&self, session: &str, settings: &Value) -> Result<()> {
+    /// Changes settings of a session.
+    pub fn update(&self, session: &str, settings: &Value) -> Result<()> {
         let request = self
             .client
             .patch(format!("{}/sessions/{session}", self.base))
@@ -169,13 +223,13 @@ impl Server {
     }
 
     /// Sessions that are not stopped.
-    pub(crate) fn running(&self) -> Result<u64> {
+    pub fn running(&self) -> Result<u64> {
         let quota = self.send(self.client.get(format!("{}/quota", self.base)))?;
         Ok(quota["workspace"]["used"]["sessions"].as_u64().unwrap_or(0))
     }
 
     /// Instances that wait for a call.
-    pub(crate) fn idle_instances(&self) -> Result<u64> {
+    pub fn idle_instances(&self) -> Result<u64> {
         let metrics = self
             .client
             .get(format!("{}/metrics", self.url))
@@ -189,7 +243,7 @@ impl Server {
     }
 
     /// Memory of the host and its workers, in bytes: their share of what they share with others included.
-    pub(crate) fn pss(&self) -> Result<u64> {
+    pub fn pss(&self) -> Result<u64> {
         let of_one = |process: u32| -> Result<u64> {
             let rollup = fs::read_to_string(format!("/proc/{process}/smaps_rollup"))?;
             let kib = rollup.lines().find_map(|line| {
@@ -202,7 +256,7 @@ impl Server {
     }
 
     /// Memory mappings of the host and its workers.
-    pub(crate) fn maps(&self) -> Result<usize> {
+    pub fn maps(&self) -> Result<usize> {
         let of_one = |process: u32| -> Result<usize> {
             let maps = fs::read_to_string(format!("/proc/{process}/maps"))?;
             Ok(maps.lines().count())
@@ -223,7 +277,7 @@ impl Server {
     }
 
     /// What the folders of sessions take of the disk, in bytes.
-    pub(crate) fn disk_of_sessions(&self) -> Result<u64> {
+    pub fn disk_of_sessions(&self) -> Result<u64> {
         let folder = self.home.path().join("server/sessions");
         let used = Command::new("du").arg("-sk").arg(folder).output()?;
         let used = String::from_utf8(used.stdout)?;
@@ -241,4 +295,11 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// A folder as an archive.
+pub fn archive(folder: &Path) -> Result<Vec<u8>> {
+    let mut archive = tar::Builder::new(Vec::new());
+    archive.append_dir_all(".", folder)?;
+    Ok(archive.into_inner()?)
 }
