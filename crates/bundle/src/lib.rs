@@ -13,6 +13,7 @@
 mod build;
 mod check;
 mod compiler;
+mod component;
 mod distribution;
 mod error;
 mod manifest;
@@ -27,6 +28,7 @@ mod tree;
 
 pub use build::{BuildReport, Ingredients, build};
 pub use compiler::{CompileLimits, CompileProcess, Compiler, compile_for_parent};
+pub use component::{ComponentArtifact, component_artifact};
 pub use distribution::{
     Inspected, Layer, Transfer, TransferProgress, Transferred, inspect, pull, push,
 };

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use flowcell_bundle::Reference;
-use flowcell_environment::{Image, LOCK_FILE};
+use flowcell_environment::{Image, LOCK_FILE, LockedComponent};
 use flowcell_executor::{
     Diagnosis, RunError, SessionOptions, Subject, Workspace, WorkspaceLimits, diagnose, error_json,
     flow_file, flow_requirements,
@@ -126,9 +126,11 @@ async fn make_lock(settings: &Settings, args: &LockArgs) -> Result<Written, RunE
         })?;
     }
     let packages = locked.lock.packages.iter().map(|package| package.shown());
+    let here = locked.lock.here().map(|here| &here.components);
+    let components = here.into_iter().flatten().map(LockedComponent::shown);
     Ok(Written {
         file,
-        packages: packages.collect(),
+        packages: packages.chain(components).collect(),
         text,
         notes,
     })

@@ -88,12 +88,19 @@ impl Settings {
                 .split_whitespace()
                 .map(str::to_owned),
         );
+        let component_indexes = variables.get("FLOWCELL_COMPONENT_INDEX");
+        let component_indexes = component_indexes.map(|text| text.split_whitespace());
         EnvironmentOptions {
             indexes: IndexSettings {
                 index_url,
                 extra_index_urls,
                 trusted_hosts,
                 private_addresses: true,
+                component_indexes: component_indexes
+                    .into_iter()
+                    .flatten()
+                    .map(str::to_owned)
+                    .collect(),
                 ..IndexSettings::default()
             },
             variables,

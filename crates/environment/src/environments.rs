@@ -4,20 +4,21 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use flowcell_bundle::{Digest, Manifest, Programs, Progress};
+use flowcell_bundle::{Digest, Manifest, Programs, Progress, Store};
 use flowcell_sandbox::Sandbox;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
+use crate::components::{self, ComponentIndexes, Fetched};
 use crate::error::{At as _, EnvironmentError};
 use crate::fetch::{self, Wheel};
 use crate::index::{Credentials, IndexSettings, Indexes};
 use crate::layer::{self, Layer};
-use crate::lock::{Chosen, Lock, LockedHere, LockedPackage};
+use crate::lock::{Chosen, Lock, LockedComponent, LockedHere, LockedPackage};
 use crate::native;
 use crate::platform::{BROUGHT, PythonPlatform};
 use crate::python::Python;
-use crate::requirements::Requirements;
-use crate::resolve::resolve;
+use crate::requirements::{Requirements, Wanted};
+use crate::resolve::{has, resolve};
 use crate::site::{self, Assembly, Site};
 
 /// Wheels that are downloaded at the same time.
@@ -71,9 +72,10 @@ impl Environments<'_> {
         credentials: &Credentials,
     ) -> Result<Locked, EnvironmentError> {
         let (platform, version) = platform(image.manifest)?;
-        let wanted = requirements.read(variables).await?;
+        let mut wanted = requirements.read(variables).await?;
         (self.progress)(&format!("resolving {}", requirements.file));
         let parsed = &wanted.parsed;
+        let no_index = parsed.no_index;
         let lines = (
             parsed.index_url.as_ref().map(|url| url.raw().to_string()),
             parsed
@@ -98,14 +100,17 @@ impl Environments<'_> {
             EnvironmentError::Host("the base image has no folder of packages".to_owned())
         })?;
         let packages = self.programs.store().tree(&packages.digest)?;
+        let mut components = Vec::new();
         // Whatever the image has needs no index.
         let resolved = match resolve(&wanted, &platform, None, &packages).await {
             Ok(resolved) => resolved,
             Err(_) => {
                 let cache = self.cache("index");
-                let no_index = parsed.no_index;
                 let indexes = Indexes::open(self.indexes, credentials, lines, no_index, &cache);
                 let indexes = indexes.await?;
+                components = self
+                    .components(&mut wanted, &platform, &packages, credentials)
+                    .await?;
                 let mut resolved = resolve(&wanted, &platform, Some(&indexes), &packages).await?;
                 for package in &mut resolved.packages {
                     self.fill_in(package, &platform, &indexes).await?;
@@ -117,12 +122,38 @@ impl Environments<'_> {
             image: image.name.to_owned(),
             image_digest: *image.digest,
             requirements: Some(requirements.digest()),
-            components: Vec::new(),
+            components,
         };
         Ok(Locked {
             lock: Lock::new(&version, resolved.packages, here),
             notes: resolved.notes,
         })
+    }
+
+    /// Takes what component indexes have out of what is wanted.
+    async fn components(
+        &self,
+        wanted: &mut Wanted,
+        platform: &PythonPlatform,
+        packages: &Path,
+        credentials: &Credentials,
+    ) -> Result<Vec<LockedComponent>, EnvironmentError> {
+        if self.indexes.component_indexes.is_empty() {
+            return Ok(Vec::new());
+        }
+        let indexes = ComponentIndexes::new(self.indexes, credentials)?;
+        let mut found = Vec::new();
+        for (name, specifier) in wanted.by_name(platform) {
+            if has(packages, &name)? {
+                continue;
+            }
+            let text = name.to_string();
+            if let Some(component) = indexes.find(&text, &specifier, wanted.pre).await? {
+                wanted.leave_out(&name);
+                found.push(component);
+            }
+        }
+        Ok(found)
     }
 
     /// Gives the wheel that will be used its hash where the index has not told any: a lock without says nothing (PEP 751).
@@ -192,9 +223,11 @@ impl Environments<'_> {
                 chosen.push(package.choose(&platform)?);
             }
         }
-        if chosen.is_empty() {
+        let here = lock.here().map_or(&[][..], |here| &here.components);
+        if chosen.is_empty() && here.is_empty() {
             return Ok(None);
         }
+        let components = self.fetch_components(here, credentials).await?;
         let indexes = Indexes::open(
             self.indexes,
             credentials,
@@ -223,7 +256,7 @@ impl Environments<'_> {
             .try_collect()
             .await?;
         let only: Vec<Layer> = layers.iter().map(|(_, layer)| layer.clone()).collect();
-        let digest = site::digest(&only, &version);
+        let digest = site::digest(&only, &components, &version);
         let sites = self.cache("sites");
         let _turn = turn(&sites, &digest.hex()).await?;
         if let Some(mut site) = site::find(&sites, &digest)? {
@@ -232,21 +265,41 @@ impl Environments<'_> {
             return Ok(Some(site));
         }
         (self.progress)("putting the environment together");
-        let assembly = Assembly::new(&sites, &layers)?;
+        let assembly = Assembly::new(&sites, &layers, &components)?;
         let python = self.python();
         let found = native::prove(&python, image.manifest, &assembly.files(), &only).await?;
-        let mut site = assembly.end(&sites, &digest, &only, found)?;
+        let mut site = assembly.end(&sites, &digest, &only, &components, found)?;
         notes.append(&mut site.notes);
         site.notes = notes;
         Ok(Some(site))
+    }
+
+    async fn fetch_components(
+        &self,
+        locked: &[LockedComponent],
+        credentials: &Credentials,
+    ) -> Result<Vec<Fetched>, EnvironmentError> {
+        let mut fetched = Vec::new();
+        if locked.is_empty() {
+            return Ok(fetched);
+        }
+        let indexes = ComponentIndexes::new(self.indexes, credentials)?;
+        let folder = self.cache("components");
+        for one in locked {
+            (self.progress)(&format!("getting the component {}", one.shown()));
+            let path = indexes.fetch(one, &folder).await?;
+            let (sandbox, programs) = (self.sandbox, self.programs);
+            fetched.push(components::describe(sandbox, programs, self.progress, one, path).await?);
+        }
+        Ok(fetched)
     }
 
     /// An environment that was installed before; `None` when it is gone.
     ///
     /// # Errors
     /// When it cannot be read.
-    pub fn find(programs: &Programs, digest: &Digest) -> Result<Option<Site>, EnvironmentError> {
-        site::find(&programs.store().cache().join("sites"), digest)
+    pub fn find(store: &Store, digest: &Digest) -> Result<Option<Site>, EnvironmentError> {
+        site::find(&store.cache().join("sites"), digest)
     }
 
     fn find_layer(

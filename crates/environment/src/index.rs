@@ -50,6 +50,9 @@ pub struct IndexSettings {
     pub trusted_hosts: Vec<String>,
     /// Whether any host may have a private address: for whoever runs only their own flows.
     pub private_addresses: bool,
+    /// Places in registries where component packages are (`registry.example.com/tools`), in the order in which they are
+    /// asked, and before any index of Python's.
+    pub component_indexes: Vec<String>,
     /// Bytes of a wheel.
     pub wheel_bytes: u64,
     /// Seconds in which nothing may come before a request has failed.
@@ -64,6 +67,7 @@ impl Default for IndexSettings {
             allowed_hosts: Vec::new(),
             trusted_hosts: Vec::new(),
             private_addresses: false,
+            component_indexes: Vec::new(),
             wheel_bytes: 256 << 20,
             read_seconds: 30,
         }

@@ -12,6 +12,7 @@
 //! Everything on the way is named by digest, made once for all sessions, and appears whole or not at all. The code of
 //! packages runs in sandboxes only.
 
+mod components;
 mod environments;
 mod error;
 mod fetch;
@@ -32,4 +33,4 @@ pub use index::{Credential, Credentials, IndexSettings};
 pub use lock::{Archive, LOCK_FILE, Lock, LockedComponent, LockedHere, LockedPackage, LockedWheel};
 pub use python::SITE;
 pub use requirements::Requirements;
-pub use site::{Site, SitePackage};
+pub use site::{Site, SiteComponent, SitePackage};

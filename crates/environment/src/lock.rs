@@ -75,6 +75,17 @@ pub struct LockedComponent {
     pub repository: String,
     /// The digest of its manifest.
     pub digest: Digest,
+    /// The digest of the component itself.
+    pub component: Digest,
+    /// Bytes of the component.
+    pub size: u64,
+}
+
+impl LockedComponent {
+    /// Name and version, for messages.
+    pub fn shown(&self) -> String {
+        format!("{}=={}", self.name, self.version)
+    }
 }
 
 /// A package (PEP 751, `[[packages]]`).

@@ -15,9 +15,12 @@ use uv_distribution_filename::DistExtension;
 use uv_distribution_types::{
     RequirementSource, UnresolvedRequirement, UnresolvedRequirementSpecification,
 };
+use uv_normalize::PackageName;
+use uv_pep440::VersionSpecifiers;
 use uv_requirements_txt::{RequirementEntry, RequirementsTxt, SourceCache};
 
 use crate::error::EnvironmentError;
+use crate::platform::{BROUGHT, PythonPlatform};
 
 /// Bytes of all files together.
 const MAX_BYTES: usize = 1 << 20;
@@ -241,6 +244,42 @@ impl Requirements {
             }
         }
         Ok(())
+    }
+}
+
+impl Wanted {
+    /// The requirements that name a package and its versions, and nothing else, where their markers hold.
+    pub(crate) fn by_name(
+        &self,
+        platform: &PythonPlatform,
+    ) -> Vec<(PackageName, VersionSpecifiers)> {
+        let entries = self.parsed.requirements.iter();
+        entries
+            .filter_map(|entry| match specified(entry) {
+                UnresolvedRequirement::Named(named)
+                    if named.evaluate_markers(Some(&platform.markers), &[])
+                        && !BROUGHT.contains(&named.name) =>
+                {
+                    match named.source {
+                        RequirementSource::Registry { specifier, .. } => {
+                            Some((named.name, specifier))
+                        }
+                        _ => None,
+                    }
+                }
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// Takes out what names this package.
+    pub(crate) fn leave_out(&mut self, name: &PackageName) {
+        self.parsed
+            .requirements
+            .retain(|entry| match specified(entry) {
+                UnresolvedRequirement::Named(named) => named.name != *name,
+                UnresolvedRequirement::Unnamed(_) => true,
+            });
     }
 }
 

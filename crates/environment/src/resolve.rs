@@ -195,6 +195,15 @@ pub(crate) async fn resolve(
     Ok(Resolved { packages, notes })
 }
 
+/// Whether a folder of packages has one by this name.
+///
+/// # Errors
+/// When the folder cannot be read.
+pub(crate) fn has(packages: &Path, name: &PackageName) -> Result<bool, EnvironmentError> {
+    let installed = Installed::below(packages)?;
+    Ok(!installed.get_packages(name).is_empty())
+}
+
 /// A requirement's name, which one that is an address has in its file name.
 fn named(requirement: &UnresolvedRequirement) -> Result<Requirement, EnvironmentError> {
     match requirement {

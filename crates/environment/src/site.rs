@@ -7,9 +7,10 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use flowcell_bundle::Digest;
+use flowcell_bundle::{Component, Digest};
 use serde::{Deserialize, Serialize};
 
+use crate::components::Fetched;
 use crate::error::{At as _, EnvironmentError};
 use crate::layer::{FILES, Layer};
 
@@ -18,9 +19,11 @@ const MAX_FILES: usize = 100_000;
 /// Bytes of all packages of an environment.
 const MAX_BYTES: u64 = 2 << 30;
 const ABOUT: &str = "site.json";
+/// The folder of component packages.
+const COMPONENTS: &str = "components";
 
 /// What requirements have brought, ready for instances.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Site {
     /// Its name: the digest of what is in it.
     pub digest: Digest,
@@ -28,6 +31,8 @@ pub struct Site {
     pub folder: PathBuf,
     /// What was installed.
     pub packages: Vec<SitePackage>,
+    /// The component packages among it.
+    pub components: Vec<SiteComponent>,
     /// What whoever wrote the requirements should know.
     pub notes: Vec<String>,
 }
@@ -45,17 +50,34 @@ pub struct SitePackage {
     pub size: u64,
 }
 
+/// A component package of an environment.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SiteComponent {
+    /// Its version.
+    pub version: String,
+    /// Its tools, as if a base image had it.
+    pub component: Component,
+    /// Its file. Whoever has published it is a stranger.
+    pub path: PathBuf,
+}
+
 #[derive(Serialize, Deserialize)]
 struct About {
     packages: Vec<SitePackage>,
+    #[serde(default)]
+    components: Vec<(String, Component)>,
     notes: Vec<String>,
 }
 
-/// The name of an environment of these layers, for one version of Python.
-pub(crate) fn digest(layers: &[Layer], python: &str) -> Digest {
+/// The name of an environment of these layers and components, for one version of Python.
+pub(crate) fn digest(layers: &[Layer], components: &[Fetched], python: &str) -> Digest {
     let mut text = format!("{python}\n");
     for layer in layers {
         text.push_str(&format!("{} {}\n", layer.wheel, layer.sha256));
+    }
+    for fetched in components {
+        let Component { name, digest, .. } = &fetched.component;
+        text.push_str(&format!("{name} {} {digest}\n", fetched.version));
     }
     Digest::of(text.as_bytes())
 }
@@ -71,17 +93,35 @@ pub(crate) fn find(sites: &Path, digest: &Digest) -> Result<Option<Site>, Enviro
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         bytes => bytes.at("read", &path)?,
     };
-    let Ok(About { packages, notes }) = serde_json::from_slice(&bytes) else {
+    let Ok(About {
+        packages,
+        components,
+        notes,
+    }) = serde_json::from_slice(&bytes)
+    else {
         // Made by another version: whoever looks for it makes it again.
         fs::remove_dir_all(&folder).at("delete", &folder)?;
         return Ok(None);
     };
+    let components = components
+        .into_iter()
+        .map(|(version, component)| SiteComponent {
+            version,
+            path: component_path(&folder, &component),
+            component,
+        });
     Ok(Some(Site {
         digest: *digest,
+        components: components.collect(),
         folder: folder.join(FILES),
         packages,
         notes,
     }))
+}
+
+fn component_path(site: &Path, component: &Component) -> PathBuf {
+    site.join(COMPONENTS)
+        .join(format!("{}.wasm", component.digest.hex()))
 }
 
 /// An environment in the making.
@@ -90,12 +130,18 @@ pub(crate) struct Assembly {
 }
 
 impl Assembly {
-    /// Links the files of the layers, each in its folder, into one.
+    /// Links the files of the layers, each in its folder, into one, and the components beside it.
     ///
     /// # Errors
     /// When it has too much, or the disk does not take it.
-    pub(crate) fn new(sites: &Path, layers: &[(PathBuf, Layer)]) -> Result<Self, EnvironmentError> {
-        let size: u64 = layers.iter().map(|(_, layer)| layer.size).sum();
+    pub(crate) fn new(
+        sites: &Path,
+        layers: &[(PathBuf, Layer)],
+        components: &[Fetched],
+    ) -> Result<Self, EnvironmentError> {
+        let sizes = layers.iter().map(|(_, layer)| layer.size);
+        let more = components.iter().map(|fetched| fetched.component.size);
+        let size = sizes.chain(more).fold(0, u64::saturating_add);
         let too_much = |limit: u64, unit: &'static str| EnvironmentError::TooMuch {
             what: "the requirements, with all that these need".to_owned(),
             limit,
@@ -136,6 +182,16 @@ impl Assembly {
                 }
             }
         }
+        let place = folder.path().join(COMPONENTS);
+        fs::create_dir(&place).at("make the folder", &place)?;
+        for fetched in components {
+            let place = component_path(folder.path(), &fetched.component);
+            match fs::hard_link(&fetched.path, &place) {
+                // Two names for the same component.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                linked => linked.at("link", &place)?,
+            }
+        }
         Ok(Self { folder })
     }
 
@@ -150,6 +206,7 @@ impl Assembly {
         sites: &Path,
         digest: &Digest,
         layers: &[Layer],
+        components: &[Fetched],
         notes: Vec<String>,
     ) -> Result<Site, EnvironmentError> {
         let packages = layers.iter().map(|layer| SitePackage {
@@ -158,8 +215,18 @@ impl Assembly {
             license: layer.license.clone(),
             size: layer.size,
         });
+        let more = components.iter().map(|fetched| SitePackage {
+            name: fetched.component.name.replace('_', "-"),
+            version: fetched.version.clone(),
+            license: None,
+            size: fetched.component.size,
+        });
         let about = About {
-            packages: packages.collect(),
+            packages: packages.chain(more).collect(),
+            components: components
+                .iter()
+                .map(|fetched| (fetched.version.clone(), fetched.component.clone()))
+                .collect(),
             notes,
         };
         let bytes = serde_json::to_vec(&about)

@@ -239,7 +239,7 @@ impl Host {
     /// # Errors
     /// When it is gone, or cannot be read.
     pub fn site(&self, digest: &Digest) -> Result<Site, RunError> {
-        let found = Environments::find(&self.programs, digest)?;
+        let found = Environments::find(&self.store, digest)?;
         found.ok_or_else(|| {
             RunError::system(
                 "EnvironmentError",

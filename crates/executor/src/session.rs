@@ -342,15 +342,8 @@ pub(crate) fn prepare(
     let environment = Environment::new(mounts, variables, limits)
         .with_slice(Arc::clone(&options.slice))
         .with_owner(owner.unwrap_or_default());
-    let tools = Tools::new(
-        manifest,
-        Arc::new(environment),
-        preparation,
-        options.isolation,
-        options.instances,
-        options.wait,
-        &flow,
-    );
+    let environment = Arc::new(environment);
+    let tools = Tools::new(manifest, environment, preparation, options, &flow);
     Ok(Prepared {
         flow,
         tools,

@@ -12,7 +12,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use flowcell_bundle::{Manifest, ToolInput};
+use flowcell_bundle::{Digest, Manifest, ToolInput};
+use flowcell_environment::SiteComponent;
 use flowcell_flow::{Flow, MessageFormat, Node, NodeInput, NodeKind, SourceKind, coerce_literals};
 use flowcell_sandbox::{Environment, Isolation, Lease, Pool, PoolOptions, Program};
 use indexmap::IndexMap;
@@ -20,6 +21,7 @@ use indexmap::IndexMap;
 use crate::error::RunError;
 use crate::host::Host;
 use crate::preparing::Preparation;
+use crate::session::SessionOptions;
 use crate::workspace::Workspace;
 
 pub(crate) use self::prompt::{RENDER, read_template, stem};
@@ -83,7 +85,10 @@ impl Resolved {
 
 /// The tools of one session: its bundle, and a pool for each component that a node has asked for.
 pub(crate) struct Tools {
+    /// With the components of packages among the image's own.
     manifest: Manifest,
+    /// What requirements have brought.
+    packages: Vec<SiteComponent>,
     environment: Arc<Environment>,
     isolation: Isolation,
     instances: usize,
@@ -91,7 +96,7 @@ pub(crate) struct Tools {
     pub(crate) message_format: MessageFormat,
     /// The package tools that the flow names.
     named: HashSet<String>,
-    pools: HashMap<String, Arc<Pool>>,
+    pools: HashMap<Digest, Arc<Pool>>,
     python: Option<Arc<Pool>>,
     loader: Option<Lease>,
     preparation: Option<Preparation>,
@@ -100,21 +105,25 @@ pub(crate) struct Tools {
 
 impl Tools {
     pub(crate) fn new(
-        manifest: Manifest,
+        mut manifest: Manifest,
         environment: Arc<Environment>,
         preparation: Option<Preparation>,
-        isolation: Isolation,
-        instances: usize,
-        wait: Duration,
+        options: &SessionOptions,
         flow: &Flow,
     ) -> Self {
         let sources = flow.nodes.iter().filter_map(|node| node.source.as_ref());
+        let site = options.site.as_ref();
+        let packages = site.map(|site| site.components.clone()).unwrap_or_default();
+        // The image's own come first: a package cannot take their place.
+        let added = packages.iter().map(|package| package.component.clone());
+        manifest.components.extend(added);
         Self {
             manifest,
+            packages,
             environment,
-            isolation,
-            instances,
-            wait,
+            isolation: options.isolation,
+            instances: options.instances,
+            wait: options.wait,
             message_format: flow.message_format,
             named: sources.filter_map(|source| source.tool.clone()).collect(),
             pools: HashMap::new(),

@@ -285,6 +285,9 @@ pub struct PackagesConfig {
     pub allowed_hosts: Vec<String>,
     /// Hosts that may have private addresses, and speak http.
     pub trusted_hosts: Vec<String>,
+    /// Places in registries where component packages are (`registry.example.com/tools`), which are asked before any index
+    /// of Python's.
+    pub component_indexes: Vec<String>,
     /// Size of a wheel, in MiB; 1 to 2048.
     pub wheel_mib: u64,
     /// Seconds that an environment may take to make; 10 to 3600.
@@ -298,6 +301,7 @@ impl Default for PackagesConfig {
             extra_index_urls: Vec::new(),
             allowed_hosts: Vec::new(),
             trusted_hosts: Vec::new(),
+            component_indexes: Vec::new(),
             wheel_mib: 256,
             install_seconds: 600,
         }
@@ -311,6 +315,7 @@ impl PackagesConfig {
             extra_index_urls: self.extra_index_urls.clone(),
             allowed_hosts: self.allowed_hosts.clone(),
             trusted_hosts: self.trusted_hosts.clone(),
+            component_indexes: self.component_indexes.clone(),
             wheel_bytes: self.wheel_mib << 20,
             ..IndexSettings::default()
         }

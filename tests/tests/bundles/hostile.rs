@@ -38,7 +38,7 @@ fn what_is_not_there() {
     }
 }
 
-fn image_of(registry: &Registry, config: &str, kind: &str) -> Value {
+pub(crate) fn image_of(registry: &Registry, config: &str, kind: &str) -> Value {
     json!({
         "schemaVersion": 2,
         "mediaType": kind,

@@ -6,6 +6,7 @@
     reason = "a test stops where it fails"
 )]
 
+mod components;
 mod custom;
 mod hostile;
 mod registry;

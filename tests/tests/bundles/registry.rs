@@ -88,6 +88,12 @@ impl Registry {
         registry
     }
 
+    /// Ends it before the test does.
+    pub(crate) fn end(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+
     /// The file that it keeps a blob in.
     pub(crate) fn blob(&self, digest: &str) -> PathBuf {
         let hex = digest.strip_prefix("sha256:").unwrap();
@@ -161,8 +167,7 @@ pub(crate) fn digest(content: &[u8]) -> String {
 
 impl Drop for Registry {
     fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        self.end();
     }
 }
 

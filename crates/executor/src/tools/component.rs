@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use flowcell_bundle::Component;
 use flowcell_flow::{Json, Node, python_repr};
-use flowcell_sandbox::{Pool, ProgramKind};
+use flowcell_sandbox::{Pool, Program, ProgramKind};
 
 use super::{Found, Signature, Tool, Tools};
 use crate::error::RunError;
@@ -53,13 +54,12 @@ impl Tools {
             return Ok(None);
         };
         let (component, tool) = (component.clone(), tool.clone());
-        let pool = match self.pools.get(&component.name) {
+        let pool = match self.pools.get(&component.digest) {
             Some(pool) => Arc::clone(pool),
             None => {
-                let program =
-                    host.compiled(|programs, progress| programs.component(&component, progress))?;
+                let program = self.program(host, &component)?;
                 let pool = self.pool(host, program);
-                self.pools.insert(component.name, Arc::clone(&pool));
+                self.pools.insert(component.digest, Arc::clone(&pool));
                 pool
             }
         };
@@ -72,6 +72,28 @@ impl Tools {
                 open_inputs: tool.open_inputs,
             },
         }))
+    }
+
+    /// A component of the image, or of a package.
+    fn program(&self, host: &Host, component: &Component) -> Result<Arc<Program>, RunError> {
+        let of_package = self
+            .packages
+            .iter()
+            .find(|one| one.component.digest == component.digest);
+        let Some(package) = of_package else {
+            return Ok(host.compiled(|programs, progress| programs.component(component, progress))?);
+        };
+        let bytes = std::fs::read(&package.path).map_err(|error| {
+            RunError::system(
+                "EnvironmentError",
+                format!(
+                    "the component package {} cannot be read: {error}",
+                    component.name
+                ),
+            )
+        })?;
+        let name = &component.name;
+        Ok(host.compiled(|programs, progress| programs.untrusted(&bytes, name, progress))?)
     }
 
     pub(super) fn no_such_tool(&self, node: &Node) -> RunError {

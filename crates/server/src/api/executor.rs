@@ -14,6 +14,7 @@ use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use flowcell_bundle::Digest;
 use flowcell_executor::{Code, RunError, framed, package_tools_json, presented};
 use flowcell_flow::{Json, JsonMap, python_json_compact};
 use flowcell_session::{CallError, Name, SessionKey};
@@ -611,16 +612,17 @@ pub async fn package_tools(
     At((name, id)): At<(Name, Name)>,
 ) -> Result<Response, Problem> {
     usable(&app, &caller, &name, &id)?;
-    let image = find(&app, &name, &id)?.image;
+    let session = find(&app, &name, &id)?;
     let store = app.sessions().store().clone();
     let tools = blocking(move || {
-        let reference = image.in_store().parse().map_err(|error| {
-            tracing::error!(%error, "a session's image is no reference");
-            Problem::not_found("image", &image.reference)
-        })?;
-        let manifest = store.manifest(&reference);
-        let manifest = manifest.map_err(|error| Problem::internal(&error))?;
-        Ok::<_, Problem>(package_tools_json(&manifest))
+        let site = session.packages.as_ref();
+        let site = site.and_then(|packages| packages.site.as_deref());
+        let site: Option<Digest> = site
+            .map(str::parse)
+            .transpose()
+            .map_err(|error| Problem::internal(&error))?;
+        package_tools_json(&store, session.image.in_store(), site.as_ref())
+            .map_err(|error| Problem::internal(&error))
     });
     Ok(ok(&tools.await??))
 }
