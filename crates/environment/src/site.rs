@@ -5,9 +5,9 @@
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use flowcell_bundle::Digest;
+use flowcell_bundle::{Digest, Lease, PartialFolder, Store, Thing};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{At as _, EnvironmentError};
@@ -30,6 +30,8 @@ pub struct Site {
     pub packages: Vec<SitePackage>,
     /// What whoever wrote the requirements should know.
     pub notes: Vec<String>,
+    /// Keeps it in the store.
+    pub lease: Lease,
 }
 
 /// An installed package.
@@ -60,12 +62,18 @@ pub(crate) fn digest(layers: &[Layer], python: &str) -> Digest {
     Digest::of(text.as_bytes())
 }
 
-/// The environment of this name, if it is there.
+/// The folder of all environments.
+pub(crate) fn sites(store: &Store) -> PathBuf {
+    store.cache().join("sites")
+}
+
+/// The environment of this name, if it is there; it stays then.
 ///
 /// # Errors
 /// When it cannot be read.
-pub(crate) fn find(sites: &Path, digest: &Digest) -> Result<Option<Site>, EnvironmentError> {
-    let folder = sites.join(digest.hex());
+pub(crate) fn find(store: &Store, digest: &Digest) -> Result<Option<Site>, EnvironmentError> {
+    let lease = store.lease(Thing::Site(*digest))?;
+    let folder = sites(store).join(digest.hex());
     let path = folder.join(ABOUT);
     let bytes = match fs::read(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -81,12 +89,13 @@ pub(crate) fn find(sites: &Path, digest: &Digest) -> Result<Option<Site>, Enviro
         folder: folder.join(FILES),
         packages,
         notes,
+        lease,
     }))
 }
 
 /// An environment in the making.
 pub(crate) struct Assembly {
-    folder: tempfile::TempDir,
+    folder: PartialFolder,
 }
 
 impl Assembly {
@@ -94,7 +103,10 @@ impl Assembly {
     ///
     /// # Errors
     /// When it has too much, or the disk does not take it.
-    pub(crate) fn new(sites: &Path, layers: &[(PathBuf, Layer)]) -> Result<Self, EnvironmentError> {
+    pub(crate) fn new(
+        store: &Store,
+        layers: &[(PathBuf, Layer)],
+    ) -> Result<Self, EnvironmentError> {
         let size: u64 = layers.iter().map(|(_, layer)| layer.size).sum();
         let too_much = |limit: u64, unit: &'static str| EnvironmentError::TooMuch {
             what: "the requirements, with all that these need".to_owned(),
@@ -104,11 +116,9 @@ impl Assembly {
         if size > MAX_BYTES {
             return Err(too_much(MAX_BYTES, "bytes"));
         }
-        fs::create_dir_all(sites).at("make the folder", sites)?;
-        let folder = tempfile::Builder::new()
-            .prefix(".partial-")
-            .tempdir_in(sites)
-            .at("write in", sites)?;
+        let sites = sites(store);
+        fs::create_dir_all(&sites).at("make the folder", &sites)?;
+        let folder = store.partial_folder(&sites)?;
         let target = folder.path().join(FILES);
         fs::create_dir(&target).at("make the folder", &target)?;
         let mut count = 0;
@@ -147,7 +157,7 @@ impl Assembly {
     /// Gives it its name.
     pub(crate) fn end(
         self,
-        sites: &Path,
+        store: &Store,
         digest: &Digest,
         layers: &[Layer],
         notes: Vec<String>,
@@ -166,17 +176,14 @@ impl Assembly {
             .map_err(|error| EnvironmentError::Host(error.to_string()))?;
         let path = self.folder.path().join(ABOUT);
         fs::write(&path, bytes).at("write", &path)?;
-        let target = sites.join(digest.hex());
-        match fs::rename(self.folder.path(), &target) {
-            Ok(()) => {
-                // It has moved; there is nothing left to remove.
-                let _ = self.folder.keep();
-            }
+        let target = sites(store).join(digest.hex());
+        match self.folder.persist(&target) {
+            Ok(()) => {}
             // Somebody else was faster, with the same content.
             Err(_) if target.join(ABOUT).exists() => {}
             Err(error) => return Err(error).at("write", &target),
         }
-        find(sites, digest)?.ok_or_else(|| {
+        find(store, digest)?.ok_or_else(|| {
             EnvironmentError::Host("an environment that was made is gone".to_owned())
         })
     }
