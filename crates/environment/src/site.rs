@@ -177,11 +177,12 @@ impl Assembly {
         let path = self.folder.path().join(ABOUT);
         fs::write(&path, bytes).at("write", &path)?;
         let target = sites(store).join(digest.hex());
-        match self.folder.persist(&target) {
-            Ok(()) => {}
-            // Somebody else was faster, with the same content.
-            Err(_) if target.join(ABOUT).exists() => {}
-            Err(error) => return Err(error).at("write", &target),
+        // What is there by half is of a host that lost power.
+        match fs::remove_dir_all(&target) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(error).at("delete", &target);
+            }
+            _ => self.folder.persist(&target).at("write", &target)?,
         }
         find(store, digest)?.ok_or_else(|| {
             EnvironmentError::Host("an environment that was made is gone".to_owned())

@@ -25,12 +25,16 @@ impl SessionHost {
     pub fn start_collecting(&self, settings: GarbageSettings) {
         let host = Arc::downgrade(&self.inner);
         tokio::spawn(async move {
+            let mut had = HashSet::new();
             let mut times = tokio::time::interval(settings.every);
             times.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             loop {
                 times.tick().await;
                 let Some(host) = host.upgrade() else { return };
-                match host.collect(settings.collection.clone()).await {
+                let collection = settings.collection.clone();
+                let (has, collected) = host.collect(std::mem::take(&mut had), collection).await;
+                had = has;
+                match collected {
                     Ok(collected) => tell(&collected, settings.collection.size),
                     // A store that is put together from another's folders is that one's to collect.
                     Err(error @ BundleError::Linked(_)) => {
@@ -47,17 +51,28 @@ impl SessionHost {
 }
 
 impl Inner {
-    async fn collect(self: Arc<Self>, collection: Collection) -> Result<Collected, BundleError> {
+    /// Collects; gives what sessions have. What they have `had` the last time stays: a call may be on its way to a worker with
+    /// the packages that its session had until a moment ago.
+    async fn collect(
+        self: Arc<Self>,
+        had: HashSet<Thing>,
+        collection: Collection,
+    ) -> (HashSet<Thing>, Result<Collected, BundleError>) {
         blocking(move || {
-            let used = || used(&self.ledger.state());
-            // Those of a host that did not note them, or could not.
-            for thing in used() {
-                self.store.add_root(&thing)?;
-            }
-            self.store.retain_roots(used)?;
-            collect(&self.store, &collection, &mut |removed| {
-                tracing::debug!(kind = ?removed.kind, name = removed.name, bytes = removed.bytes, "collected");
-            })
+            let has = used(&self.ledger.state());
+            let collect = || {
+                // Those of a host that did not note them, or could not.
+                for thing in &has {
+                    self.store.add_root(thing)?;
+                }
+                self.store
+                    .retain_roots(|| used(&self.ledger.state()).union(&had).cloned().collect())?;
+                collect(&self.store, &collection, &mut |removed| {
+                    tracing::debug!(kind = ?removed.kind, name = removed.name, bytes = removed.bytes, "collected");
+                })
+            };
+            let collected = collect();
+            (has, collected)
         })
         .await
     }
