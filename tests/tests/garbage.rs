@@ -125,7 +125,9 @@ fn what_nobody_uses_goes_and_comes_again() {
     assert_eq!(cached(home, "sites").len(), 1);
     let collected = store(home, &["gc", "--size", "0"]);
     assert_eq!(collected["removed"], planned["removed"]);
-    assert!(collected["after"].as_u64().unwrap() >= du(home));
+    // Folders have grown or shrunk a little.
+    let after = collected["after"].as_u64().unwrap();
+    assert!(after.abs_diff(du(home)) < 1 << 20, "{collected:#}");
     for folder in ["sites", "layers", "wheels", "index"] {
         assert!(cached(home, folder).is_empty(), "{folder}");
     }

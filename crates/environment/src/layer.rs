@@ -137,8 +137,17 @@ pub(crate) fn unpack(
         let mut out = File::create(&path_in).at("write", &path_in)?;
         // One byte more than may be there shows that there is more.
         let left = MAX_BYTES - size;
-        let written = io::copy(&mut (&mut entry).take(left + 1), &mut out)
-            .map_err(|error| refused(format!("{shown:?} in it cannot be unpacked: {error}")))?;
+        let written =
+            copy(&mut (&mut entry).take(left + 1), &mut out).map_err(|error| match error {
+                Copy::Read(error) => {
+                    refused(format!("{shown:?} in it cannot be unpacked: {error}"))
+                }
+                Copy::Write(source) => EnvironmentError::Io {
+                    action: "write",
+                    path: path_in.clone(),
+                    source,
+                },
+            })?;
         if written > left {
             return Err(refused(format!(
                 "its files are larger than {MAX_BYTES} bytes"
@@ -166,6 +175,28 @@ pub(crate) fn unpack(
         modules: modules.into_iter().collect(),
         native,
     })
+}
+
+/// What stopped a copy: a wheel that cannot be read is to blame itself, and a disk that is full is not.
+enum Copy {
+    Read(io::Error),
+    Write(io::Error),
+}
+
+fn copy(from: &mut impl Read, to: &mut File) -> Result<u64, Copy> {
+    let mut buffer = vec![0; 64 << 10];
+    let mut written = 0;
+    loop {
+        let read = match from.read(&mut buffer) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            read => read.map_err(Copy::Read)?,
+        };
+        let Some(chunk) = buffer.get(..read).filter(|chunk| !chunk.is_empty()) else {
+            return Ok(written);
+        };
+        to.write_all(chunk).map_err(Copy::Write)?;
+        written += chunk.len() as u64;
+    }
 }
 
 /// Where an entry of this name goes; `None` for a name that no wheel may have.

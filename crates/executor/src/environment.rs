@@ -285,6 +285,9 @@ impl From<EnvironmentError> for RunError {
     fn from(error: EnvironmentError) -> Self {
         match error {
             EnvironmentError::Bundle(error) => error.into(),
+            EnvironmentError::Io { ref source, .. } => {
+                Self::system("EnvironmentError", format!("{error}: {source}")).caused_by(error)
+            }
             error if error.is_users() => Self::user("EnvironmentError", error.to_string()),
             error => Self::system("EnvironmentError", error.to_string()).caused_by(error),
         }
