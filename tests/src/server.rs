@@ -372,8 +372,12 @@ impl Worker {
 }
 
 /// Makes a folder a home over the shared bundles: what bundles need is linked, what a host writes (images, too) is its own.
+/// One that has bundles is left as it is.
 #[expect(clippy::unwrap_used, reason = "a test stops where it fails")]
 pub fn make_home(folder: &Path) {
+    if folder.join("blobs").exists() {
+        return;
+    }
     fs::create_dir_all(folder.join("cache")).unwrap();
     for shared in [
         "blobs",
@@ -387,6 +391,36 @@ pub fn make_home(folder: &Path) {
         let target = fs::canonicalize(home().join(shared)).unwrap();
         std::os::unix::fs::symlink(target, folder.join(shared)).unwrap();
     }
+}
+
+/// A home with a store of its own, in which garbage can be collected: its files are further names of those that are shared.
+///
+/// # Panics
+/// When it cannot be made.
+#[expect(clippy::unwrap_used, reason = "a test stops where it fails")]
+pub fn own_home() -> TempDir {
+    // Beside the shared one: a file has its names on one disk.
+    let beside = home().parent().unwrap_or(home());
+    let folder = tempfile::tempdir_in(beside).unwrap();
+    fs::create_dir(folder.path().join("cache")).unwrap();
+    for part in [
+        "blobs",
+        "bundles",
+        "manifests",
+        "built",
+        "cache/compiled",
+        "cache/trees",
+        "cache/bases",
+    ] {
+        if home().join(part).exists() {
+            let mut copy = Command::new("cp");
+            copy.arg("-al")
+                .arg(home().join(part))
+                .arg(folder.path().join(part));
+            assert!(copy.status().unwrap().success(), "cp -al {part}");
+        }
+    }
+    folder
 }
 
 /// Bounds what a process may have.

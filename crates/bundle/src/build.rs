@@ -14,6 +14,7 @@ use serde::Deserialize;
 
 use crate::Progress;
 use crate::error::{BundleError, IoContext as _};
+use crate::lease::Thing;
 use crate::manifest::{Component, Manifest, PythonInfo, Reference, Start, Tool, Tree};
 use crate::packages;
 use crate::programs::Programs;
@@ -74,6 +75,8 @@ pub async fn build(
     manifest.name.clone_from(&recipe.name);
     manifest.version.clone_from(&recipe.version);
 
+    // What is put has no name until the end.
+    let _lease = store.lease(Thing::AllBlobs)?;
     let work = tempfile::tempdir().io("make a folder in", &std::env::temp_dir())?;
     for component in &recipe.components {
         progress(&format!("building {}", component.name));

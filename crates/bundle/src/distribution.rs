@@ -7,6 +7,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use crate::check::MAX_MANIFEST;
 use crate::error::{BundleError, IoContext as _};
+use crate::lease::Thing;
 use crate::manifest::{Manifest, Start};
 use crate::name::{ImageName, canonical};
 use crate::names::Pulled;
@@ -52,6 +53,7 @@ pub async fn push(
     progress: &TransferProgress<'_>,
 ) -> Result<Transferred, BundleError> {
     let digest = store.resolve_name(bundle)?;
+    let _lease = store.lease(Thing::Bundle(digest))?;
     let manifest = store.read_manifest(&digest)?;
     let mut parts = oci::parts(&manifest);
     let Some(first) = manifest.components.first() else {
@@ -161,6 +163,8 @@ pub async fn pull(
         .map_err(|error| refused(format!("its bundle's manifest cannot be read: {error}")))?;
     let checked = manifest.check();
     checked.map_err(|problem| refused(format!("its bundle's manifest is wrong: {problem}")))?;
+    // What is there already need not belong to anything that has a name.
+    let _lease = store.lease(Thing::AllBlobs)?;
     let parts = oci::parts(&manifest);
     let mut blobs: Vec<(Blob, PathBuf)> = Vec::new();
     for part in &parts {

@@ -58,6 +58,11 @@ pub enum BundleError {
         /// The digest of what it holds.
         found: String,
     },
+    /// A store whose folder is a link to another store's.
+    #[error(
+        "{} is a link, so whoever uses what is there may not be known here; collect the store that it leads to", .0.display()
+    )]
+    Linked(PathBuf),
     /// What a registry has is something else.
     #[error(
         "{reference} is {what}, and no flowcell bundle; `flowcell bundle push` makes one of those"

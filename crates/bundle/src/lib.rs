@@ -12,10 +12,12 @@
 
 mod build;
 mod check;
+mod collect;
 mod compiler;
 mod component;
 mod distribution;
 mod error;
+mod lease;
 mod manifest;
 mod name;
 mod names;
@@ -24,9 +26,14 @@ mod packages;
 mod programs;
 mod recipe;
 mod store;
+mod survey;
 mod tree;
+mod uses;
 
 pub use build::{BuildReport, Ingredients, build};
+pub use collect::{
+    Amount, Collected, Collection, DEFAULT_STORE_SIZE, Removed, StoreStats, collect, stats,
+};
 pub use compiler::{CompileLimits, CompileProcess, Compiler, compile_for_parent};
 pub use component::{ComponentArtifact, component_artifact};
 pub use distribution::{
@@ -34,6 +41,7 @@ pub use distribution::{
 };
 pub use error::{BundleError, IoContext, chain};
 pub use flowcell_registry::{Digest, DigestError};
+pub use lease::{Lease, Thing, Used};
 pub use manifest::{
     Component, Manifest, Package, PythonInfo, Reference, Start, Tool, ToolInput, Tree,
 };
@@ -41,7 +49,8 @@ pub use name::ImageName;
 pub use names::{Named, Pulled};
 pub use programs::Programs;
 pub use recipe::{ComponentRecipe, FileRecipe, PythonRecipe, Recipe};
-pub use store::{Store, touch, trim};
+pub use store::{PartialFolder, Store, touch, trim};
+pub use survey::Kind;
 
 /// Tells whoever waits what is being done; called at the start of each long step.
 pub type Progress = dyn Fn(&str) + Send + Sync;

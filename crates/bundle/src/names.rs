@@ -8,9 +8,10 @@ use flowcell_registry::{Digest, ImageReference};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{BundleError, IoContext as _};
+use crate::lease::Thing;
 use crate::manifest::{BY_DIGEST, Manifest, Reference};
 use crate::name::{ImageName, canonical};
-use crate::store::{Store, names, write_whole};
+use crate::store::{Store, names};
 
 /// A name, and what it points to.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -67,12 +68,14 @@ impl Store {
             // What a digest names is its content, and nothing else.
             return Err(BundleError::Reference(name.to_string()));
         }
+        // What has no name yet may be collected until it has this one.
+        let _lease = self.lease(Thing::Bundle(*digest))?;
         self.read_manifest(digest)?;
         let pointer = self.pointer(name);
         if let Some(folder) = pointer.parent() {
             fs::create_dir_all(folder).io("make the folder", folder)?;
         }
-        write_whole(&pointer, digest.to_string().as_bytes())
+        self.write_whole(&pointer, digest.to_string().as_bytes())
     }
 
     /// Lets a registry's image point to a bundle's manifest that is in the store, with all that it names.
@@ -88,11 +91,11 @@ impl Store {
             path: path.clone(),
             found: error.to_string(),
         })?;
-        write_whole(&path, &text)
+        self.write_whole(&path, &text)
     }
 
     fn mark_manifest(&self, digest: &Digest) -> Result<(), BundleError> {
-        write_whole(&self.root().join("manifests").join(digest.hex()), b"")
+        self.write_whole(&self.root().join("manifests").join(digest.hex()), b"")
     }
 
     /// The digest of the manifest that a bundle's name points to, or that it is.
@@ -255,7 +258,7 @@ impl Store {
         }
     }
 
-    fn all_pulled(&self) -> Result<Vec<Pulled>, BundleError> {
+    pub(crate) fn all_pulled(&self) -> Result<Vec<Pulled>, BundleError> {
         let folder = self.root().join("pulled");
         let mut found = Vec::new();
         for name in names(&folder)? {

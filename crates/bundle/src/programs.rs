@@ -10,8 +10,9 @@ use flowcell_sandbox::{Base, CodeKind, Program, ProgramError, Sandbox};
 use crate::check::MAX_MEMORY;
 use crate::compiler::Compiler;
 use crate::error::{BundleError, IoContext as _};
+use crate::lease::Thing;
 use crate::manifest::Start;
-use crate::store::{Store, touch, trim, write_whole};
+use crate::store::{Store, touch, trim};
 use crate::{Component, Progress};
 use flowcell_registry::Digest;
 
@@ -104,6 +105,8 @@ impl Programs {
     fn base(&self, digest: &Digest, memory: u64, hash: &str) -> Result<Arc<Base>, BundleError> {
         let folder = self.store.cache().join("bases");
         let path = folder.join(format!("{}.pages", digest.hex()));
+        let _lease = self.store.lease(Thing::Code(*digest))?;
+        touch(&path);
         match Base::open(&path, hash, &digest.to_string()) {
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                 tracing::warn!(path = %path.display(), %error, "unpacking again");
@@ -113,7 +116,7 @@ impl Programs {
         }
         let content = unpack_base(&self.store, digest, memory, hash)?;
         fs::create_dir_all(&folder).io("make the folder", &folder)?;
-        write_whole(&path, &content)?;
+        self.store.write_whole(&path, &content)?;
         Base::open(&path, hash, &digest.to_string()).io("read", &path)
     }
 
@@ -256,22 +259,22 @@ impl Programs {
         fs::create_dir_all(&folder).io("make the folder", &folder)?;
         let path = folder.join(format!("{}.cwasm", digest.hex()));
         let is_trimmed = code == Code::Tenants;
+        // Whoever has it loaded needs the file no more.
+        let _lease = self.store.lease(Thing::Code(*digest))?;
         if path.exists() {
             match load(&path) {
                 Err(ProgramError::Compiled(reason)) => {
                     tracing::warn!(path = %path.display(), reason, "compiling again");
                 }
                 program => {
-                    if is_trimmed {
-                        touch(&path);
-                    }
+                    touch(&path);
                     return program.map_err(unusable);
                 }
             }
         }
         progress(&format!("compiling {name}"));
         let compiled = compile()?.map_err(unusable)?;
-        write_whole(&path, &compiled)?;
+        self.store.write_whole(&path, &compiled)?;
         let program = load(&path).map_err(unusable)?;
         if is_trimmed && let Err(error) = trim(&folder, "cwasm", MAX_TENANTS) {
             tracing::warn!(%error, "old compiled code could not be deleted");

@@ -6,23 +6,31 @@
 //! <root>/pulled/<hex>                a registry's image, and the digest of its bundle's manifest
 //! <root>/manifests/<hex>             empty: this blob is a bundle's manifest, checked
 //! <root>/built/<hex>                 empty: this component was built on this machine
-//! <root>/cache/                      compiled code, unpacked trees and memory images; may be deleted
+//! <root>/cache/                      compiled code, unpacked trees, memory images and packages; may be deleted
+//! <root>/leases/, <root>/roots/      what is in use
+//! <root>/trash/                      what is being deleted
 //! ```
 //! Files appear whole or not at all: each is written under a temporary name, synced, and renamed.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::error::{BundleError, IoContext as _};
+use crate::lease::Leases;
 use flowcell_registry::Digest;
 
 /// A store on the local disk.
 #[derive(Debug, Clone)]
 pub struct Store {
     root: PathBuf,
+    leases: Arc<Leases>,
 }
+
+/// How the names of files and folders begin that are being made.
+pub(crate) const PARTIAL: &str = ".partial-";
 
 impl Store {
     /// The store in this folder, which is made when it is not there.
@@ -36,11 +44,21 @@ impl Store {
             "built",
             "cache",
             "cache/images",
+            "leases",
+            "roots",
+            "trash",
         ] {
             let path = root.join(folder);
             fs::create_dir_all(&path).io("make the folder", &path)?;
         }
-        Ok(Self { root })
+        Ok(Self {
+            leases: Arc::new(Leases::new(&root)),
+            root,
+        })
+    }
+
+    pub(crate) fn leases(&self) -> &Arc<Leases> {
+        &self.leases
     }
 
     /// The folder that the store is in.
@@ -68,7 +86,7 @@ impl Store {
         let digest = Digest::of(bytes);
         let path = self.blob_path(&digest);
         if !path.exists() {
-            write_whole(&path, bytes)?;
+            self.write_whole(&path, bytes)?;
         }
         Ok(digest)
     }
@@ -89,12 +107,84 @@ impl Store {
 
     /// Notes that a component was built on this machine, so its code is compiled without the limits for a stranger's.
     pub(crate) fn mark_built(&self, component: &Digest) -> Result<(), BundleError> {
-        write_whole(&self.root.join("built").join(component.hex()), b"")
+        self.write_whole(&self.root.join("built").join(component.hex()), b"")
     }
 
     /// Whether a component was built on this machine. What was only pulled was not.
     pub(crate) fn was_built(&self, component: &Digest) -> bool {
         self.root.join("built").join(component.hex()).exists()
+    }
+
+    /// Writes a file that appears whole or not at all, and is on the disk when this returns.
+    pub(crate) fn write_whole(&self, path: &Path, bytes: &[u8]) -> Result<(), BundleError> {
+        let folder = path.parent().unwrap_or(Path::new("."));
+        let mut file = self.partial_file(folder)?;
+        file.write_all(bytes).io("write", path)?;
+        file.as_file().sync_all().io("write", path)?;
+        file.persist(path)
+            .map_err(|error| error.error)
+            .io("write", path)?;
+        File::open(folder)
+            .and_then(|folder| folder.sync_all())
+            .io("write in", folder)
+    }
+
+    /// A file in a folder of this store that gets its name when it is whole. Should its process die, it is collected.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn partial_file(&self, folder: &Path) -> Result<tempfile::NamedTempFile, BundleError> {
+        let _gate = self.enter()?;
+        let made = tempfile::Builder::new().prefix(PARTIAL).tempfile_in(folder);
+        // What is locked has somebody who writes it.
+        made.and_then(|file| file.as_file().lock().map(|()| file))
+            .io("write in", folder)
+    }
+
+    /// The same for a folder.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn partial_folder(&self, folder: &Path) -> Result<PartialFolder, BundleError> {
+        let _gate = self.enter()?;
+        let made = || {
+            let made = tempfile::Builder::new()
+                .prefix(PARTIAL)
+                .tempdir_in(folder)?;
+            let lock = File::open(made.path())?;
+            lock.lock()?;
+            Ok(PartialFolder {
+                folder: made,
+                _lock: lock,
+            })
+        };
+        made().io("write in", folder)
+    }
+}
+
+/// A folder that gets its name when it is whole, and is deleted otherwise.
+#[derive(Debug)]
+pub struct PartialFolder {
+    folder: tempfile::TempDir,
+    // Given up when it is closed.
+    _lock: File,
+}
+
+impl PartialFolder {
+    /// Where it is meanwhile.
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Gives it its name.
+    ///
+    /// # Errors
+    /// When that cannot be done; when there is such a folder, which has something in it.
+    pub fn persist(self, path: &Path) -> io::Result<()> {
+        fs::rename(self.folder.path(), path)?;
+        // It has moved; there is nothing left to remove.
+        let _ = self.folder.keep();
+        Ok(())
     }
 }
 
@@ -126,7 +216,10 @@ pub fn trim(folder: &Path, extension: &str, most: u64) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         if path.extension().is_some_and(|other| other == extension) {
-            let metadata = fs::metadata(&path)?;
+            let metadata = match fs::metadata(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                metadata => metadata?,
+            };
             files.push((metadata.modified()?, metadata.len(), path));
         }
     }
@@ -136,27 +229,13 @@ pub fn trim(folder: &Path, extension: &str, most: u64) -> io::Result<()> {
         if total <= most {
             break;
         }
-        fs::remove_file(&path)?;
-        total -= size;
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            // Whoever collects garbage was faster.
+            _ => total -= size,
+        }
     }
     Ok(())
-}
-
-/// Writes a file that appears whole or not at all, and is on the disk when this returns.
-pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), BundleError> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let mut file = tempfile::Builder::new()
-        .prefix(".partial-")
-        .tempfile_in(folder)
-        .io("write in", folder)?;
-    file.write_all(bytes).io("write", path)?;
-    file.as_file().sync_all().io("write", path)?;
-    file.persist(path)
-        .map_err(|error| error.error)
-        .io("write", path)?;
-    fs::File::open(folder)
-        .and_then(|folder| folder.sync_all())
-        .io("write in", folder)
 }
 
 #[cfg(test)]

@@ -83,22 +83,15 @@ impl Store {
         }
         let archive = self.get(digest)?;
         fs::create_dir_all(&trees).io("make the folder", &trees)?;
-        let partial = tempfile::Builder::new()
-            .prefix(".partial-")
-            .tempdir_in(&trees)
-            .io("write in", &trees)?;
+        let partial = self.partial_folder(&trees)?;
         unpack(archive.as_slice(), partial.path(), LIMITS).map_err(|problem| {
             BundleError::Tree {
                 tree: digest.to_string(),
                 problem,
             }
         })?;
-        match fs::rename(partial.path(), &folder) {
-            Ok(()) => {
-                // The folder has moved; there is nothing left to remove.
-                let _ = partial.keep();
-                Ok(folder)
-            }
+        match partial.persist(&folder) {
+            Ok(()) => Ok(folder),
             // Another process was faster; its folder has the same content.
             Err(_) if folder.is_dir() => Ok(folder),
             Err(error) => Err(error).io("write", &folder),

@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
-use flowcell_bundle::{BuildReport, Ingredients, Manifest, PythonRecipe, Recipe, Reference};
-use flowcell_environment::{Image, Requirements};
+use flowcell_bundle::{
+    BuildReport, Ingredients, Lease, Manifest, PythonRecipe, Recipe, Reference, Used,
+};
+use flowcell_environment::{Image, Requirements, Site};
 use flowcell_executor::{Host, RunError};
 use serde_json::json;
 
@@ -52,7 +54,7 @@ pub(crate) async fn build(settings: &Settings, args: &BuildArgs) -> ExitCode {
 async fn make(settings: &Settings, source: &Path) -> Result<BuildReport, RunError> {
     let recipe = Recipe::read(source)?;
     let host = settings.host()?;
-    let ingredients = ingredients(settings, &host, &recipe).await?;
+    let (ingredients, _leases) = ingredients(settings, &host, &recipe).await?;
     let built = flowcell_bundle::build(
         &recipe,
         &ingredients,
@@ -64,48 +66,51 @@ async fn make(settings: &Settings, source: &Path) -> Result<BuildReport, RunErro
     Ok(built.await?)
 }
 
+/// What the recipe asks for, which stays in the store until the leases are gone.
 async fn ingredients(
     settings: &Settings,
     host: &Host,
     recipe: &Recipe,
-) -> Result<Ingredients, RunError> {
+) -> Result<(Ingredients, Vec<Lease>), RunError> {
     let Some(from) = &recipe.from else {
-        return Ok(Ingredients::default());
+        return Ok(Default::default());
     };
     let reference = bundle_registry::there(host.store(), from).await?;
-    let manifest = host.store().manifest(&reference)?;
-    let packages = match &recipe.python {
+    let from = host.store().use_bundle(&reference)?;
+    let site = match &recipe.python {
         Some(python) if python.adds() => {
-            packages(settings, host, recipe, python, (&reference, &manifest)).await?
+            packages(settings, host, recipe, python, (&reference, &from)).await?
         }
         _ => None,
     };
-    Ok(Ingredients {
+    let mut leases = vec![from.lease];
+    leases.extend(site.iter().map(|site| site.lease.clone()));
+    let ingredients = Ingredients {
         from: Some(Manifest {
             name: recipe.name.clone(),
             version: recipe.version.clone(),
-            ..manifest
+            ..from.manifest
         }),
-        packages,
-    })
+        packages: site.map(|site| site.folder),
+    };
+    Ok((ingredients, leases))
 }
 
-/// Installs what a recipe adds to its base image's packages, as a session's requirements are; gives the folder.
+/// Installs what a recipe adds to its base image's packages, as a session's requirements are.
 async fn packages(
     settings: &Settings,
     host: &Host,
     recipe: &Recipe,
     python: &PythonRecipe,
-    (reference, manifest): (&Reference, &Manifest),
-) -> Result<Option<PathBuf>, RunError> {
+    (reference, from): (&Reference, &Used),
+) -> Result<Option<Site>, RunError> {
     let options = settings.environment_options();
     let environments = host.environments(&options.indexes);
-    let digest = host.store().resolve(reference)?;
     let name = reference.to_string();
     let image = Image {
         name: &name,
-        digest: &digest,
-        manifest,
+        digest: &from.digest,
+        manifest: &from.manifest,
     };
     let mut notes = Vec::new();
     let lock = match &python.requirements {
@@ -125,7 +130,7 @@ async fn packages(
         .iter()
         .map(|wheel| recipe.folder.join(wheel))
         .collect();
-    let lock = environments.with_wheels(image, lock, &wheels)?;
+    let (lock, _leases) = environments.with_wheels(image, lock, &wheels)?;
     let site = environments.install(image, RECIPE, &lock, &options.credentials);
     let site = site.await?;
     if let Some(site) = &site {
@@ -134,7 +139,7 @@ async fn packages(
     for note in &notes {
         terminal::note(note);
     }
-    Ok(site.map(|site| site.folder))
+    Ok(site)
 }
 
 fn read(path: &Path) -> Result<Option<String>, String> {

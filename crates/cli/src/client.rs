@@ -34,6 +34,7 @@ pub(crate) use self::flow::{
 pub(crate) use self::key::KeyCommand;
 pub(crate) use self::profiles::{ProfileCommand, run as profile};
 pub(crate) use self::session::SessionCommand;
+pub(crate) use self::table::{count, size, table};
 pub(crate) use self::user::UserCommand;
 pub(crate) use self::workspace::{RoleCommand, WorkspaceCommand};
 

@@ -86,17 +86,16 @@ async fn make_lock(settings: &Settings, args: &LockArgs) -> Result<Written, RunE
     };
     let host = settings.host()?;
     let options = settings.environment_options();
-    let (manifest, note) = host.image(
+    let (used, note) = host.image(
         workspace.flow(),
         args.image.as_ref(),
         &Settings::base_bundle(),
     )?;
-    let reference = manifest.reference();
-    let digest = host.store().resolve(&reference)?;
+    let reference = used.manifest.reference();
     let image = Image {
         name: &reference.to_string(),
-        digest: &digest,
-        manifest: &manifest,
+        digest: &used.digest,
+        manifest: &used.manifest,
     };
     let environments = host.environments(&options.indexes);
     let locked = environments.lock(

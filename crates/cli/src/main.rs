@@ -11,6 +11,7 @@ mod flow_validate;
 mod inputs;
 mod serve;
 mod settings;
+mod store;
 mod terminal;
 mod transfers;
 mod worker;
@@ -52,6 +53,9 @@ enum Command {
     /// Build and look at bundles: the base images of sessions.
     #[command(subcommand)]
     Bundle(BundleCommand),
+    /// Look at what the store takes of the disk, and delete what nobody uses.
+    #[command(subcommand)]
+    Store(store::StoreCommand),
     /// Resolve a flow's requirements and write them down as pylock.toml.
     Lock(environment::LockArgs),
     /// Tell whether a flow's folder will run here, before anything is started.
@@ -260,6 +264,7 @@ async fn run(settings: &Settings, command: Option<Command>) -> ExitCode {
         Some(Command::Bundle(BundleCommand::Inspect(args))) => {
             bundle_registry::inspect(&args).await
         }
+        Some(Command::Store(command)) => store::run(settings, &command),
         Some(Command::Lock(args)) => environment::lock(settings, args).await,
         Some(Command::Doctor(args)) => environment::doctor(settings, args).await,
         // `main` sees to all others. clap prints the help when there is nothing at all on the command line.

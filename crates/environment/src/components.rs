@@ -3,10 +3,10 @@
 //! A *component index* is a place in a registry, `registry.example.com/tools`; the package `word-count` is its repository
 //! `word-count`, and each of its tags that is a version (PEP 440) one of its versions: an artifact of one component.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr as _;
 
-use flowcell_bundle::{Component, Programs, Progress, Start, Tool, chain, component_artifact};
+use flowcell_bundle::{Component, Lease, Programs, Progress, Start, Store, Thing, Tool, chain, component_artifact};
 use flowcell_registry::{Blob, Client, HostPattern, ImageReference, RegistryError, Settings};
 use flowcell_sandbox::{Environment, Instance, Limits, MAX_COMPONENT, ProgramKind, Sandbox};
 use uv_pep440::{Version, VersionSpecifiers};
@@ -30,6 +30,8 @@ pub(crate) struct ComponentIndexes<'a> {
 #[derive(Debug, Clone)]
 pub(crate) struct Fetched {
     pub(crate) path: PathBuf,
+    /// Keeps the file until it has another name.
+    _lease: Lease,
     pub(crate) version: String,
     pub(crate) component: Component,
 }
@@ -119,18 +121,20 @@ impl<'a> ComponentIndexes<'a> {
         Ok(None)
     }
 
-    /// The file of a component package in the folder `components`; it is pulled if it is not there.
+    /// The file of a component package; it is pulled if it is not there, and stays while its lease is held.
     ///
     /// # Errors
     /// When it comes from elsewhere than from this host's indexes, or cannot be had.
     pub(crate) async fn fetch(
         &self,
         locked: &LockedComponent,
-        components: &Path,
-    ) -> Result<PathBuf, EnvironmentError> {
+        store: &Store,
+    ) -> Result<(PathBuf, Lease), EnvironmentError> {
+        let lease = store.lease(Thing::Component(locked.component))?;
+        let components = store.cache().join("components");
         let path = components.join(format!("{}.wasm", locked.component.hex()));
         if path.exists() {
-            return Ok(path);
+            return Ok((path, lease));
         }
         let is_known = self
             .indexes
@@ -152,7 +156,7 @@ impl<'a> ComponentIndexes<'a> {
         let reference: ImageReference = locked.repository.parse().map_err(wrong)?;
         let by_digest = reference.with_digest(locked.digest);
         let credentials = self.credentials_for(&by_digest)?;
-        std::fs::create_dir_all(components).at("make the folder", components)?;
+        std::fs::create_dir_all(&components).at("make the folder", &components)?;
         let blob = Blob {
             digest: locked.component,
             size: locked.size,
@@ -161,7 +165,7 @@ impl<'a> ComponentIndexes<'a> {
             .client
             .pull_blob(&by_digest, &blob, &path, &credentials, &|_, _, _| {});
         pulled.await.map_err(|error| failed(&error))?;
-        Ok(path)
+        Ok((path, lease))
     }
 
     fn credentials_for(
@@ -193,7 +197,7 @@ pub(crate) async fn describe(
     programs: &Programs,
     progress: &Progress,
     locked: &LockedComponent,
-    path: PathBuf,
+    (path, lease): (PathBuf, Lease),
 ) -> Result<Fetched, EnvironmentError> {
     let unusable = |problem: String| EnvironmentError::Package {
         package: format!("{}=={}", locked.name, locked.version),
@@ -215,6 +219,7 @@ pub(crate) async fn describe(
     }
     Ok(Fetched {
         path,
+        _lease: lease,
         version: locked.version.clone(),
         component: Component {
             // As a module of Python would be named.

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use flowcell_bundle::{Digest, Manifest, Programs, Progress, Store};
+use flowcell_bundle::{Digest, Lease, Manifest, Programs, Progress, Store, Thing};
 use flowcell_sandbox::Sandbox;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
@@ -25,6 +26,9 @@ use crate::site::{self, Assembly, Site};
 const DOWNLOADS: usize = 8;
 /// The tree of a bundle with its Python packages.
 const PACKAGES: &str = "/packages";
+
+/// A layer in its folder, which stays as long as the lease is there.
+type KeptLayer = ((PathBuf, Layer), Lease);
 
 /// Resolves, locks and installs, in one store.
 #[derive(Clone, Copy)]
@@ -106,6 +110,7 @@ impl Environments<'_> {
             Ok(resolved) => resolved,
             Err(_) => {
                 let cache = self.cache("index");
+                let _lease = self.store().lease(Thing::Index)?;
                 let indexes = Indexes::open(self.indexes, credentials, lines, no_index, &cache);
                 let indexes = indexes.await?;
                 components = self
@@ -165,9 +170,8 @@ impl Environments<'_> {
     ) -> Result<(), EnvironmentError> {
         let chosen = package.choose(platform)?;
         if chosen.wheel.hashes.is_empty() {
-            let wheels = self.cache("wheels");
             let most = self.indexes.wheel_bytes;
-            let wheel = fetch::wheel(&chosen, &indexes.client, &wheels, most).await?;
+            let wheel = fetch::wheel(&chosen, &indexes.client, self.store(), most).await?;
             let hash = ("sha256".to_owned(), wheel.sha256);
             let entries = package
                 .wheels
@@ -228,6 +232,7 @@ impl Environments<'_> {
             return Ok(None);
         }
         let components = self.fetch_components(here, credentials).await?;
+        let _index = self.store().lease(Thing::Index)?;
         let indexes = Indexes::open(
             self.indexes,
             credentials,
@@ -236,11 +241,10 @@ impl Environments<'_> {
             &self.cache("index"),
         )
         .await?;
-        let wheels = self.cache("wheels");
         let most = self.indexes.wheel_bytes;
-        let layers: Vec<(PathBuf, Layer)> = stream::iter(&chosen)
+        let layers: Vec<KeptLayer> = stream::iter(&chosen)
             .map(|chosen| {
-                let (wheels, client) = (&wheels, &indexes.client);
+                let client = &indexes.client;
                 let version = &version;
                 async move {
                     let found = self.find_layer(chosen, version)?;
@@ -248,27 +252,28 @@ impl Environments<'_> {
                         return Ok(found);
                     }
                     (self.progress)(&format!("downloading {}", chosen.filename));
-                    let wheel = fetch::wheel(chosen, client, wheels, most).await?;
+                    let wheel = fetch::wheel(chosen, client, self.store(), most).await?;
                     self.layer(image.manifest, chosen, &wheel, version).await
                 }
             })
             .buffered(DOWNLOADS)
             .try_collect()
             .await?;
+        // The leases are kept until their files have names in the environment too.
+        let (layers, _leases): (Vec<(PathBuf, Layer)>, Vec<Lease>) = layers.into_iter().unzip();
         let only: Vec<Layer> = layers.iter().map(|(_, layer)| layer.clone()).collect();
         let digest = site::digest(&only, &components, &version);
-        let sites = self.cache("sites");
-        let _turn = turn(&sites, &digest.hex()).await?;
-        if let Some(mut site) = site::find(&sites, &digest)? {
+        let _turn = turn(&site::sites(self.store()), &digest.hex()).await?;
+        if let Some(mut site) = site::find(self.store(), &digest)? {
             notes.append(&mut site.notes);
             site.notes = notes;
             return Ok(Some(site));
         }
         (self.progress)("putting the environment together");
-        let assembly = Assembly::new(&sites, &layers, &components)?;
+        let assembly = Assembly::new(self.store(), &layers, &components)?;
         let python = self.python();
         let found = native::prove(&python, image.manifest, &assembly.files(), &only).await?;
-        let mut site = assembly.end(&sites, &digest, &only, &components, found)?;
+        let mut site = assembly.end(self.store(), &digest, &only, &components, found)?;
         notes.append(&mut site.notes);
         site.notes = notes;
         Ok(Some(site))
@@ -284,12 +289,11 @@ impl Environments<'_> {
             return Ok(fetched);
         }
         let indexes = ComponentIndexes::new(self.indexes, credentials)?;
-        let folder = self.cache("components");
         for one in locked {
             (self.progress)(&format!("getting the component {}", one.shown()));
-            let path = indexes.fetch(one, &folder).await?;
+            let kept = indexes.fetch(one, self.store()).await?;
             let (sandbox, programs) = (self.sandbox, self.programs);
-            fetched.push(components::describe(sandbox, programs, self.progress, one, path).await?);
+            fetched.push(components::describe(sandbox, programs, self.progress, one, kept).await?);
         }
         Ok(fetched)
     }
@@ -299,29 +303,21 @@ impl Environments<'_> {
     /// # Errors
     /// When it cannot be read.
     pub fn find(store: &Store, digest: &Digest) -> Result<Option<Site>, EnvironmentError> {
-        site::find(&store.cache().join("sites"), digest)
+        site::find(store, digest)
     }
 
     fn find_layer(
         &self,
         chosen: &Chosen,
         version: &str,
-    ) -> Result<Option<(PathBuf, Layer)>, EnvironmentError> {
+    ) -> Result<Option<KeptLayer>, EnvironmentError> {
         let Some(sha256) = chosen.wheel.hashes.get("sha256") else {
             return Ok(None);
         };
-        let folder = self.layer_folder(&sha256.to_ascii_lowercase(), version);
-        Ok(layer::read(&folder)?.map(|layer| (folder, layer)))
-    }
-
-    fn layer_folder(&self, sha256: &str, version: &str) -> PathBuf {
-        let mut short = version.split('.');
-        let short = format!(
-            "{}{}",
-            short.next().unwrap_or_default(),
-            short.next().unwrap_or_default()
-        );
-        self.cache("layers").join(format!("{sha256}-cp{short}"))
+        let name = layer_name(&sha256.to_ascii_lowercase(), version);
+        let lease = self.store().lease(Thing::Layer(name.clone()))?;
+        let folder = self.cache("layers").join(name);
+        Ok(layer::read(&folder)?.map(|layer| ((folder, layer), lease)))
     }
 
     /// The layer of a wheel; it is unpacked and compiled if it is not there.
@@ -331,23 +327,17 @@ impl Environments<'_> {
         chosen: &Chosen,
         wheel: &Wheel,
         version: &str,
-    ) -> Result<(PathBuf, Layer), EnvironmentError> {
-        let folder = self.layer_folder(&wheel.sha256, version);
+    ) -> Result<KeptLayer, EnvironmentError> {
+        let name = layer_name(&wheel.sha256, version);
+        let lease = self.store().lease(Thing::Layer(name.clone()))?;
         let layers = self.cache("layers");
-        let name = folder
-            .file_name()
-            .and_then(|name| name.to_str())
-            .unwrap_or_default()
-            .to_owned();
+        let folder = layers.join(&name);
         let _turn = turn(&layers, &name).await?;
         if let Some(layer) = layer::read(&folder)? {
-            return Ok((folder, layer));
+            return Ok(((folder, layer), lease));
         }
         (self.progress)(&format!("installing {}", chosen.filename));
-        let partial = tempfile::Builder::new()
-            .prefix(".partial-")
-            .tempdir_in(&layers)
-            .at("write in", &layers)?;
+        let partial = self.store().partial_folder(&layers)?;
         let unpacked = {
             let (wheel, filename, partial) = (
                 wheel.clone(),
@@ -365,14 +355,18 @@ impl Environments<'_> {
             .compile(manifest, &partial.path().join(layer::FILES))
             .await?;
         layer::write(partial.path(), &layer)?;
-        match fs::rename(partial.path(), &folder) {
-            Ok(()) => {
-                // It has moved; there is nothing left to remove.
-                let _ = partial.keep();
+        // One that cannot be read is of another version, or of a host that lost power.
+        match fs::remove_dir_all(&folder) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).at("delete", &folder);
             }
-            Err(error) => return Err(error).at("write", &folder),
+            _ => partial.persist(&folder).at("write", &folder)?,
         }
-        Ok((folder, layer))
+        Ok(((folder, layer), lease))
+    }
+
+    fn store(&self) -> &Store {
+        self.programs.store()
     }
 
     fn python(&self) -> Python<'_> {
@@ -384,7 +378,7 @@ impl Environments<'_> {
     }
 
     fn cache(&self, name: &str) -> PathBuf {
-        self.programs.store().cache().join(name)
+        self.store().cache().join(name)
     }
 }
 
@@ -403,16 +397,34 @@ fn platform(manifest: &Manifest) -> Result<(PythonPlatform, String), Environment
     ))
 }
 
+/// The name of a layer's folder: compiled files are one version's of Python.
+fn layer_name(sha256: &str, version: &str) -> String {
+    let mut short = version.split('.');
+    let (major, minor) = (short.next(), short.next());
+    format!(
+        "{sha256}-cp{}{}",
+        major.unwrap_or_default(),
+        minor.unwrap_or_default()
+    )
+}
+
 /// Waits until nobody else, in this process or another, makes the thing of this name.
 async fn turn(folder: &Path, name: &str) -> Result<File, EnvironmentError> {
     fs::create_dir_all(folder).at("make the folder", folder)?;
     let path = folder.join(format!(".lock-{name}"));
-    let lock = File::create(&path).at("write", &path)?;
-    let waiting = lock.try_clone().at("open", &path)?;
-    let locked = tokio::task::spawn_blocking(move || waiting.lock()).await;
-    locked
-        .map_err(std::io::Error::other)
-        .and_then(|locked| locked)
-        .at("lock", &path)?;
-    Ok(lock)
+    loop {
+        let lock = File::create(&path).at("write", &path)?;
+        let waiting = lock.try_clone().at("open", &path)?;
+        let locked = tokio::task::spawn_blocking(move || waiting.lock()).await;
+        locked
+            .map_err(std::io::Error::other)
+            .and_then(|locked| locked)
+            .at("lock", &path)?;
+        // A collection deletes those that nobody holds.
+        let own = lock.metadata().at("read", &path)?;
+        let is_there = |there: fs::Metadata| (there.dev(), there.ino()) == (own.dev(), own.ino());
+        if fs::metadata(&path).is_ok_and(is_there) {
+            return Ok(lock);
+        }
+    }
 }

@@ -89,3 +89,14 @@ impl<T> At<T> for std::io::Result<T> {
         })
     }
 }
+
+/// Whether an error comes of a disk that takes no more, which nobody's requirements are to blame for.
+pub(crate) fn is_disk_full(error: &(dyn std::error::Error + 'static)) -> bool {
+    use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    let is_full = |error: &(dyn std::error::Error + 'static)| {
+        let error = error.downcast_ref::<std::io::Error>();
+        error
+            .is_some_and(|error| matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge))
+    };
+    std::iter::successors(Some(error), |error| error.source()).any(is_full)
+}

@@ -2,9 +2,10 @@
 
 use std::fs::{self, File};
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
+use flowcell_bundle::{DigestError, Lease, Store, Thing};
 use futures_util::StreamExt as _;
 use sha2::{Digest as _, Sha256, Sha384, Sha512};
 use uv_client::RegistryClient;
@@ -28,6 +29,7 @@ pub(crate) struct Wheel {
     pub(crate) path: PathBuf,
     /// In hexadecimal.
     pub(crate) sha256: String,
+    _lease: Lease,
 }
 
 /// Why one try failed, and when the next one makes sense.
@@ -43,20 +45,24 @@ enum Failed {
 pub(crate) async fn wheel(
     chosen: &Chosen,
     client: &RegistryClient,
-    wheels: &Path,
+    store: &Store,
     most: u64,
 ) -> Result<Wheel, EnvironmentError> {
+    let wheels = &store.cache().join("wheels");
     if let Some(sha256) = chosen
         .wheel
         .hashes
         .get("sha256")
         .filter(|text| is_sha256(text))
     {
-        let path = wheels.join(format!("{}.whl", sha256.to_ascii_lowercase()));
+        let sha256 = sha256.to_ascii_lowercase();
+        let lease = lease(store, &sha256)?;
+        let path = wheels.join(format!("{sha256}.whl"));
         if path.exists() {
             return Ok(Wheel {
                 path,
-                sha256: sha256.to_ascii_lowercase(),
+                sha256,
+                _lease: lease,
             });
         }
     }
@@ -70,7 +76,7 @@ pub(crate) async fn wheel(
     let mut pause = PAUSE;
     let mut tried = 1;
     loop {
-        match download(chosen, &url, client, wheels, most).await {
+        match download(chosen, &url, client, store, most).await {
             Ok(wheel) => return Ok(wheel),
             Err(Failed::ForGood(error)) => return Err(error),
             Err(Failed::Perhaps(why, _)) if tried == TRIES => {
@@ -95,9 +101,10 @@ async fn download(
     chosen: &Chosen,
     url: &DisplaySafeUrl,
     client: &RegistryClient,
-    wheels: &Path,
+    store: &Store,
     most: u64,
 ) -> Result<Wheel, Failed> {
+    let wheels = &store.cache().join("wheels");
     let package = chosen.filename.to_string();
     let refused = |problem: String| {
         Failed::ForGood(EnvironmentError::Package {
@@ -126,11 +133,8 @@ async fn download(
             ))),
         });
     }
-    let mut file = tempfile::Builder::new()
-        .prefix(".partial-")
-        .tempfile_in(wheels)
-        .at("write in", wheels)
-        .map_err(host)?;
+    let file = store.partial_file(wheels);
+    let mut file = file.map_err(|error| host(error.into()))?;
     let (mut sha256, mut sha384, mut sha512) = (Sha256::new(), Sha384::new(), Sha512::new());
     let mut size = 0u64;
     let mut chunks = response.bytes_stream();
@@ -183,6 +187,7 @@ async fn download(
         )));
     }
     let [(_, sha256), ..] = found;
+    let lease = lease(store, &sha256).map_err(host)?;
     let path = wheels.join(format!("{sha256}.whl"));
     let kept = || -> std::io::Result<()> {
         file.as_file().sync_all()?;
@@ -190,7 +195,18 @@ async fn download(
         File::open(wheels)?.sync_all()
     };
     kept().at("write", &path).map_err(host)?;
-    Ok(Wheel { path, sha256 })
+    Ok(Wheel {
+        path,
+        sha256,
+        _lease: lease,
+    })
+}
+
+/// Keeps the wheel of this digest.
+fn lease(store: &Store, sha256: &str) -> Result<Lease, EnvironmentError> {
+    let digest = format!("sha256:{sha256}").parse();
+    let digest = digest.map_err(|error: DigestError| EnvironmentError::Host(error.to_string()))?;
+    Ok(store.lease(Thing::Wheel(digest))?)
 }
 
 fn is_sha256(text: &str) -> bool {

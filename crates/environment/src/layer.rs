@@ -137,8 +137,17 @@ pub(crate) fn unpack(
         let mut out = File::create(&path_in).at("write", &path_in)?;
         // One byte more than may be there shows that there is more.
         let left = MAX_BYTES - size;
-        let written = io::copy(&mut (&mut entry).take(left + 1), &mut out)
-            .map_err(|error| refused(format!("{shown:?} in it cannot be unpacked: {error}")))?;
+        let written =
+            copy(&mut (&mut entry).take(left + 1), &mut out).map_err(|error| match error {
+                Copy::Read(error) => {
+                    refused(format!("{shown:?} in it cannot be unpacked: {error}"))
+                }
+                Copy::Write(source) => EnvironmentError::Io {
+                    action: "write",
+                    path: path_in.clone(),
+                    source,
+                },
+            })?;
         if written > left {
             return Err(refused(format!(
                 "its files are larger than {MAX_BYTES} bytes"
@@ -166,6 +175,28 @@ pub(crate) fn unpack(
         modules: modules.into_iter().collect(),
         native,
     })
+}
+
+/// What stopped a copy: a wheel that cannot be read is to blame itself, and a disk that is full is not.
+enum Copy {
+    Read(io::Error),
+    Write(io::Error),
+}
+
+fn copy(from: &mut impl Read, to: &mut File) -> Result<u64, Copy> {
+    let mut buffer = vec![0; 64 << 10];
+    let mut written = 0;
+    loop {
+        let read = match from.read(&mut buffer) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            read => read.map_err(Copy::Read)?,
+        };
+        let Some(chunk) = buffer.get(..read).filter(|chunk| !chunk.is_empty()) else {
+            return Ok(written);
+        };
+        to.write_all(chunk).map_err(Copy::Write)?;
+        written += chunk.len() as u64;
+    }
 }
 
 /// Where an entry of this name goes; `None` for a name that no wheel may have.
@@ -288,4 +319,162 @@ fn license(metadata: &[u8]) -> Option<String> {
                 .take(MAX_LICENSE)
                 .collect()
         })
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test stops where it fails")]
+mod tests {
+    use std::str::FromStr as _;
+
+    use proptest::prelude::*;
+    use zip::write::SimpleFileOptions;
+
+    use super::*;
+
+    /// An entry of an archive that may mean harm.
+    #[derive(Debug, Clone)]
+    struct Entry {
+        name: String,
+        content: Vec<u8>,
+        is_link: bool,
+    }
+
+    fn entry() -> impl Strategy<Value = Entry> {
+        let part = prop::sample::select(vec![
+            "..",
+            ".",
+            "a",
+            "b.py",
+            "c",
+            "",
+            "x-1.data",
+            "purelib",
+            "x-1.dist-info",
+            "METADATA",
+            "é.py",
+            "d.so",
+            "C:",
+            "e\\f",
+            "\u{1}",
+            "g.pyc",
+            " ",
+        ]);
+        let name = prop::collection::vec(part, 1..5).prop_map(|parts| parts.join("/"));
+        let name = prop_oneof![8 => name, 1 => "/etc/[a-z]{1,4}", 1 => "[a-z/]{500,600}", 2 => "(?s).{1,20}"];
+        let content = prop::collection::vec(any::<u8>(), 0..40);
+        (name, content, prop::bool::weighted(0.1)).prop_map(|(name, content, is_link)| Entry {
+            name,
+            content,
+            is_link,
+        })
+    }
+
+    fn archive(entries: &[Entry]) -> Vec<u8> {
+        let mut archive = zip::ZipWriter::new(io::Cursor::new(Vec::new()));
+        let options = SimpleFileOptions::default();
+        for entry in entries {
+            // What cannot be written cannot be in one.
+            let begun = if entry.is_link {
+                archive.add_symlink(entry.name.as_str(), "/etc/passwd", options)
+            } else {
+                archive.start_file(entry.name.as_str(), options)
+            };
+            if begun.is_ok() && !entry.is_link {
+                archive.write_all(&entry.content).unwrap();
+            }
+        }
+        archive.finish().unwrap().into_inner()
+    }
+
+    /// Unpacks bytes; whatever comes of it, there are ordinary files in the layer's folder and nothing anywhere else.
+    fn try_unpack(bytes: &[u8]) -> Result<Layer, TestCaseError> {
+        let folder = tempfile::tempdir().unwrap();
+        let wheel = folder.path().join("wheel");
+        fs::write(&wheel, bytes).unwrap();
+        let layer = folder.path().join("deep/deep/deep/layer");
+        fs::create_dir_all(&layer).unwrap();
+        let filename = WheelFilename::from_str("x-1-py3-none-any.whl").unwrap();
+        let unpacked = unpack(&wheel, &filename, "0", &layer);
+        let mut size = 0;
+        for found in walkdir::WalkDir::new(folder.path()) {
+            let found = found.unwrap();
+            let kind = found.file_type();
+            prop_assert!(kind.is_file() || kind.is_dir(), "{found:?}");
+            if kind.is_file() && found.path() != wheel {
+                prop_assert!(found.path().starts_with(layer.join(FILES)), "{found:?}");
+                size += found.metadata().unwrap().len();
+            }
+        }
+        match unpacked {
+            Ok(layer) => {
+                prop_assert_eq!(layer.size, size);
+                Ok(layer)
+            }
+            Err(error) => {
+                prop_assert!(
+                    error.to_string().contains("x-1-py3-none-any.whl")
+                        || matches!(error, EnvironmentError::Io { .. }),
+                    "{error}"
+                );
+                Err(TestCaseError::reject("refused"))
+            }
+        }
+    }
+
+    fn checked(bytes: &[u8]) -> Result<(), TestCaseError> {
+        match try_unpack(bytes) {
+            Ok(_) | Err(TestCaseError::Reject(_)) => Ok(()),
+            Err(failed) => Err(failed),
+        }
+    }
+
+    fn metadata_entry() -> Entry {
+        Entry {
+            name: "x-1.dist-info/METADATA".to_owned(),
+            content: b"Metadata-Version: 2.1\nName: x\nVersion: 1\n".to_vec(),
+            is_link: false,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn names_lead_nowhere_else(entries in prop::collection::vec(entry(), 0..8)) {
+            let mut entries = entries;
+            entries.push(metadata_entry());
+            checked(&archive(&entries))?;
+        }
+
+        #[test]
+        fn damaged_archives_do_no_harm(
+            entries in prop::collection::vec(entry(), 0..4),
+            places in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..12),
+            cut in any::<prop::sample::Index>(),
+            is_cut in any::<bool>(),
+        ) {
+            let mut entries = entries;
+            entries.push(metadata_entry());
+            let mut bytes = archive(&entries);
+            for (place, byte) in places {
+                let place = place.index(bytes.len());
+                if let Some(there) = bytes.get_mut(place) {
+                    *there = byte;
+                }
+            }
+            if is_cut {
+                bytes.truncate(cut.index(bytes.len()));
+            }
+            checked(&bytes)?;
+        }
+    }
+
+    #[test]
+    fn what_is_a_wheel_is_unpacked() {
+        let file = Entry {
+            name: "a/b.py".to_owned(),
+            content: b"x = 1".to_vec(),
+            is_link: false,
+        };
+        let layer = try_unpack(&archive(&[file, metadata_entry()])).unwrap();
+        assert_eq!(layer.modules, ["a"]);
+    }
 }

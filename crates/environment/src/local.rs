@@ -5,7 +5,7 @@ use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::str::FromStr as _;
 
-use flowcell_bundle::Digest;
+use flowcell_bundle::{Digest, Lease, Thing};
 use uv_distribution_filename::WheelFilename;
 
 use crate::environments::{Environments, Image};
@@ -14,7 +14,8 @@ use crate::lock::{Lock, LockedHere, LockedPackage, LockedWheel};
 
 impl Environments<'_> {
     /// Adds wheels of the local disk to a lock, or makes one of them; each takes the place of a package of its name. They
-    /// are taken as they are: what they require has to be in the lock or the image.
+    /// are taken as they are: what they require has to be in the lock or the image. They stay in the store until the leases
+    /// are gone: no index brings them back.
     ///
     /// # Errors
     /// When one cannot be read, is too large, or has no wheel's name.
@@ -23,7 +24,7 @@ impl Environments<'_> {
         image: Image<'_>,
         lock: Option<Lock>,
         wheels: &[PathBuf],
-    ) -> Result<Lock, EnvironmentError> {
+    ) -> Result<(Lock, Vec<Lease>), EnvironmentError> {
         let python = image.manifest.python.as_ref();
         let version = python.map_or("", |python| python.version.as_str());
         let here = LockedHere {
@@ -33,16 +34,18 @@ impl Environments<'_> {
             components: Vec::new(),
         };
         let mut lock = lock.unwrap_or_else(|| Lock::new(version, Vec::new(), here));
+        let mut leases = Vec::new();
         for wheel in wheels {
-            let package = self.keep(wheel)?;
+            let (package, lease) = self.keep(wheel)?;
+            leases.push(lease);
             lock.packages.retain(|other| other.name != package.name);
             lock.packages.push(package);
         }
-        Ok(lock)
+        Ok((lock, leases))
     }
 
     /// Puts a wheel where those are that were downloaded, so that it is found there by its digest.
-    fn keep(&self, path: &Path) -> Result<LockedPackage, EnvironmentError> {
+    fn keep(&self, path: &Path) -> Result<(LockedPackage, Lease), EnvironmentError> {
         let shown = path.display().to_string();
         let name = path.file_name().and_then(|name| name.to_str());
         let name = name.unwrap_or_default();
@@ -65,14 +68,13 @@ impl Environments<'_> {
                 unit: "bytes",
             });
         }
-        let digest = Digest::of(&bytes).hex();
+        let digest = Digest::of(&bytes);
+        let lease = self.programs.store().lease(Thing::Wheel(digest))?;
+        let digest = digest.hex();
         let wheels = self.programs.store().cache().join("wheels");
         fs::create_dir_all(&wheels).at("make the folder", &wheels)?;
         let target = wheels.join(format!("{digest}.whl"));
-        let mut partial = tempfile::Builder::new()
-            .prefix(".partial-")
-            .tempfile_in(&wheels)
-            .at("write in", &wheels)?;
+        let mut partial = self.programs.store().partial_file(&wheels)?;
         partial.write_all(&bytes).at("write", &target)?;
         let kept = partial.persist(&target).map_err(|error| error.error);
         kept.at("write", &target)?;
@@ -84,6 +86,6 @@ impl Environments<'_> {
             size: Some(bytes.len() as u64),
             hashes: [("sha256".to_owned(), digest)].into(),
         });
-        Ok(package)
+        Ok((package, lease))
     }
 }

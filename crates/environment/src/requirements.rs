@@ -3,7 +3,7 @@
 //! Gathering and reading are apart: what is read later, perhaps in another process, is text and has nothing to do with
 //! files any more. So no line can make the host read a file that is not the flow's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
@@ -26,6 +26,8 @@ use crate::platform::{BROUGHT, PythonPlatform};
 const MAX_BYTES: usize = 1 << 20;
 /// Files that one may include, together.
 const MAX_FILES: usize = 64;
+/// Files that are looked for, there or not.
+const MAX_LOOKS: usize = 1_000;
 /// Where the files seem to be. There is no such folder, so nothing is read that was not gathered.
 const ROOT: &str = "/nonexistent/flow";
 
@@ -85,9 +87,13 @@ impl Requirements {
         let mut bytes = 0;
         let start = inside(Path::new(""), file).ok_or_else(|| wrong(file, outside(file)))?;
         let mut left = vec![start.clone()];
+        let mut looked = BTreeSet::new();
         while let Some(name) = left.pop() {
-            if files.contains_key(&name) {
+            if !looked.insert(name.clone()) {
                 continue;
+            }
+            if looked.len() > MAX_LOOKS {
+                return Err(too_much(&start, MAX_LOOKS as u64, "files of requirements"));
             }
             let text = read(&name).map_err(|why| wrong(&name, why))?;
             let Some(text) = text else {
@@ -394,5 +400,116 @@ fn too_much(what: &str, limit: u64, unit: &'static str) -> EnvironmentError {
         what: what.to_owned(),
         limit,
         unit,
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test stops where it fails")]
+mod tests {
+    use std::cell::RefCell;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What flows' authors write behind `-r`, and what somebody would who wants another file.
+    fn target() -> impl Strategy<Value = String> {
+        let part = prop::sample::select(vec![
+            "..",
+            ".",
+            "a",
+            "b.txt",
+            "",
+            "/",
+            "etc",
+            "passwd",
+            "~",
+            "C:",
+            "\\",
+            "file://",
+            "http://h/x",
+            "%2e%2e",
+            "\u{0}",
+            "é",
+            "\"",
+            "'",
+            "${HOME}",
+        ]);
+        prop::collection::vec(part, 1..6).prop_map(|parts| parts.join("/"))
+    }
+
+    fn line() -> impl Strategy<Value = String> {
+        let option = prop::sample::select(vec![
+            "-r ",
+            "-r",
+            "-c ",
+            "--requirement=",
+            "--requirement ",
+            "--constraint ",
+            "  -r ",
+            "x -r ",
+            "# -r ",
+            "-e ",
+            "--find-links ",
+            "",
+        ]);
+        (option, target()).prop_map(|(option, target)| format!("{option}{target}"))
+    }
+
+    proptest! {
+        /// Whatever the lines are: files of the flow are asked for by names that stay in its folder, and not too many; and
+        /// what reads the lines then reads no file at all.
+        #[test]
+        fn only_files_of_the_flow_are_gathered(
+            start in target(),
+            texts in prop::collection::vec(prop::collection::vec(line(), 0..12), 1..5),
+        ) {
+            let asked = RefCell::new(Vec::new());
+            let gathered = Requirements::gather(&start, &|name| {
+                let mut asked = asked.borrow_mut();
+                asked.push(name.to_owned());
+                Ok(texts.get(asked.len() % texts.len()).map(|lines| lines.join("\n")))
+            });
+            for name in asked.borrow().iter() {
+                let path = Path::new(name);
+                prop_assert!(path.is_relative() && !name.is_empty(), "{name:?}");
+                let is_plain = |part| matches!(part, std::path::Component::Normal(_));
+                prop_assert!(path.components().all(is_plain), "{name:?}");
+            }
+            prop_assert!(asked.borrow().len() <= MAX_LOOKS);
+            if let Ok(gathered) = gathered {
+                prop_assert!(gathered.files.len() <= MAX_FILES);
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+                let wanted = runtime.unwrap().block_on(gathered.read(&BTreeMap::new()));
+                if let Ok(wanted) = wanted {
+                    // Local files are refused, wherever they are.
+                    let all = wanted.parsed.requirements.iter().map(|entry| specified(entry).to_string());
+                    for one in all {
+                        prop_assert!(!one.contains("passwd") || !one.contains("file:"), "{one}");
+                    }
+                }
+            }
+        }
+
+        /// No text makes it panic, or read what it was not given.
+        #[test]
+        fn any_text_is_read_or_refused(text in "(?s).{0,400}") {
+            if let Ok(gathered) = Requirements::of_text("requirements.txt", &text) {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+                let _ = runtime.unwrap().block_on(gathered.read(&BTreeMap::new()));
+            }
+        }
+    }
+
+    #[test]
+    fn files_that_are_not_there_are_not_looked_for_without_end() {
+        let text: String = (0..2_000)
+            .map(|number| format!("-r {number}.txt\n"))
+            .collect();
+        let error = Requirements::of_text("requirements.txt", &text).unwrap_err();
+        assert!(error.to_string().contains("1000 files"), "{error}");
+        // The same one again is none more.
+        let text = "-r a.txt\n".repeat(2_000);
+        Requirements::of_text("requirements.txt", &text).unwrap();
     }
 }

@@ -33,7 +33,7 @@ use uv_resolver::{
 };
 use uv_types::{HashStrategy, InstalledPackagesProvider};
 
-use crate::error::EnvironmentError;
+use crate::error::{EnvironmentError, is_disk_full};
 use crate::index::Indexes;
 use crate::lock::{Archive, LockedPackage, LockedWheel};
 use crate::platform::{BROUGHT, Fit, PythonPlatform};
@@ -247,6 +247,9 @@ fn explained(error: ResolveError) -> EnvironmentError {
     };
     for hint in error.hints() {
         text.push_str(&format!("\nhint: {hint}"));
+    }
+    if is_disk_full(&error) {
+        return EnvironmentError::Host(text);
     }
     match error {
         ResolveError::Client(_) | ResolveError::Distribution(_) => EnvironmentError::Index(text),

@@ -5,9 +5,9 @@
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use flowcell_bundle::{Component, Digest};
+use flowcell_bundle::{Component, Digest, Lease, PartialFolder, Store, Thing};
 use serde::{Deserialize, Serialize};
 
 use crate::components::Fetched;
@@ -35,6 +35,8 @@ pub struct Site {
     pub components: Vec<SiteComponent>,
     /// What whoever wrote the requirements should know.
     pub notes: Vec<String>,
+    /// Keeps it in the store.
+    pub lease: Lease,
 }
 
 /// An installed package.
@@ -82,12 +84,18 @@ pub(crate) fn digest(layers: &[Layer], components: &[Fetched], python: &str) -> 
     Digest::of(text.as_bytes())
 }
 
-/// The environment of this name, if it is there.
+/// The folder of all environments.
+pub(crate) fn sites(store: &Store) -> PathBuf {
+    store.cache().join("sites")
+}
+
+/// The environment of this name, if it is there; it stays then.
 ///
 /// # Errors
 /// When it cannot be read.
-pub(crate) fn find(sites: &Path, digest: &Digest) -> Result<Option<Site>, EnvironmentError> {
-    let folder = sites.join(digest.hex());
+pub(crate) fn find(store: &Store, digest: &Digest) -> Result<Option<Site>, EnvironmentError> {
+    let lease = store.lease(Thing::Site(*digest))?;
+    let folder = sites(store).join(digest.hex());
     let path = folder.join(ABOUT);
     let bytes = match fs::read(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -116,6 +124,7 @@ pub(crate) fn find(sites: &Path, digest: &Digest) -> Result<Option<Site>, Enviro
         folder: folder.join(FILES),
         packages,
         notes,
+        lease,
     }))
 }
 
@@ -126,7 +135,7 @@ fn component_path(site: &Path, component: &Component) -> PathBuf {
 
 /// An environment in the making.
 pub(crate) struct Assembly {
-    folder: tempfile::TempDir,
+    folder: PartialFolder,
 }
 
 impl Assembly {
@@ -135,7 +144,7 @@ impl Assembly {
     /// # Errors
     /// When it has too much, or the disk does not take it.
     pub(crate) fn new(
-        sites: &Path,
+        store: &Store,
         layers: &[(PathBuf, Layer)],
         components: &[Fetched],
     ) -> Result<Self, EnvironmentError> {
@@ -150,11 +159,9 @@ impl Assembly {
         if size > MAX_BYTES {
             return Err(too_much(MAX_BYTES, "bytes"));
         }
-        fs::create_dir_all(sites).at("make the folder", sites)?;
-        let folder = tempfile::Builder::new()
-            .prefix(".partial-")
-            .tempdir_in(sites)
-            .at("write in", sites)?;
+        let sites = sites(store);
+        fs::create_dir_all(&sites).at("make the folder", &sites)?;
+        let folder = store.partial_folder(&sites)?;
         let target = folder.path().join(FILES);
         fs::create_dir(&target).at("make the folder", &target)?;
         let mut count = 0;
@@ -203,7 +210,7 @@ impl Assembly {
     /// Gives it its name.
     pub(crate) fn end(
         self,
-        sites: &Path,
+        store: &Store,
         digest: &Digest,
         layers: &[Layer],
         components: &[Fetched],
@@ -233,17 +240,15 @@ impl Assembly {
             .map_err(|error| EnvironmentError::Host(error.to_string()))?;
         let path = self.folder.path().join(ABOUT);
         fs::write(&path, bytes).at("write", &path)?;
-        let target = sites.join(digest.hex());
-        match fs::rename(self.folder.path(), &target) {
-            Ok(()) => {
-                // It has moved; there is nothing left to remove.
-                let _ = self.folder.keep();
+        let target = sites(store).join(digest.hex());
+        // What is there by half is of a host that lost power.
+        match fs::remove_dir_all(&target) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(error).at("delete", &target);
             }
-            // Somebody else was faster, with the same content.
-            Err(_) if target.join(ABOUT).exists() => {}
-            Err(error) => return Err(error).at("write", &target),
+            _ => self.folder.persist(&target).at("write", &target)?,
         }
-        find(sites, digest)?.ok_or_else(|| {
+        find(store, digest)?.ok_or_else(|| {
             EnvironmentError::Host("an environment that was made is gone".to_owned())
         })
     }

@@ -39,7 +39,10 @@ pub async fn describe(
     options: &SessionOptions,
 ) -> Result<Vec<NodeTool>, RunError> {
     let Prepared {
-        flow, mut tools, ..
+        flow,
+        mut tools,
+        leases: _leases,
+        ..
     } = prepare(host, workspace, options)?;
     let mut nodes = Vec::with_capacity(flow.nodes.len());
     for node in &flow.nodes {

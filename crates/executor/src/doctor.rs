@@ -107,7 +107,7 @@ pub async fn diagnose(
             .as_ref()
             .map(|found| found.image.clone())
             .or_else(|| image.cloned()),
-        site: found.and_then(|found| found.site),
+        site: found.as_ref().and_then(|found| found.site.clone()),
         ..options
     };
     all.extend(of_imports(host, workspace, &options).await?);
@@ -170,12 +170,13 @@ async fn of_imports(
     workspace: &Workspace,
     options: &SessionOptions,
 ) -> Result<Vec<Diagnosis>, RunError> {
-    let (manifest, _) = host.image(workspace.flow(), options.image.as_ref(), &options.bundle)?;
+    let (used, _) = host.image(workspace.flow(), options.image.as_ref(), &options.bundle)?;
+    let manifest = &used.manifest;
     let Some(runner) = manifest.python_runner() else {
         return Ok(Vec::new());
     };
     let program = host.compiled(|programs, progress| programs.component(runner, progress))?;
-    let mut mounts: Vec<Mount> = mounts(host, workspace, &manifest, options.site.as_ref())?;
+    let mut mounts: Vec<Mount> = mounts(host, workspace, manifest, options.site.as_ref())?;
     mounts
         .iter_mut()
         .for_each(|mount| mount.access = Access::ReadOnly);

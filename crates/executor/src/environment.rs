@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use flowcell_bundle::{Digest, Manifest, Reference};
+use flowcell_bundle::{Digest, Lease, Reference, Used};
 use flowcell_environment::{
     Credentials, EnvironmentError, Environments, Image, IndexSettings, LOCK_FILE, Lock,
     Requirements, Site,
@@ -45,6 +45,8 @@ pub struct FlowEnvironment {
     pub site: Option<Site>,
     /// What whoever wrote the flow should know.
     pub notes: Vec<String>,
+    /// Keeps the base image in the store.
+    pub lease: Lease,
 }
 
 /// What an environment is made from.
@@ -76,24 +78,25 @@ pub async fn make_environment(
     default: &Reference,
     options: &EnvironmentOptions,
 ) -> Result<FlowEnvironment, RunError> {
-    let (manifest, note) = host.image(workspace.flow(), image, default)?;
-    let image = manifest.reference();
+    let (used, note) = host.image(workspace.flow(), image, default)?;
+    let image = used.manifest.reference();
     let mut notes: Vec<String> = note.into_iter().collect();
     let read = |name: &str| read(workspace, name);
     let (lock, site) = match asked(workspace.flow(), &read)? {
         None => (None, None),
         Some(asked) => {
-            let (lock, site, found) = install(host, &image, &asked, options).await?;
+            let (lock, site, found) = install_over(host, &image, &used, &asked, options).await?;
             notes.extend(found);
             (Some(lock), site)
         }
     };
     Ok(FlowEnvironment {
-        digest: host.store.resolve(&image)?,
+        digest: used.digest,
         image,
         lock,
         site,
         notes,
+        lease: used.lease,
     })
 }
 
@@ -107,14 +110,28 @@ pub async fn install(
     asked: &Asked,
     options: &EnvironmentOptions,
 ) -> Result<Made, RunError> {
-    let digest = host.store.resolve(image)?;
-    let manifest = host.store.manifest(image)?;
-    // Whatever it was asked for as: a digest says nothing to whoever reads the lock.
-    let name = manifest.reference().to_string();
+    let used = host.store.use_bundle(image)?;
+    install_over(host, image, &used, asked, options).await
+}
+
+async fn install_over(
+    host: &Host,
+    image: &Reference,
+    used: &Used,
+    asked: &Asked,
+    options: &EnvironmentOptions,
+) -> Result<Made, RunError> {
+    let digest = used.digest;
+    let name = match image.digest() {
+        None => image.clone(),
+        // A digest says nothing to whoever reads the lock.
+        Some(_) => host.store.manifest_by_digest(&digest)?.reference(),
+    };
+    let name = name.to_string();
     let image = Image {
         name: &name,
         digest: &digest,
-        manifest: &manifest,
+        manifest: &used.manifest,
     };
     let environments = host.environments(&options.indexes);
     let mut notes = Vec::new();
@@ -260,9 +277,9 @@ impl Host {
         flow: &Flow,
         image: Option<&Reference>,
         default: &Reference,
-    ) -> Result<(Manifest, Option<String>), RunError> {
+    ) -> Result<(Used, Option<String>), RunError> {
         if let Some(image) = image {
-            return Ok((self.store.manifest(image)?, None));
+            return Ok((self.store.use_bundle(image)?, None));
         }
         let environment = flow.environment.as_ref();
         let named = environment.and_then(|environment| environment.image.as_deref());
@@ -274,6 +291,9 @@ impl From<EnvironmentError> for RunError {
     fn from(error: EnvironmentError) -> Self {
         match error {
             EnvironmentError::Bundle(error) => error.into(),
+            EnvironmentError::Io { ref source, .. } => {
+                Self::system("EnvironmentError", format!("{error}: {source}")).caused_by(error)
+            }
             error if error.is_users() => Self::user("EnvironmentError", error.to_string()),
             error => Self::system("EnvironmentError", error.to_string()).caused_by(error),
         }

@@ -209,7 +209,11 @@ impl From<FlowError> for RunError {
 
 impl From<BundleError> for RunError {
     fn from(error: BundleError) -> Self {
-        Self::system("BundleError", error.to_string()).caused_by(error)
+        let message = match &error {
+            BundleError::Io { source, .. } => format!("{error}: {source}"),
+            other => other.to_string(),
+        };
+        Self::system("BundleError", message).caused_by(error)
     }
 }
 

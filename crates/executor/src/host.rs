@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use flowcell_bundle::{Compiler, ImageName, Manifest, Programs, Progress, Reference, Store};
+use flowcell_bundle::{Compiler, ImageName, Programs, Progress, Reference, Store, Used};
 use flowcell_sandbox::{Sandbox, SandboxConfig};
 
 use crate::error::RunError;
@@ -94,9 +94,9 @@ impl Host {
         &self,
         image: Option<&str>,
         default: &Reference,
-    ) -> Result<(Manifest, Option<String>), RunError> {
+    ) -> Result<(Used, Option<String>), RunError> {
         let Some(image) = image else {
-            return Ok((self.store.manifest(default)?, None));
+            return Ok((self.store.use_bundle(default)?, None));
         };
         if let Ok(name) = image.parse::<ImageName>()
             && let Ok(digest) = self.store.resolve_name(&name)
@@ -106,11 +106,11 @@ impl Host {
                 ImageName::Local(reference) => reference,
                 ImageName::Registry(_) => Reference::from(digest),
             };
-            return Ok((self.store.manifest(&reference)?, None));
+            return Ok((self.store.use_bundle(&reference)?, None));
         }
         let note = format!(
             "the flow's image {image} is no bundle of this store; {default} takes its place"
         );
-        Ok((self.store.manifest(default)?, Some(note)))
+        Ok((self.store.use_bundle(default)?, Some(note)))
     }
 }

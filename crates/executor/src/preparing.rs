@@ -224,10 +224,10 @@ impl Maker {
         let refused = |error: RunError| BuildError::Unsuitable(error.message);
         let workspace = Workspace::open(scratch.path(), "flow").map_err(refused)?;
         // The image's name says what the session's own copy said when it was opened, which its tools can write to.
-        let manifest = self.host.store.manifest(&self.bundle);
-        let manifest = manifest.map_err(|error| refused(error.into()))?;
+        let used = self.host.store.use_bundle(&self.bundle);
+        let used = used.map_err(|error| refused(error.into()))?;
         let given = &self.options.environment_variables;
-        let variables = variables(&manifest.environment, workspace.flow(), given);
+        let variables = variables(&used.manifest.environment, workspace.flow(), given);
         if variables.map_err(refused)? != self.variables {
             return Err(BuildError::Unsuitable(
                 "the flow's environment variables were changed by a tool".to_owned(),
@@ -307,8 +307,8 @@ pub fn fork(
     from: (&Path, &Owner),
     to: (&Path, &Owner),
 ) -> Result<usize, RunError> {
-    let manifest = host.store.manifest(bundle)?;
-    let Some(runner) = manifest.python_runner() else {
+    let used = host.store.use_bundle(bundle)?;
+    let Some(runner) = used.manifest.python_runner() else {
         return Ok(0);
     };
     let program = host.compiled(|programs, progress| programs.component(runner, progress))?;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flowcell_bundle::{Manifest, Reference};
+use flowcell_bundle::{Lease, Manifest, Reference};
 use flowcell_environment::{SITE, Site};
 use flowcell_flow::{Flow, Graph, InputDef, JsonMap, NodeTestInputs, ValueType, VariantChoice};
 use flowcell_sandbox::{
@@ -110,6 +110,8 @@ pub(crate) struct Inner {
     pub(crate) prepared: Option<Preparation>,
     // Deleted with the session.
     pub(crate) _workspace: Workspace,
+    // Its instances see folders of the store.
+    pub(crate) _leases: Vec<Lease>,
 }
 
 impl Session {
@@ -131,6 +133,7 @@ impl Session {
             mut tools,
             mut notes,
             line_time,
+            leases,
         } = prepare(host, &workspace, &options)?;
         flow.check_kind()?;
         for node in flow.nodes.iter().filter(|node| node.is_searched()) {
@@ -167,6 +170,7 @@ impl Session {
                 line_time,
                 images: options.images,
                 _workspace: workspace,
+                _leases: leases,
             }),
             notes,
         })
@@ -305,6 +309,8 @@ pub(crate) struct Prepared {
     pub(crate) tools: Tools,
     pub(crate) notes: Vec<String>,
     pub(crate) line_time: Duration,
+    /// Keep what its instances see in the store.
+    pub(crate) leases: Vec<Lease>,
 }
 
 /// Applies variants and sets up the environment of the session's instances.
@@ -317,7 +323,10 @@ pub(crate) fn prepare(
     flow.with_variant(options.variant.as_ref())?;
     let mut notes = Vec::new();
     let image = options.image.as_ref();
-    let (manifest, note) = host.image(&flow, image, &options.bundle)?;
+    let (used, note) = host.image(&flow, image, &options.bundle)?;
+    let mut leases = vec![used.lease];
+    leases.extend(options.site.iter().map(|site| site.lease.clone()));
+    let manifest = used.manifest;
     notes.extend(note);
     let given = &options.environment_variables;
     let variables = variables(&manifest.environment, &flow, given)?;
@@ -349,6 +358,7 @@ pub(crate) fn prepare(
         tools,
         notes,
         line_time,
+        leases,
     })
 }
 

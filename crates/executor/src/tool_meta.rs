@@ -44,7 +44,11 @@ pub async fn tool_meta(
     options: &SessionOptions,
     files: &[(&str, &str)],
 ) -> Result<Vec<FileTool>, RunError> {
-    let Prepared { mut tools, .. } = prepare(host, workspace, options)?;
+    let Prepared {
+        mut tools,
+        leases: _leases,
+        ..
+    } = prepare(host, workspace, options)?;
     let mut described = Vec::with_capacity(files.len());
     for (path, kind) in files {
         described.push(FileTool {

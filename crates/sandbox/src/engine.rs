@@ -120,6 +120,18 @@ impl Sandbox {
         })
     }
 
+    /// The names of what compiled code depends on, as every sandbox of this program has them: their sizes do not matter.
+    ///
+    /// # Errors
+    /// When this machine cannot run guests.
+    pub fn compatibility_keys() -> Result<[String; 2], SandboxError> {
+        let small = Self::new(&SandboxConfig {
+            instances: 1,
+            ..SandboxConfig::default()
+        })?;
+        Ok([CodeKind::Ordinary, CodeKind::Shell].map(|kind| small.compatibility_key(kind)))
+    }
+
     /// Names everything that compiled code of a kind depends on besides its component: wasmtime's version and the engine's
     /// settings.
     pub fn compatibility_key(&self, kind: CodeKind) -> String {

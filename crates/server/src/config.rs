@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use figment::Figment;
 use figment::providers::{Env, Serialized};
-use flowcell_bundle::CompileLimits;
+use flowcell_bundle::{CompileLimits, DEFAULT_STORE_SIZE};
 use flowcell_registry::HostPattern;
 use flowcell_session::machine::Rules;
 use flowcell_session::{
@@ -75,6 +75,8 @@ pub struct Config {
     pub packages: PackagesConfig,
     /// Where base images come from.
     pub images: ImagesConfig,
+    /// How large the store may be.
+    pub store: StoreConfig,
     /// How much flows may hold.
     pub flows: FileLimits,
     /// How much workspaces and users may have.
@@ -344,6 +346,25 @@ impl ImagesConfig {
     }
 }
 
+/// `[store]`: base images, environments, and what is made from them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StoreConfig {
+    /// Size on the disk, in MiB; 1 to 2^40. Beyond it, what nobody uses is deleted, least recently used first.
+    pub size_mib: u64,
+    /// Minutes from one look at the size to the next; 1 to 10080.
+    pub collect_minutes: u64,
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        Self {
+            size_mib: DEFAULT_STORE_SIZE >> 20,
+            collect_minutes: 60,
+        }
+    }
+}
+
 /// `[quotas]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -500,6 +521,13 @@ impl Config {
             self.packages.install_seconds,
             10,
             3_600,
+        )?;
+        between("store.size_mib", self.store.size_mib, 1, 1 << 40)?;
+        between(
+            "store.collect_minutes",
+            self.store.collect_minutes,
+            1,
+            10_080,
         )?;
         between("host.instances", u64::from(self.host.instances), 1, 4_096)?;
         self.check_workers()?;

@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use flowcell_bundle::{BundleError, CompileLimits, Progress, Reference, Store};
+use flowcell_bundle::{BundleError, Collection, CompileLimits, Progress, Reference, Store};
 use flowcell_executor::RunError;
+use flowcell_sandbox::Sandbox;
 use flowcell_session::{
-    Change, ChangeError, Durability, EnvironmentSettings, HostSettings, Ledger, Name,
-    RegistryError, Role, SessionHost, SqliteRegistry, User, UserName, WorkspaceRecord,
+    Change, ChangeError, Durability, EnvironmentSettings, GarbageSettings, HostSettings, Ledger,
+    Name, RegistryError, Role, SessionHost, SqliteRegistry, User, UserName, WorkspaceRecord,
 };
 use flowcell_worker::{WorkerCommand, Workers, WorkersSettings};
 use jiff::Timestamp;
@@ -183,7 +184,17 @@ pub async fn serve(serve: Serve, ending: CancellationToken) -> Result<(), ServeE
         compiler,
         progress,
     })?;
+    let engines = Sandbox::compatibility_keys().map_err(RunError::from)?;
+    let garbage = GarbageSettings {
+        every: Duration::from_secs(config.store.collect_minutes * 60),
+        collection: Collection {
+            size: config.store.size_mib << 20,
+            engines: engines.to_vec(),
+            dry_run: false,
+        },
+    };
     let sessions = SessionHost::start(store, ledger, settings, workers);
+    sessions.start_collecting(garbage);
     let app = App::new(config, sessions).map_err(ServeError::Client)?;
     let config = &app.config().server;
     let listener = TcpListener::bind(config.listen)

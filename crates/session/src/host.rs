@@ -7,6 +7,7 @@ mod effects;
 mod environments;
 mod events;
 mod fork;
+mod garbage;
 mod hibernate;
 mod idle;
 mod install;
@@ -31,6 +32,7 @@ use self::environments::Environments;
 pub use self::environments::{EnvironmentError, EnvironmentSettings};
 pub use self::events::{EventId, InvalidEventId, SessionEvent, Watched, Watcher};
 pub use self::fork::{Fork, ForkError};
+pub use self::garbage::GarbageSettings;
 pub use self::hibernate::{CannotHibernate, HibernateError, NotStored};
 pub use self::install::{Installing, SessionInstallError};
 use self::live::Live;
@@ -312,6 +314,7 @@ impl Inner {
             let step = inner.ledger.change(durability, |state| {
                 let mut step = machine::step(state, inner.context(), &workspace, &event)?;
                 step.changes.extend(more(&step));
+                inner.root(&step.changes);
                 Ok((step.changes.clone(), step))
             })?;
             inner.note(&step);

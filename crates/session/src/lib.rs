@@ -26,9 +26,9 @@ pub use files::{
 };
 pub use host::{
     ActiveCall, AdmissionError, CallError, CannotHibernate, CopyError, EnvironmentError,
-    EnvironmentSettings, EventId, Fork, ForkError, HappenError, HibernateError, HostSettings,
-    Installing, InvalidEventId, Key as SessionKey, NotStored, SessionEvent, SessionHost,
-    SessionInstallError, Usage, Watched, Watcher,
+    EnvironmentSettings, EventId, Fork, ForkError, GarbageSettings, HappenError, HibernateError,
+    HostSettings, Installing, InvalidEventId, Key as SessionKey, NotStored, SessionEvent,
+    SessionHost, SessionInstallError, Usage, Watched, Watcher,
 };
 pub use ledger::{ChangeError, Ledger};
 pub use name::{InvalidName, Name, UserName};

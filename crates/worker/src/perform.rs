@@ -270,8 +270,8 @@ fn record_answer(status: Status, record: &Json) -> Answer {
 pub(crate) fn load_image(host: &Host, image: &str) -> Result<(), String> {
     let reference = image.parse().map_err(|_| "it is no name".to_owned())?;
     let load = || {
-        let manifest = host.store().manifest(&reference)?;
-        if let Some(runner) = manifest.python_runner() {
+        let used = host.store().use_bundle(&reference)?;
+        if let Some(runner) = used.manifest.python_runner() {
             host.programs().component(runner, host.progress())?;
         }
         Ok(())

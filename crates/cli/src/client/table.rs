@@ -5,7 +5,7 @@ use std::fmt::Display;
 use crate::terminal;
 
 /// Rows below their heads, in columns. The last column is as wide as it likes.
-pub(super) fn table(heads: &[&str], rows: &[Vec<String>]) -> String {
+pub(crate) fn table(heads: &[&str], rows: &[Vec<String>]) -> String {
     let heads = heads.iter().map(|head| (*head).to_owned()).collect();
     let lines: Vec<Vec<String>> = std::iter::once(heads)
         .chain(
@@ -91,7 +91,7 @@ pub(super) fn duration(seconds: u64) -> String {
     clippy::cast_precision_loss,
     reason = "one digit after the point is shown"
 )]
-pub(super) fn size(bytes: u64) -> String {
+pub(crate) fn size(bytes: u64) -> String {
     const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
     if bytes < 1024 {
         return format!("{bytes} B");
@@ -109,7 +109,7 @@ pub(super) fn size(bytes: u64) -> String {
 }
 
 /// Whether there is one of something, or more.
-pub(super) fn count(number: usize, what: &str) -> String {
+pub(crate) fn count(number: usize, what: &str) -> String {
     match number {
         1 => format!("1 {what}"),
         _ => format!("{number} {what}s"),

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
-use flowcell_bundle::Store;
+use flowcell_bundle::{Digest, DigestError, Store, Thing};
 use flowcell_flow::Flow;
 use flowcell_worker::{
     Asked, Credentials, IndexSettings, InstallError, InstallJob, Installed, Installer,
@@ -22,6 +22,8 @@ use crate::session::{InstalledPackage, Packages};
 
 /// How long versions that were found for requirements count as the newest.
 const FRESH: Duration = Duration::from_secs(600);
+/// Times that an environment is made which is collected before it is used.
+const TRIES: u32 = 4;
 /// Environments that are remembered.
 const MAX_KNOWN: usize = 1_000;
 /// Names that a flow's file can have.
@@ -140,23 +142,47 @@ impl Environments {
         let known = slot.as_ref().filter(|(since, installed)| {
             (is_lock || since.elapsed() < FRESH) && self.is_there(installed.site.as_deref())
         });
-        let installed = match known {
-            Some((_, installed)) => installed.clone(),
-            None => {
-                let job = InstallJob {
-                    store: self.store.root().to_owned(),
-                    image: image.to_owned(),
-                    asked,
-                    indexes: self.indexes.clone(),
-                    credentials,
-                };
-                let installed = self.installer.install(job, hear).await?;
-                *slot = Some((Instant::now(), installed.clone()));
-                installed
+        let mut installed = known.map(|(_, installed)| installed.clone());
+        let job = InstallJob {
+            store: self.store.root().to_owned(),
+            image: image.to_owned(),
+            asked,
+            indexes: self.indexes.clone(),
+            credentials,
+        };
+        // It may be collected before it has its root here. What was used last goes last, so that is rare.
+        let mut tries = 0;
+        let installed = loop {
+            let made = match installed.take() {
+                Some(made) => made,
+                None => {
+                    let made = self.installer.install(job.clone(), hear).await?;
+                    *slot = Some((Instant::now(), made.clone()));
+                    made
+                }
+            };
+            if let Some(site) = &made.site {
+                let site = site.parse().map_err(|error: DigestError| failed(&error))?;
+                let store = self.store.clone();
+                let rooted = blocking(move || store.add_root(&Thing::Site(site))).await;
+                rooted.map_err(|error| failed(&error))?;
+            }
+            if self.is_there(made.site.as_deref()) {
+                break made;
+            }
+            tries += 1;
+            if tries == TRIES {
+                return Err(EnvironmentError::Failed(
+                    "the environment was deleted while it was made; try again, or give the store more room (store.size_mib)".to_owned(),
+                ));
             }
         };
         let (store, lock) = (self.store.clone(), installed.lock.clone());
-        let lock = blocking(move || store.put(lock.as_bytes())).await;
+        let lock = blocking(move || {
+            store.add_root(&Thing::Blob(Digest::of(lock.as_bytes())))?;
+            store.put(lock.as_bytes())
+        });
+        let lock = lock.await;
         Ok(Packages {
             asked: of,
             site: installed.site,
@@ -210,7 +236,7 @@ impl Environments {
 
     fn is_there(&self, site: Option<&str>) -> bool {
         let folder = |site: &str| -> Option<PathBuf> {
-            let digest: flowcell_bundle::Digest = site.parse().ok()?;
+            let digest: Digest = site.parse().ok()?;
             Some(self.store.cache().join("sites").join(digest.hex()))
         };
         site.is_none_or(|site| folder(site).is_some_and(|folder| folder.is_dir()))
