@@ -84,8 +84,44 @@ impl std::fmt::Debug for Credential {
     }
 }
 
+impl Credential {
+    /// A token, as pip sends it for `https://TOKEN@host/`: in place of the user's name, without a password.
+    pub fn token(token: String) -> Self {
+        Self {
+            username: token,
+            password: String::new(),
+        }
+    }
+}
+
 /// Credentials by host, which stands with its port unless that is the protocol's own.
-pub type Credentials = BTreeMap<String, Credential>;
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Credentials {
+    hosts: BTreeMap<String, Credential>,
+    /// A digest of what marks them; empty without any.
+    scope: String,
+}
+
+impl Credentials {
+    /// Adds one for a host, in place of any other. `mark` tells it from all others, and must tell nothing of it: a hash of it
+    /// is on the disk.
+    pub fn add(&mut self, host: String, credential: Credential, mark: &str) {
+        let text = format!("{}\n{host}\n{mark}", self.scope);
+        let digest = flowcell_bundle::Digest::of(text.as_bytes());
+        self.scope = digest.hex().to_string();
+        self.hosts.insert(host, credential);
+    }
+
+    /// Names them, without telling them: what one set of credentials brought is not for another. Empty without any.
+    pub fn scope(&self) -> &str {
+        &self.scope
+    }
+
+    /// Whether there is one for a host.
+    pub fn has(&self, host: &str) -> bool {
+        self.hosts.contains_key(host)
+    }
+}
 
 /// Which requests are let through.
 struct Guard {
@@ -141,7 +177,7 @@ fn private(host: &str) -> String {
 }
 
 /// The host of an address as lists have it.
-fn host(url: &Url) -> Option<String> {
+pub(crate) fn host(url: &Url) -> Option<String> {
     let host = url.host_str()?;
     Some(match url.port() {
         Some(port) => format!("{host}:{port}"),
@@ -234,7 +270,7 @@ impl Middleware for Guard {
         {
             return Err(refused(error.to_string()));
         }
-        let credential = host(request.url()).and_then(|host| self.credentials.get(&host));
+        let credential = host(request.url()).and_then(|host| self.credentials.hosts.get(&host));
         if let Some(credential) = credential
             && !request.headers().contains_key(http::header::AUTHORIZATION)
         {
@@ -456,7 +492,7 @@ mod tests {
     fn refusal(settings: IndexSettings, url: &str) -> Option<String> {
         let guard = Guard {
             settings,
-            credentials: Credentials::new(),
+            credentials: Credentials::default(),
         };
         guard.refusal(&Url::parse(url).unwrap())
     }

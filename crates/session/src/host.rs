@@ -2,6 +2,7 @@
 
 mod clock;
 mod copy;
+mod credentials;
 mod effects;
 mod environments;
 mod events;
@@ -25,6 +26,7 @@ use tokio::task::JoinHandle;
 
 use self::clock::{Clock, Timer};
 pub use self::copy::CopyError;
+pub use self::credentials::CredentialsError;
 use self::environments::Environments;
 pub use self::environments::{EnvironmentError, EnvironmentSettings};
 pub use self::events::{EventId, InvalidEventId, SessionEvent, Watched, Watcher};
@@ -38,6 +40,7 @@ use crate::ledger::{ChangeError, Ledger};
 use crate::machine::{self, Context, Event, Refusal, Rules, Step};
 use crate::name::Name;
 use crate::registry::Durability;
+use crate::secrets::Secrets;
 use crate::session::Session;
 
 /// Locks that serialise what is done to a session: sessions share them, by a hash of the key.
@@ -73,6 +76,8 @@ pub struct HostSettings {
     pub stored_memory: u64,
     /// How environments are made.
     pub environments: EnvironmentSettings,
+    /// What seals the credentials of identities.
+    pub secrets: Secrets,
 }
 
 /// A session or a compute: its workspace and its name there.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flowcell_worker::{ComputeSpec, Credentials, SessionId, SessionSpec, WorkerError};
+use flowcell_worker::{ComputeSpec, SessionId, SessionSpec, WorkerError};
 
 use super::copy::{CopyError, WorkingCopy};
 use super::environments::{EnvironmentError, Environments};
@@ -116,7 +116,7 @@ impl Inner {
                 match Environments::asked(ledger, workspace.clone(), flow).await? {
                     None => None,
                     Some(asked) => {
-                        let credentials = self.credentials(&session);
+                        let credentials = self.index_credentials(&session)?;
                         let made = self
                             .environments
                             .make(&session, asked, credentials, &|_| {});
@@ -130,11 +130,6 @@ impl Inner {
         Ok(packages)
     }
 
-    /// What a session may show to hosts of packages.
-    pub(super) fn credentials(&self, _session: &Session) -> Credentials {
-        Credentials::new()
-    }
-
     /// Makes a session's working copy, and makes sure of its environment.
     pub(super) async fn open(
         self: &Arc<Self>,
@@ -146,7 +141,7 @@ impl Inner {
         if let Some(packages) = packages {
             let session = self.session(&(workspace.clone(), id.clone()));
             let session = session.map_err(|_| OpenError::Over)?;
-            let credentials = self.credentials(&session);
+            let credentials = || self.index_credentials(&session);
             self.environments
                 .restore(&session, packages, credentials)
                 .await?;
