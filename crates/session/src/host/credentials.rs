@@ -1,5 +1,6 @@
 //! What sessions show to package indexes and registries: the credentials of their identity, opened when they are needed.
 
+use flowcell_registry::Credentials as RegistryCredentials;
 use flowcell_worker::{Credential, Credentials};
 
 use super::environments::EnvironmentError;
@@ -69,32 +70,40 @@ impl SessionHost {
         user: &UserName,
         identity: &Identity,
         registry: &str,
-    ) -> Result<flowcell_registry::Credentials, CredentialsError> {
-        use flowcell_registry::Credentials as Shown;
-        // What is no host holds nothing; whoever pulls says that it is none.
-        let Ok(registry) = CredentialHost::new(registry) else {
-            return Ok(Shown::anonymous());
+    ) -> Result<RegistryCredentials, CredentialsError> {
+        let read = |workspace: &Workspace| {
+            registry_credentials(workspace, self.secrets(), user, identity, registry)
         };
-        let find = |workspace: &Workspace| {
-            let holder = workspace.holder(user, identity)?;
-            let key = (holder, CredentialKind::Registry, registry.clone());
-            let found = workspace.credentials.get(&key);
-            found
-                .map(|stored| open(workspace, self.secrets(), stored))
-                .transpose()
-        };
-        let shown = match self.inner.within(workspace, find)? {
-            None => return Ok(Shown::anonymous()),
-            Some(CredentialSecret::Token(token)) => Shown::bearer(registry.as_str(), token),
-            Some(CredentialSecret::Password { username, password }) => {
-                Shown::basic(registry.as_str(), username, password)
-            }
-        };
-        shown.map_err(|source| CredentialsError::Registry {
-            host: registry,
-            source,
-        })
+        self.inner.within(workspace, read)
     }
+}
+
+fn registry_credentials(
+    workspace: &Workspace,
+    secrets: &Secrets,
+    user: &UserName,
+    identity: &Identity,
+    registry: &str,
+) -> Result<RegistryCredentials, CredentialsError> {
+    let holder = workspace.holder(user, identity)?;
+    // What is no host holds nothing; whoever pulls says that it is none.
+    let Ok(host) = CredentialHost::new(registry) else {
+        return Ok(RegistryCredentials::anonymous());
+    };
+    let key = (holder, CredentialKind::Registry, host);
+    let Some(stored) = workspace.credentials.get(&key) else {
+        return Ok(RegistryCredentials::anonymous());
+    };
+    let shown = match open(workspace, secrets, stored)? {
+        CredentialSecret::Token(token) => RegistryCredentials::bearer(registry, token),
+        CredentialSecret::Password { username, password } => {
+            RegistryCredentials::basic(registry, username, password)
+        }
+    };
+    shown.map_err(|source| CredentialsError::Registry {
+        host: stored.host.clone(),
+        source,
+    })
 }
 
 impl Inner {
@@ -148,4 +157,88 @@ fn open(
             host: stored.host.clone(),
             source,
         })
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test stops where it fails")]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::credential::Holder;
+    use crate::identity::{credential_key, own_identity, put_credential};
+    use crate::secrets::SecretKey;
+    use crate::state::{Change, State};
+    use crate::tenancy::{Role, WorkspaceRecord};
+
+    #[test]
+    fn a_registry_gets_what_the_identity_holds_for_it() {
+        let (name, ana) = (Name::new("w").unwrap(), UserName::new("ana").unwrap());
+        let ben = UserName::new("ben").unwrap();
+        let secrets = Secrets::new(SecretKey::generate().unwrap(), Vec::new());
+        let record = WorkspaceRecord {
+            name: name.clone(),
+            created: Timestamp::UNIX_EPOCH,
+        };
+        let mut state = State::default();
+        state.apply(&Change::PutWorkspace(record.clone()));
+        state.apply(&own_identity(&record, &ana));
+        state.apply(&Change::PutRole {
+            workspace: name.clone(),
+            user: ana.clone(),
+            role: Role::Owner,
+        });
+        let text = |text: &str| Some(text.to_owned());
+        for (holder, kind, host, secret) in [
+            (
+                Holder::Identity(Name::own_identity()),
+                "registry",
+                "registry.example:5000",
+                CredentialSecret::new(text("a-token"), None, None),
+            ),
+            (
+                Holder::User(ben.clone()),
+                "registry",
+                "registry.example:5000",
+                CredentialSecret::new(None, text("ben"), text("a password")),
+            ),
+            // For another use of the same host.
+            (
+                Holder::User(ana.clone()),
+                "index",
+                "registry.example:5000",
+                CredentialSecret::new(text("another"), None, None),
+            ),
+        ] {
+            let key = credential_key(holder, kind, host).unwrap();
+            let by = (&ana, Timestamp::UNIX_EPOCH);
+            let stored = put_credential(&state, &secrets, &name, key, &secret.unwrap(), by);
+            state.apply(&Change::PutCredential(stored.unwrap()));
+        }
+        let workspace = &state.workspaces[&name];
+        let found = |user: &UserName, identity: Identity, registry: &str| {
+            registry_credentials(workspace, &secrets, user, &identity, registry)
+        };
+        let managed = || Identity::Managed { client_id: None };
+        let registry = "registry.example:5000";
+        let bearer = RegistryCredentials::bearer(registry, "a-token").unwrap();
+        assert_eq!(found(&ana, managed(), registry).unwrap(), bearer);
+        let basic = RegistryCredentials::basic(registry, "ben", "a password").unwrap();
+        let own = Identity::UserIdentity;
+        assert_eq!(found(&ben, own.clone(), registry).unwrap(), basic);
+        for (user, identity, registry) in [
+            (&ana, own, registry),
+            (&ana, managed(), "registry.example"),
+            (&ana, managed(), "other.example:5000"),
+            (&ana, managed(), "no host"),
+        ] {
+            let none = RegistryCredentials::anonymous();
+            assert_eq!(found(user, identity, registry).unwrap(), none);
+        }
+        let refused = found(&ben, managed(), registry);
+        assert!(matches!(
+            refused,
+            Err(CredentialsError::Refused(Refusal::Forbidden(_)))
+        ));
+    }
 }
