@@ -241,6 +241,21 @@ impl Guard {
     }
 }
 
+impl Guard {
+    /// What is said when an index does not let anybody in.
+    fn unauthorized(&self, url: &Url) -> String {
+        let host = host(url).unwrap_or_default();
+        let why = if self.credentials.has(&host) {
+            "does not take the credentials that there are for it"
+        } else {
+            "lets in only those it knows, and there are no credentials for it"
+        };
+        format!(
+            "{host} {why} (401 Unauthorized); set them for the session's identity: `flowcell credential set {host} --kind index`"
+        )
+    }
+}
+
 impl Resolve for PublicAddresses {
     fn resolve(&self, name: Name) -> Resolving {
         let guard = Arc::clone(&self.0);
@@ -285,6 +300,9 @@ impl Middleware for Guard {
             MAX_ANSWER
         };
         let response = next.run(request, extensions).await?;
+        if response.status() == http::StatusCode::UNAUTHORIZED {
+            return Err(refused(self.unauthorized(response.url())));
+        }
         if response
             .content_length()
             .is_some_and(|length| length > most)

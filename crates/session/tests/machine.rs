@@ -472,12 +472,11 @@ fn a_dry_run_shows_the_settings_and_changes_nothing() {
 
 #[test]
 fn idle_time_and_identity_hold_at_once() {
-    let mut world = World::new();
+    let mut world = with_identity(&["ana"]);
     let before = world.start("ana", "f", Wish::default()).unwrap();
     let wish = Wish {
         idle_seconds: Some(120),
-        identity: Some(Identity::Managed { client_id: None }),
-        ..Wish::default()
+        ..managed(Some("c"))
     };
     let step = world.update(wish).unwrap();
     assert_eq!(step.effects, []);
@@ -487,7 +486,7 @@ fn idle_time_and_identity_hold_at_once() {
         (after.idle_seconds, after.revision),
         (120, before.revision + 1)
     );
-    assert_eq!(after.identity, Identity::Managed { client_id: None });
+    assert_eq!(Some(&after.identity), managed(Some("c")).identity.as_ref());
 }
 
 #[test]
@@ -957,10 +956,10 @@ fn fork(who: &str, generation: u64, flow: &str, wish: Wish) -> Event {
 
 #[test]
 fn a_fork_is_a_new_flow_with_a_session_like_the_other() {
-    let mut world = World::new();
+    let mut world = with_identity(&["ana"]);
     let wish = Wish {
         idle_seconds: Some(500),
-        identity: Some(Identity::Managed { client_id: None }),
+        identity: managed(Some("c")).identity,
         ..of_type("medium")
     };
     let source = world.start("ana", "f", wish).unwrap();

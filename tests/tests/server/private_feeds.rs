@@ -155,7 +155,7 @@ fn a_session_installs_with_its_identity() {
     // One's own are taken for one's own sessions.
     let own = feed.credential("me");
     admin.put(&own, json!({"token": "wrong"})).expect(200);
-    fails(&admin, "g", &user, &[&host]);
+    fails(&admin, "g", &user, &[&host, "does not take", "credential set"]);
     admin.put(&own, json!({"token": TOKEN})).expect(200);
     assert_eq!(runs(&admin, "g", &user).out(json!({})), "1.0");
     // Not for somebody else's.
@@ -226,7 +226,8 @@ fn a_token_goes_to_its_host_only() {
     // The feed sends its visitors elsewhere for the file, and there is another index beside it.
     let file = thing("1.0").filename();
     let elsewhere = feed.open.file_url(&file);
-    feed.open.add(&thing("1.0"));
+    feed.open
+        .add_file("elsewhere", &file, &thing("1.0").bytes());
     feed.feed
         .fault(&file, Fault::Redirect(Box::leak(elsewhere.into_boxed_str())));
     feed.open.add(&Wheel::new("other", "1.0").file("other.py", ""));
@@ -268,7 +269,8 @@ fn what_credentials_have_brought_is_not_for_those_without() {
     // The same identity gets what is there.
     runs(&admin, "g", &team);
     assert_eq!(feed.feed.requests().len(), asked);
-    fails(&admin, "h", &user, &[&feed.feed.host()]);
+    let words = [&feed.feed.host(), "there are no credentials", "credential set"];
+    fails(&admin, "h", &user, &words);
     // Another identity asks for itself, and need not fetch the same file again.
     let second = feed.identity("second");
     runs(&admin, "i", &second);
@@ -289,7 +291,7 @@ fn what_credentials_have_brought_is_not_for_those_without() {
     admin
         .upload("forged", &flow(&plain).file("pylock.toml", &other))
         .expect(201);
-    fails(&admin, "forged", &user, &["401"]);
+    fails(&admin, "forged", &user, &words);
 }
 
 #[test]

@@ -89,10 +89,14 @@ fn a_key_is_made_and_kept_well() {
     let said = refused(&mut server, &[]);
     assert!(said.contains(id) && said.contains("put it back"), "{said}");
     assert!(!path.exists());
-    fs::write(&path, "hunter2").unwrap();
+    let write = |text: &str| {
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    };
+    write("hunter2");
     let said = refused(&mut server, &[]);
     assert!(said.contains("openssl") && !said.contains("hunter2"), "{said}");
-    fs::write(&path, &made).unwrap();
+    write(&made);
     restart(&mut server, &[]);
     assert_eq!(held(&server), 1);
     // Lost for good.
