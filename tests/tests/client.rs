@@ -470,11 +470,27 @@ fn identities_and_credentials() {
     tell(&["identity", "create", "team"], "");
     tell(&["identity", "list"], "");
     let secret = file("secret", &format!("{SECRET}\n"));
-    let set = ["credential", "set", "packages.example.com", "--kind", "index"];
+    let set = [
+        "credential",
+        "set",
+        "packages.example.com",
+        "--kind",
+        "index",
+    ];
     let with = |more: &[&'static str]| [&set[..], more].concat();
-    tell(&with(&["--identity", "team", "--value-env", "FEED_TOKEN"]), "");
+    tell(
+        &with(&["--identity", "team", "--value-env", "FEED_TOKEN"]),
+        "",
+    );
     tell(&with(&["--username", "ana", "--value-stdin"]), SECRET);
-    let from_file = ["credential", "set", "127.0.0.1:5000", "--kind", "registry", "--value-file"];
+    let from_file = [
+        "credential",
+        "set",
+        "127.0.0.1:5000",
+        "--kind",
+        "registry",
+        "--value-file",
+    ];
     tell(&[&from_file[..], &[&secret]].concat(), "");
     tell(&["credential", "list"], "");
     tell(&["credential", "list", "--identity", "team"], "");
@@ -483,7 +499,15 @@ fn identities_and_credentials() {
         with(&["--value-env", "NO_SUCH_VARIABLE"]),
         with(&["--value-file", "/no/such/file"]),
         with(&["--value-stdin"]),
-        vec!["credential", "set", "https://a.example", "--kind", "index", "--value-env", "FEED_TOKEN"],
+        vec![
+            "credential",
+            "set",
+            "https://a.example",
+            "--kind",
+            "index",
+            "--value-env",
+            "FEED_TOKEN",
+        ],
     ] {
         tell(&wrong, "");
     }
@@ -492,13 +516,33 @@ fn identities_and_credentials() {
     tell(&["identity", "grant", "team", "ben"], "");
     tell(&["identity", "grants", "team"], "");
     tell(&["identity", "withdraw", "team", "ben"], "");
-    tell(&["credential", "delete", "packages.example.com", "--kind", "index"], "");
+    tell(
+        &[
+            "credential",
+            "delete",
+            "packages.example.com",
+            "--kind",
+            "index",
+        ],
+        "",
+    );
     let azure = "$schema: https://example.com/workspace.schema.json\nname: default\nidentity:\n  type: system_assigned, user_assigned\n  user_assigned_identities:\n    '/subscriptions/s/providers/Microsoft.ManagedIdentity/userAssignedIdentities/feed': {}\n    team: {}\n";
-    tell(&["workspace", "update", "--file", &file("workspace.yml", azure)], "");
+    tell(
+        &[
+            "workspace",
+            "update",
+            "--file",
+            &file("workspace.yml", azure),
+        ],
+        "",
+    );
     tell(&["workspace", "show"], "");
     for (name, text) in [
         ("unknown.yml", "identity: {type: none}\nlocation: here\n"),
-        ("inner.yml", "identity: {type: user_assigned, user_assigned_identities: {a: {color: red}}}\n"),
+        (
+            "inner.yml",
+            "identity: {type: user_assigned, user_assigned_identities: {a: {color: red}}}\n",
+        ),
         ("other.yml", "name: other\n"),
         ("list.yml", "- identity\n"),
         ("broken.yml", "identity: {\n"),

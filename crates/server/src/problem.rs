@@ -9,8 +9,8 @@ use flowcell_executor::RunError;
 use flowcell_session::machine::Refusal;
 use flowcell_session::{
     AdmissionError, ArchiveError, CallError, ChangeError, CopyError, EditError, EnvironmentError,
-    ForkError, HibernateError, IdentityError, InvalidCredential, InvalidName, InvalidPath, RegistryError, SessionInstallError,
-    TooLarge,
+    ForkError, HibernateError, IdentityError, InvalidCredential, InvalidName, InvalidPath,
+    RegistryError, SessionInstallError, TooLarge,
 };
 use flowcell_worker::WorkerError;
 use serde::{Deserialize, Serialize};

@@ -301,14 +301,19 @@ fn open_ledger(
             .workspaces
             .values()
             .flat_map(|workspace| workspace.credentials.values());
-        let found = credentials.find(|one| !keys.lost_keys.iter().any(|key| key == one.sealed.key()));
+        let found =
+            credentials.find(|one| !keys.lost_keys.iter().any(|key| key == one.sealed.key()));
         found.map(|one| one.sealed.key().to_owned())
     };
     let secrets = keys::secrets(keys, folder, sealed_by.as_deref())?;
     let count = reseal(&ledger, &secrets, &keys.lost_keys)?;
     if count > 0 {
         let key = secrets.current().id();
-        tracing::info!(count, key, "credentials of previous keys were sealed by the present one, or deleted");
+        tracing::info!(
+            count,
+            key,
+            "credentials of previous keys were sealed by the present one, or deleted"
+        );
     }
     let first = ledger.change(Durability::Synced, |state| {
         let names = (UserName::new(FIRST_USER), Name::new(FIRST_WORKSPACE));

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::name::{Name, UserName};
-use crate::secrets::{SecretError, Sealed, Secrets};
+use crate::secrets::{Sealed, SecretError, Secrets};
 use crate::state::Workspace;
 
 /// Longest token and password, in bytes.
@@ -267,7 +267,10 @@ fn place(
     let holder = match holder {
         Holder::Identity(name) => {
             let identity = workspace.identities.get(name)?;
-            format!("identity {name} {} {}", identity.client_id, identity.created)
+            format!(
+                "identity {name} {} {}",
+                identity.client_id, identity.created
+            )
         }
         Holder::User(user) => format!("user {user}"),
     };
@@ -328,12 +331,25 @@ mod tests {
             (some("a\nb"), None, None, InvalidCredential::Token),
             (some("é"), None, None, InvalidCredential::Token),
             (None, some("a:b"), some("p"), InvalidCredential::Username),
-            (None, text(MAX_USERNAME + 1), some("p"), InvalidCredential::Username),
+            (
+                None,
+                text(MAX_USERNAME + 1),
+                some("p"),
+                InvalidCredential::Username,
+            ),
             (None, some("u"), some(""), InvalidCredential::Password),
             (None, some("u"), some("a\rb"), InvalidCredential::Password),
-            (None, some("u"), text(MAX_SECRET + 1), InvalidCredential::Password),
+            (
+                None,
+                some("u"),
+                text(MAX_SECRET + 1),
+                InvalidCredential::Password,
+            ),
         ] {
-            assert_eq!(CredentialSecret::new(token, username, password), Err(expected));
+            assert_eq!(
+                CredentialSecret::new(token, username, password),
+                Err(expected)
+            );
         }
         let secret = CredentialSecret::new(some("hunter2"), None, None).unwrap();
         assert_eq!(format!("{secret:?}"), "******");

@@ -387,7 +387,10 @@ pub fn set_identities(
     }
     for (name, client_id) in &wanted.user_assigned {
         check_name(name, IdentityKind::UserAssigned)?;
-        all.insert(name.clone(), (IdentityKind::UserAssigned, client_id.clone()));
+        all.insert(
+            name.clone(),
+            (IdentityKind::UserAssigned, client_id.clone()),
+        );
     }
     if all.len() > MAX_IDENTITIES {
         return Err(too_many_identities());
@@ -497,11 +500,7 @@ pub enum ResealError {
 ///
 /// # Errors
 /// When something is sealed by a key that is not there, or does not open.
-pub fn reseal(
-    ledger: &Ledger,
-    secrets: &Secrets,
-    lost: &[String],
-) -> Result<usize, ResealError> {
+pub fn reseal(ledger: &Ledger, secrets: &Secrets, lost: &[String]) -> Result<usize, ResealError> {
     let resealed = ledger.change(Durability::Synced, |state| {
         let mut changes = Vec::new();
         let workspaces = state.workspaces.values();

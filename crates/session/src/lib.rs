@@ -32,10 +32,10 @@ pub use files::{
     replace, unpack,
 };
 pub use host::{
-    ActiveCall, AdmissionError, CallError, CannotHibernate, CopyError, CredentialsError, EnvironmentError,
-    EnvironmentSettings, EventId, Fork, ForkError, HappenError, HibernateError, HostSettings,
-    Installing, InvalidEventId, Key as SessionKey, NotStored, SessionEvent, SessionHost,
-    SessionInstallError, Usage, Watched, Watcher,
+    ActiveCall, AdmissionError, CallError, CannotHibernate, CopyError, CredentialsError,
+    EnvironmentError, EnvironmentSettings, EventId, Fork, ForkError, HappenError, HibernateError,
+    HostSettings, Installing, InvalidEventId, Key as SessionKey, NotStored, SessionEvent,
+    SessionHost, SessionInstallError, Usage, Watched, Watcher,
 };
 pub use identity::{
     IdentityError, IdentityKind, MAX_CREDENTIALS, MAX_GRANTS, MAX_IDENTITIES, ResealError,

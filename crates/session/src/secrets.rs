@@ -280,7 +280,13 @@ mod tests {
 
     #[test]
     fn a_text_that_is_no_key_is_not_shown() {
-        for text in ["", "hunter2", &"g".repeat(64), &"0".repeat(63), &"é".repeat(32)] {
+        for text in [
+            "",
+            "hunter2",
+            &"g".repeat(64),
+            &"0".repeat(63),
+            &"é".repeat(32),
+        ] {
             let error = SecretKey::parse(text).unwrap_err();
             assert_eq!(error, SecretError::Key, "{text}");
         }

@@ -267,7 +267,9 @@ impl State {
                 let holder = Holder::Identity(identity.clone());
                 workspace.identities.remove(identity);
                 workspace.grants.retain(|(granted, _)| granted != identity);
-                workspace.credentials.retain(|(held, ..), _| *held != holder);
+                workspace
+                    .credentials
+                    .retain(|(held, ..), _| *held != holder);
             }),
             Change::PutGrant {
                 workspace,

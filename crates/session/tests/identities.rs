@@ -153,11 +153,19 @@ fn registries_hold_what_the_state_holds() {
                 for identity in ["i", "i2"] {
                     world.identity(workspace, identity).unwrap();
                     world.grant(workspace, identity, "ana").unwrap();
-                    world.put(workspace, of(identity, "a.example"), SECRET).unwrap();
-                    world.put(workspace, of(identity, "[::1]:80"), SECRET).unwrap();
+                    world
+                        .put(workspace, of(identity, "a.example"), SECRET)
+                        .unwrap();
+                    world
+                        .put(workspace, of(identity, "[::1]:80"), SECRET)
+                        .unwrap();
                 }
-                world.put(workspace, of_user("ana", "a.example:1"), SECRET).unwrap();
-                world.put(workspace, of_user("ana2", "a.example"), SECRET).unwrap();
+                world
+                    .put(workspace, of_user("ana", "a.example:1"), SECRET)
+                    .unwrap();
+                world
+                    .put(workspace, of_user("ana2", "a.example"), SECRET)
+                    .unwrap();
             }
         };
         fill();
@@ -172,7 +180,9 @@ fn registries_hold_what_the_state_holds() {
         let gone = withdraw(&world.state(), &name("w"), &name("i"), &user("ana")).unwrap();
         world.make(vec![gone]);
         check("withdrawing");
-        world.make(vec![delete_identity(&world.state(), &name("w"), &name("i")).unwrap()]);
+        world.make(vec![
+            delete_identity(&world.state(), &name("w"), &name("i")).unwrap(),
+        ]);
         check("deleting an identity");
         assert_eq!(world.credentials("w").len(), 4);
         world.make(vec![Change::DeleteRole {
@@ -200,7 +210,8 @@ fn the_disk_has_no_secrets() {
     let folder = tempfile::tempdir().unwrap();
     let world = World::over(SqliteRegistry::open(&folder.path().join("registry.sqlite")).unwrap());
     world.put("w", of("system", "a.example"), SECRET).unwrap();
-    let password = CredentialSecret::new(None, Some("name-of-me".to_owned()), Some(SECRET.to_owned()));
+    let password =
+        CredentialSecret::new(None, Some("name-of-me".to_owned()), Some(SECRET.to_owned()));
     let by = (&user("ana"), now());
     let stored = put_credential(
         &world.state(),
@@ -216,7 +227,9 @@ fn the_disk_has_no_secrets() {
     for entry in fs::read_dir(folder.path()).unwrap() {
         let bytes = fs::read(entry.unwrap().path()).unwrap();
         for secret in [SECRET, "name-of-me"] {
-            let is_there = bytes.windows(secret.len()).any(|part| part == secret.as_bytes());
+            let is_there = bytes
+                .windows(secret.len())
+                .any(|part| part == secret.as_bytes());
             assert!(!is_there && !printed.contains(secret));
         }
         files += 1;
@@ -270,7 +283,9 @@ fn a_record_is_for_its_own_place_only() {
         assert!(matches!(error, ResealError::Broken { .. }), "{moved:?}");
     }
     // An identity of the same name that was made later is another one.
-    world.make(vec![delete_identity(&world.state(), &name("w"), &name("i")).unwrap()]);
+    world.make(vec![
+        delete_identity(&world.state(), &name("w"), &name("i")).unwrap(),
+    ]);
     world.identity("w", "i").unwrap();
     world.make(vec![Change::PutCredential(stored.clone())]);
     assert!(reseal(&world.ledger, &next, &[]).is_err());
@@ -281,7 +296,10 @@ fn keys_change_for_all_or_for_nothing() {
     for_both(|world, held| {
         world.put("w", of("system", "a.example"), SECRET).unwrap();
         world.put("v", of_user("ana", "b.example"), SECRET).unwrap();
-        let (old, new) = (world.secrets.current().clone(), SecretKey::generate().unwrap());
+        let (old, new) = (
+            world.secrets.current().clone(),
+            SecretKey::generate().unwrap(),
+        );
         let before = world.state();
         // The right key changes nothing; a wrong one is told, and changes nothing.
         assert_eq!(reseal(&world.ledger, &world.secrets, &[]).unwrap(), 0);
@@ -317,12 +335,16 @@ fn everything_has_a_bound() {
         let host = format!("h{number}.example");
         world.put("w", of("i1", &host), SECRET).unwrap();
     }
-    let refused = world.put("w", of("i1", "more.example"), SECRET).unwrap_err();
+    let refused = world
+        .put("w", of("i1", "more.example"), SECRET)
+        .unwrap_err();
     assert!(refused.to_string().contains("50"), "{refused}");
     // Replacing is no more, nor is what others hold.
     world.put("w", of("i1", "h0.example"), "another").unwrap();
     world.put("w", of("i2", "more.example"), SECRET).unwrap();
-    world.put("w", of_user("ana", "more.example"), SECRET).unwrap();
+    world
+        .put("w", of_user("ana", "more.example"), SECRET)
+        .unwrap();
     for number in 0..=MAX_GRANTS {
         let who = format!("u{number}");
         world.make(vec![Change::PutRole {

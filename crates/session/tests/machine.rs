@@ -336,16 +336,14 @@ fn managed(client_id: Option<&str>) -> Wish {
 /// An identity `i` with the client identifier `c`, and whoever may assign it.
 fn with_identity(users: &[&str]) -> World {
     let mut world = World::new();
-    world
-        .state
-        .apply(&Change::PutIdentity(WorkspaceIdentity {
-            workspace: name("w"),
-            name: name("i"),
-            kind: IdentityKind::UserAssigned,
-            client_id: "c".to_owned(),
-            created_by: user("ana"),
-            created: world.now,
-        }));
+    world.state.apply(&Change::PutIdentity(WorkspaceIdentity {
+        workspace: name("w"),
+        name: name("i"),
+        kind: IdentityKind::UserAssigned,
+        client_id: "c".to_owned(),
+        created_by: user("ana"),
+        created: world.now,
+    }));
     for who in users {
         let grant = machine_grant(&world.state, who);
         world.state.apply(&grant);

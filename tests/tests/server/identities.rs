@@ -81,8 +81,11 @@ fn an_identity_is_assigned_by_those_who_may() {
     let refused = ben.post(&reset, Value::Null);
     refused.is_problem(404, "not-found", &[&id]);
     assert_eq!(session.out(json!({})), 1);
-    ben.patch(&session.path(""), json!({"identity": {"type": "user_identity"}}))
-        .expect(200);
+    ben.patch(
+        &session.path(""),
+        json!({"identity": {"type": "user_identity"}}),
+    )
+    .expect(200);
     let anew = ben.post(&reset, Value::Null);
     assert!([200, 202].contains(&anew.status), "{anew:#?}");
     assert_eq!(session.wait_for("running")["generation"], 2);
@@ -139,7 +142,9 @@ fn an_identity_is_of_its_workspace_only() {
     ann.put(&own, json!({"token": SECRET})).expect(200);
     let role = workspace("/roles/ann");
     admin.delete(&role).expect(204);
-    admin.put(&role, json!({"role": "data-scientist"})).expect(200);
+    admin
+        .put(&role, json!({"role": "data-scientist"}))
+        .expect(200);
     let listed = ann.get(&workspace("/me/credentials")).is(200).json;
     assert_eq!(listed["items"], json!([]));
 }
@@ -312,7 +317,10 @@ fn a_workspaces_identities_are_set_as_azure_sets_them() {
         (json!({}), &["type"][..]),
         (json!({"type": "managed"}), &["system_assigned"]),
         (json!({"type": "none,user_assigned"}), &["none"]),
-        (json!({"type": "user_assigned"}), &["user_assigned_identities"]),
+        (
+            json!({"type": "user_assigned"}),
+            &["user_assigned_identities"],
+        ),
         (
             json!({"type": "none", "user_assigned_identities": {"a": {}}}),
             &["user_assigned_identities", "user_assigned"],
@@ -340,7 +348,10 @@ fn a_workspaces_identities_are_set_as_azure_sets_them() {
         (json!({"type": "none", "color": 1}), &["color"]),
     ] {
         let answer = set(identity.clone());
-        assert!([400, 422].contains(&answer.status), "{identity} {answer:#?}");
+        assert!(
+            [400, 422].contains(&answer.status),
+            "{identity} {answer:#?}"
+        );
         for word in words {
             assert!(answer.detail().contains(word), "{identity} {answer:#?}");
         }

@@ -60,7 +60,10 @@ impl Feed {
 
     /// Requirements that name the feed with the placeholder.
     fn private(&self) -> String {
-        format!("-i http://{{private}}@{}/simple/\nthing\n", self.feed.host())
+        format!(
+            "-i http://{{private}}@{}/simple/\nthing\n",
+            self.feed.host()
+        )
     }
 
     /// An identity with the feed's token; gives what sessions name it by.
@@ -69,7 +72,10 @@ impl Feed {
         let made = admin.post(&workspace("/identities"), json!({"name": name}));
         let client_id = made.is(201).text("client_id").to_owned();
         admin
-            .put(&self.credential(&format!("identities/{name}")), json!({"token": TOKEN}))
+            .put(
+                &self.credential(&format!("identities/{name}")),
+                json!({"token": TOKEN}),
+            )
             .expect(200);
         json!({"type": "managed", "client_id": client_id})
     }
@@ -155,7 +161,12 @@ fn a_session_installs_with_its_identity() {
     // One's own are taken for one's own sessions.
     let own = feed.credential("me");
     admin.put(&own, json!({"token": "wrong"})).expect(200);
-    fails(&admin, "g", &user, &[&host, "does not take", "credential set"]);
+    fails(
+        &admin,
+        "g",
+        &user,
+        &[&host, "does not take", "credential set"],
+    );
     admin.put(&own, json!({"token": TOKEN})).expect(200);
     assert_eq!(runs(&admin, "g", &user).out(json!({})), "1.0");
     // Not for somebody else's.
@@ -164,7 +175,11 @@ fn a_session_installs_with_its_identity() {
     // What installs while it runs uses them as well.
     feed.feed.add(&thing("2.0"));
     admin
-        .write("f", "requirements.txt", &format!("{}\n# newer\n", feed.private()))
+        .write(
+            "f",
+            "requirements.txt",
+            &format!("{}\n# newer\n", feed.private()),
+        )
         .expect(200);
     install(&session, None);
     assert_eq!(session.out(json!({})), "2.0");
@@ -202,8 +217,12 @@ fn what_is_withdrawn_is_not_used_again() {
     ann.upload("f", &flow(&feed.private())).expect(201);
     let session = runs(&ann, "f", &team);
     admin.delete(&grant).expect(204);
-    ann.write("f", "requirements.txt", &format!("{}# again\n", feed.private()))
-        .expect(200);
+    ann.write(
+        "f",
+        "requirements.txt",
+        &format!("{}# again\n", feed.private()),
+    )
+    .expect(200);
     install(&session, Some(&["ann", "team", "identity grant"]));
     assert_eq!(session.out(json!({})), "1.0");
     admin.delete(&workspace("/identities/team")).expect(204);
@@ -228,9 +247,12 @@ fn a_token_goes_to_its_host_only() {
     let elsewhere = feed.open.file_url(&file);
     feed.open
         .add_file("elsewhere", &file, &thing("1.0").bytes());
-    feed.feed
-        .fault(&file, Fault::Redirect(Box::leak(elsewhere.into_boxed_str())));
-    feed.open.add(&Wheel::new("other", "1.0").file("other.py", ""));
+    feed.feed.fault(
+        &file,
+        Fault::Redirect(Box::leak(elsewhere.into_boxed_str())),
+    );
+    feed.open
+        .add(&Wheel::new("other", "1.0").file("other.py", ""));
     let requirements = format!(
         "{}--extra-index-url {}\nother\n",
         feed.private(),
@@ -241,7 +263,10 @@ fn a_token_goes_to_its_host_only() {
     assert_eq!(session.out(json!({})), "1.0");
     assert!(feed.open.downloads(&file) > 0, "the redirect was followed");
     let shown = feed.open.shown();
-    assert!(!shown.is_empty() && shown.iter().all(Option::is_none), "{shown:?}");
+    assert!(
+        !shown.is_empty() && shown.iter().all(Option::is_none),
+        "{shown:?}"
+    );
     let expected = basic(TOKEN, "");
     assert!(feed.feed.shown().contains(&Some(expected)));
     // The same host at another port is another host.
@@ -269,7 +294,11 @@ fn what_credentials_have_brought_is_not_for_those_without() {
     // The same identity gets what is there.
     runs(&admin, "g", &team);
     assert_eq!(feed.feed.requests().len(), asked);
-    let words = [&feed.feed.host(), "there are no credentials", "credential set"];
+    let words = [
+        &feed.feed.host(),
+        "there are no credentials",
+        "credential set",
+    ];
     fails(&admin, "h", &user, &words);
     // Another identity asks for itself, and need not fetch the same file again.
     let second = feed.identity("second");
@@ -311,12 +340,20 @@ fn a_secret_is_nowhere_to_be_found() {
     // Everything that can go wrong does, too.
     feed.feed.fault("thing", Fault::Status(500, 100));
     admin
-        .write("f", "requirements.txt", &format!("{}# again\n", feed.private()))
+        .write(
+            "f",
+            "requirements.txt",
+            &format!("{}# again\n", feed.private()),
+        )
         .expect(200);
     install(&session, Some(&["thing"]));
     feed.feed.protect("another", "");
     admin
-        .write("f", "requirements.txt", &format!("{}# again, too\n", feed.private()))
+        .write(
+            "f",
+            "requirements.txt",
+            &format!("{}# again, too\n", feed.private()),
+        )
         .expect(200);
     install(&session, Some(&[&feed.feed.host()]));
     session.out(json!({}));

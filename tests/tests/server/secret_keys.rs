@@ -31,7 +31,12 @@ fn refused(server: &mut Server, variables: &[(&str, &str)]) -> String {
     let mut child = server.command().spawn().unwrap();
     let status = ended(&mut child);
     let mut said = String::new();
-    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    child
+        .stderr
+        .take()
+        .unwrap()
+        .read_to_string(&mut said)
+        .unwrap();
     assert_eq!(status.code(), Some(1), "{said}");
     said
 }
@@ -45,7 +50,10 @@ fn restart(server: &mut Server, variables: &[(&str, &str)]) {
 fn put(server: &Server, number: usize) {
     let path = workspace(&format!("/me/credentials/index/h{number}.example"));
     let token = format!("hunter2-{number}");
-    server.admin().put(&path, json!({"token": token})).expect(200);
+    server
+        .admin()
+        .put(&path, json!({"token": token}))
+        .expect(200);
 }
 
 fn held(server: &Server) -> usize {
@@ -79,7 +87,10 @@ fn a_key_is_made_and_kept_well() {
     // One that everybody can read is no key.
     fs::set_permissions(&path, fs::Permissions::from_mode(0o604)).unwrap();
     let said = refused(&mut server, &[]);
-    assert!(said.contains("chmod 600") && said.contains("secrets.key"), "{said}");
+    assert!(
+        said.contains("chmod 600") && said.contains("secrets.key"),
+        "{said}"
+    );
     // One that is gone is not replaced as long as something is sealed by it.
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
     fs::remove_file(&path).unwrap();
@@ -95,13 +106,19 @@ fn a_key_is_made_and_kept_well() {
     };
     write("hunter2");
     let said = refused(&mut server, &[]);
-    assert!(said.contains("openssl") && !said.contains("hunter2"), "{said}");
+    assert!(
+        said.contains("openssl") && !said.contains("hunter2"),
+        "{said}"
+    );
     write(&made);
     restart(&mut server, &[]);
     assert_eq!(held(&server), 1);
     // Lost for good.
     fs::remove_file(&path).unwrap();
-    restart(&mut server, &[("FLOWCELL__SECRETS__LOST_KEYS", &format!("[\"{id}\"]"))]);
+    restart(
+        &mut server,
+        &[("FLOWCELL__SECRETS__LOST_KEYS", &format!("[\"{id}\"]"))],
+    );
     assert_eq!(held(&server), 0);
     assert_ne!(fs::read_to_string(&path).unwrap(), made);
 }
@@ -118,13 +135,21 @@ fn keys_change_at_a_start() {
     };
     // A wrong key is told, with that of what it cannot open, and changes nothing.
     let said = refused(&mut server, &[(KEY, &new)]);
-    for word in ["20 credentials", old_id, "previous_keys", "Nothing was changed"] {
+    for word in [
+        "20 credentials",
+        old_id,
+        "previous_keys",
+        "Nothing was changed",
+    ] {
         assert!(said.contains(word), "no {word:?} in {said}");
     }
     assert!(!said.contains(&old) && !said.contains(&new), "{said}");
     for wrong in ["short", &key('g'), "12345678", "[1]", "{a=1}"] {
         let said = refused(&mut server, &[(KEY, wrong)]);
-        assert!(said.contains("secrets.key") || said.contains("64 hexa"), "{said}");
+        assert!(
+            said.contains("secrets.key") || said.contains("64 hexa"),
+            "{said}"
+        );
         assert!(!said.contains(wrong) || wrong == "short", "{said}");
         let said = refused(&mut server, &[(KEY, &old), (PREVIOUS, wrong)]);
         assert!(said.contains("64 hexa"), "{said}");
@@ -177,7 +202,12 @@ fn keys_change_at_a_start() {
         let mut child = server.command().spawn().unwrap();
         assert_eq!(ended(&mut child).code(), Some(1));
         let mut said = String::new();
-        child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        child
+            .stderr
+            .take()
+            .unwrap()
+            .read_to_string(&mut said)
+            .unwrap();
         said
     };
     assert!(said.contains("missing"), "{said}");
@@ -190,7 +220,10 @@ fn keys_are_not_shown_with_the_configuration() {
     let shown = server.command().arg("--check-config").output().unwrap();
     let shown = String::from_utf8(shown.stdout).unwrap();
     assert!(shown.contains("key = \"******\""), "{shown}");
-    assert!(!shown.contains(&key('a')) && !shown.contains(&key('b')), "{shown}");
+    assert!(
+        !shown.contains(&key('a')) && !shown.contains(&key('b')),
+        "{shown}"
+    );
     // Nor is a record that somebody has changed taken for another one's.
     server.restart();
     put(&server, 0);
@@ -204,12 +237,21 @@ fn keys_are_not_shown_with_the_configuration() {
     assert_eq!(changed.unwrap(), 1);
     drop(database);
     let next = [(KEY, key('c')), (PREVIOUS, key('a'))];
-    let next: Vec<(&str, &str)> = next.iter().map(|(name, key)| (*name, key.as_str())).collect();
+    let next: Vec<(&str, &str)> = next
+        .iter()
+        .map(|(name, key)| (*name, key.as_str()))
+        .collect();
     let said = refused(&mut server, &next);
-    assert!(said.contains("h1.example") && said.contains("delete"), "{said}");
+    assert!(
+        said.contains("h1.example") && said.contains("delete"),
+        "{said}"
+    );
     restart(&mut server, &[(KEY, &key('a'))]);
     let gone = workspace("/me/credentials/index/h1.example");
     server.admin().delete(&gone).expect(204);
     restart(&mut server, &next);
-    assert_eq!(server.admin().get(&workspace("/me/credentials")).json["items"], Value::Array(vec![]));
+    assert_eq!(
+        server.admin().get(&workspace("/me/credentials")).json["items"],
+        Value::Array(vec![])
+    );
 }

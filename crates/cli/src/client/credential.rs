@@ -122,7 +122,9 @@ impl ValueArgs {
             (path.display().to_string(), read)
         } else if let Some(name) = &self.value_env {
             text = std::env::var(name).map_err(|_| {
-                ClientError::new(format!("there is no text in the environment variable {name}"))
+                ClientError::new(format!(
+                    "there is no text in the environment variable {name}"
+                ))
             })?;
             (name.clone(), Ok(0))
         } else {

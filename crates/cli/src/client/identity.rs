@@ -1,7 +1,7 @@
 //! `flowcell identity …`.
 
 use clap::{Args, Subcommand};
-use flowcell_server::api::identities::{CreateIdentity, GrantView, IdentityView};
+use flowcell_server::api::identities::{CreateIdentity, GrantView, ManagedIdentityView};
 use flowcell_session::{Name, UserName};
 use reqwest::Method;
 
@@ -112,7 +112,7 @@ pub(super) async fn run(api: &Api, command: IdentityCommand) -> Result<(), Clien
     }
 }
 
-fn identity(view: &IdentityView) -> String {
+fn identity(view: &ManagedIdentityView) -> String {
     pairs(&[
         ("identity", view.name.to_string()),
         ("type", view.kind.as_str().to_owned()),
@@ -128,7 +128,7 @@ fn yes(is_so: bool) -> String {
     if is_so { "yes" } else { "no" }.to_owned()
 }
 
-fn identities(identities: &[IdentityView]) -> String {
+fn identities(identities: &[ManagedIdentityView]) -> String {
     let rows: Vec<Vec<String>> = identities
         .iter()
         .map(|view| {

@@ -93,7 +93,7 @@ impl<'de> Deserialize<'de> for PutCredential {
 }
 
 /// Lists the credentials that an identity holds: kinds and hosts only.
-#[utoipa::path(get, path = "/v1/workspaces/{workspace}/identities/{identity}/credentials", tag = "identities",
+#[utoipa::path(get, path = "/v1/workspaces/{workspace}/identities/{identity}/credentials", tag = "credentials",
     params(("workspace" = String, Path), ("identity" = String, Path), PageParams),
     responses((status = 200, body = Page<CredentialView>), (status = 404, body = Problem)))]
 pub async fn list(
@@ -108,7 +108,7 @@ pub async fn list(
 
 /// Sets a credential of an identity, in place of any other for this kind and host. It is kept sealed, shown to nobody, and
 /// sent to this host only: `host`, or `host:port` unless the port is 443. Owners only.
-#[utoipa::path(put, path = "/v1/workspaces/{workspace}/identities/{identity}/credentials/{kind}/{host}", tag = "identities",
+#[utoipa::path(put, path = "/v1/workspaces/{workspace}/identities/{identity}/credentials/{kind}/{host}", tag = "credentials",
     params(("workspace" = String, Path), ("identity" = String, Path),
         ("kind" = String, Path, description = "`index` or `registry`"), ("host" = String, Path)),
     request_body = PutCredential,
@@ -126,7 +126,7 @@ pub async fn put(
 }
 
 /// Deletes a credential of an identity. Owners only.
-#[utoipa::path(delete, path = "/v1/workspaces/{workspace}/identities/{identity}/credentials/{kind}/{host}", tag = "identities",
+#[utoipa::path(delete, path = "/v1/workspaces/{workspace}/identities/{identity}/credentials/{kind}/{host}", tag = "credentials",
     params(("workspace" = String, Path), ("identity" = String, Path),
         ("kind" = String, Path, description = "`index` or `registry`"), ("host" = String, Path)),
     responses((status = 204), (status = 403, body = Problem), (status = 404, body = Problem)))]
@@ -141,7 +141,7 @@ pub async fn delete(
 }
 
 /// Lists your own credentials in the workspace, which your sessions with `user_identity` have: kinds and hosts only.
-#[utoipa::path(get, path = "/v1/workspaces/{workspace}/me/credentials", tag = "identities",
+#[utoipa::path(get, path = "/v1/workspaces/{workspace}/me/credentials", tag = "credentials",
     params(("workspace" = String, Path), PageParams), responses((status = 200, body = Page<CredentialView>)))]
 pub async fn list_own(
     State(app): State<Arc<App>>,
@@ -154,7 +154,7 @@ pub async fn list_own(
 }
 
 /// Sets a credential of your own, in place of any other for this kind and host.
-#[utoipa::path(put, path = "/v1/workspaces/{workspace}/me/credentials/{kind}/{host}", tag = "identities",
+#[utoipa::path(put, path = "/v1/workspaces/{workspace}/me/credentials/{kind}/{host}", tag = "credentials",
     params(("workspace" = String, Path), ("kind" = String, Path, description = "`index` or `registry`"),
         ("host" = String, Path)),
     request_body = PutCredential,
@@ -171,7 +171,7 @@ pub async fn put_own(
 }
 
 /// Deletes a credential of your own.
-#[utoipa::path(delete, path = "/v1/workspaces/{workspace}/me/credentials/{kind}/{host}", tag = "identities",
+#[utoipa::path(delete, path = "/v1/workspaces/{workspace}/me/credentials/{kind}/{host}", tag = "credentials",
     params(("workspace" = String, Path), ("kind" = String, Path, description = "`index` or `registry`"),
         ("host" = String, Path)),
     responses((status = 204), (status = 404, body = Problem)))]

@@ -24,7 +24,7 @@ use crate::problem::Problem;
 
 /// An identity of a workspace.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
-pub struct IdentityView {
+pub struct ManagedIdentityView {
     /// The name; `system` is the workspace's own.
     #[schema(value_type = String)]
     pub name: Name,
@@ -66,13 +66,13 @@ pub struct GrantView {
 
 /// Lists the identities.
 #[utoipa::path(get, path = "/v1/workspaces/{workspace}/identities", tag = "identities",
-    params(("workspace" = String, Path), PageParams), responses((status = 200, body = Page<IdentityView>)))]
+    params(("workspace" = String, Path), PageParams), responses((status = 200, body = Page<ManagedIdentityView>)))]
 pub async fn list(
     State(app): State<Arc<App>>,
     caller: Caller,
     At(name): At<Name>,
     Params(page): Params<PageParams>,
-) -> Result<Json<Page<IdentityView>>, Problem> {
+) -> Result<Json<Page<ManagedIdentityView>>, Problem> {
     caller.require(&app, &name, Role::Reader)?;
     let state = app.ledger().state();
     let workspace = workspace(&state, &name)?;
@@ -87,7 +87,7 @@ pub async fn list(
     params(("workspace" = String, Path),
         ("Idempotency-Key" = Option<String>, Header, description = "Makes it safe to send the request again")),
     request_body = CreateIdentity,
-    responses((status = 201, body = IdentityView), (status = 403, body = Problem), (status = 409, body = Problem),
+    responses((status = 201, body = ManagedIdentityView), (status = 403, body = Problem), (status = 409, body = Problem),
         (status = 422, body = Problem)))]
 pub async fn create(
     State(app): State<Arc<App>>,
@@ -126,12 +126,12 @@ pub async fn create(
 /// Shows an identity.
 #[utoipa::path(get, path = "/v1/workspaces/{workspace}/identities/{identity}", tag = "identities",
     params(("workspace" = String, Path), ("identity" = String, Path)),
-    responses((status = 200, body = IdentityView), (status = 404, body = Problem)))]
+    responses((status = 200, body = ManagedIdentityView), (status = 404, body = Problem)))]
 pub async fn get(
     State(app): State<Arc<App>>,
     caller: Caller,
     At((name, identity)): At<(Name, Name)>,
-) -> Result<Json<IdentityView>, Problem> {
+) -> Result<Json<ManagedIdentityView>, Problem> {
     caller.require(&app, &name, Role::Reader)?;
     let state = app.ledger().state();
     let workspace = workspace(&state, &name)?;
@@ -212,9 +212,13 @@ pub async fn withdraw(
     Ok(StatusCode::NO_CONTENT)
 }
 
-fn view(workspace: &Workspace, identity: &WorkspaceIdentity, user: &UserName) -> IdentityView {
+fn view(
+    workspace: &Workspace,
+    identity: &WorkspaceIdentity,
+    user: &UserName,
+) -> ManagedIdentityView {
     let holder = Holder::Identity(identity.name.clone());
-    IdentityView {
+    ManagedIdentityView {
         name: identity.name.clone(),
         kind: identity.kind,
         client_id: identity.client_id.clone(),

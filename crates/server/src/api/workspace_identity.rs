@@ -10,8 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
 /// The kinds of identities that a workspace has, as Azure names them.
-const KINDS: &str =
-    "'system_assigned', 'user_assigned', 'system_assigned,user_assigned' or 'none'";
+const KINDS: &str = "'system_assigned', 'user_assigned', 'system_assigned,user_assigned' or 'none'";
 
 /// What identities a workspace shall have. Those that are not there are made; those that are there and not named here are
 /// deleted, unless they hold credentials, which is refused.
@@ -62,7 +61,8 @@ impl<'de> Deserialize<'de> for UserAssignedIdentities {
             type Value = UserAssignedIdentities;
 
             fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-                formatter.write_str("a map by name or resource identifier, or a list with resource_id")
+                formatter
+                    .write_str("a map by name or resource identifier, or a list with resource_id")
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
@@ -137,7 +137,8 @@ impl IdentityUpdate {
         }
         if user && user_assigned.is_empty() {
             return Err(invalid(
-                "user_assigned_identities: its type has user_assigned, and none is named".to_owned(),
+                "user_assigned_identities: its type has user_assigned, and none is named"
+                    .to_owned(),
             ));
         }
         if !user && !user_assigned.is_empty() {

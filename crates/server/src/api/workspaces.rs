@@ -140,7 +140,8 @@ pub async fn create(
             role: Role::Owner,
         },
     ];
-    let view = after(&Stored::default(), &changes, &record.name).map_err(IntoResponse::into_response)?;
+    let view =
+        after(&Stored::default(), &changes, &record.name).map_err(IntoResponse::into_response)?;
     let answered = creation.answered(StatusCode::CREATED, &location, &view);
     app.change(move |state| {
         if state.workspaces.contains_key(&record.name) {
@@ -196,9 +197,7 @@ pub async fn update(
     let changed = app.change(move |state| {
         let changes = match &wanted {
             None => Vec::new(),
-            Some(wanted) => {
-                set_identities(state, &name, wanted, &caller.user, Timestamp::now())?
-            }
+            Some(wanted) => set_identities(state, &name, wanted, &caller.user, Timestamp::now())?,
         };
         let view = after(state, &changes, &name)?;
         Ok((changes, view))

@@ -120,10 +120,9 @@ impl Inner {
                 let secret = open(workspace, &self.settings.secrets, stored)?;
                 let credential = match secret {
                     CredentialSecret::Token(token) => Credential::token(token),
-                    CredentialSecret::Password { username, password } => Credential {
-                        username,
-                        password,
-                    },
+                    CredentialSecret::Password { username, password } => {
+                        Credential { username, password }
+                    }
                 };
                 credentials.add(stored.host.to_string(), credential, &stored.sealed.mark());
             }
@@ -138,10 +137,13 @@ impl Inner {
         read: impl FnOnce(&Workspace) -> Result<T, CredentialsError>,
     ) -> Result<T, CredentialsError> {
         let state = self.ledger.state();
-        let workspace = state.workspaces.get(name).ok_or_else(|| Refusal::NotFound {
-            what: "workspace",
-            name: name.to_string(),
-        })?;
+        let workspace = state
+            .workspaces
+            .get(name)
+            .ok_or_else(|| Refusal::NotFound {
+                what: "workspace",
+                name: name.to_string(),
+            })?;
         read(workspace)
     }
 }

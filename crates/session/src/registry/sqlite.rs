@@ -193,12 +193,7 @@ fn held_by(workspace: &Name, holder: &Holder) -> String {
     }
 }
 
-fn held(
-    workspace: &Name,
-    holder: &Holder,
-    kind: CredentialKind,
-    host: &CredentialHost,
-) -> String {
+fn held(workspace: &Name, holder: &Holder, kind: CredentialKind, host: &CredentialHost) -> String {
     format!("{}/{}/{host}", held_by(workspace, holder), kind.as_str())
 }
 

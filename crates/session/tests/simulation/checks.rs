@@ -412,7 +412,10 @@ pub(crate) fn step(
             });
             if begins {
                 let holder = old.holder(&session.user, &session.identity);
-                check!(holder.is_ok(), "session {id} has an identity that is not for it");
+                check!(
+                    holder.is_ok(),
+                    "session {id} has an identity that is not for it"
+                );
             }
             if was != Some(session) {
                 lines.extend(became(world, workspace, event, was, session, &mut effects)?);
