@@ -142,6 +142,8 @@ struct State {
     yanked: Vec<String>,
     faults: HashMap<String, Fault>,
     requests: Vec<String>,
+    /// What was shown with each request (`Authorization`).
+    shown: Vec<Option<String>>,
     password: Option<(String, String)>,
     html: bool,
 }
@@ -226,6 +228,11 @@ impl Index {
         self.lock().requests.clone()
     }
 
+    /// What was shown with each request to be let in (`Authorization`).
+    pub fn shown(&self) -> Vec<Option<String>> {
+        self.lock().shown.clone()
+    }
+
     /// How often a wheel was downloaded.
     pub fn downloads(&self, file: &str) -> usize {
         let path = format!("/files/{file}");
@@ -290,6 +297,7 @@ impl Index {
     fn answer(&self, path: &str, headers: &HashMap<String, String>) -> Option<Answer> {
         let mut state = self.lock();
         state.requests.push(path.to_owned());
+        state.shown.push(headers.get("authorization").cloned());
         let last = path.trim_end_matches('/').rsplit('/').next().unwrap_or("");
         let last = last.to_owned();
         if let Some((user, password)) = &state.password {

@@ -449,6 +449,115 @@ fn users_roles_keys_and_workspaces() {
     insta::assert_snapshot!(story.join("\n"));
 }
 
+#[test]
+fn identities_and_credentials() {
+    const SECRET: &str = "hunter2-of-the-feed";
+    let server = Server::start(&[]);
+    let client = server.client().with("FEED_TOKEN", SECRET);
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let mut story = Vec::new();
+    let mut tell = |arguments: &[&str], input: &str| {
+        let ended = client.run_with(arguments, input);
+        let text = seen(arguments, &ended);
+        assert!(!text.contains(SECRET), "{text}");
+        story.push(text.replace(folder.path().to_str().unwrap(), "[folder]"));
+    };
+    tell(&["identity", "create", "team"], "");
+    tell(&["identity", "list"], "");
+    let secret = file("secret", &format!("{SECRET}\n"));
+    let set = [
+        "credential",
+        "set",
+        "packages.example.com",
+        "--kind",
+        "index",
+    ];
+    let with = |more: &[&'static str]| [&set[..], more].concat();
+    tell(
+        &with(&["--identity", "team", "--value-env", "FEED_TOKEN"]),
+        "",
+    );
+    tell(&with(&["--username", "ana", "--value-stdin"]), SECRET);
+    let from_file = [
+        "credential",
+        "set",
+        "127.0.0.1:5000",
+        "--kind",
+        "registry",
+        "--value-file",
+    ];
+    tell(&[&from_file[..], &[&secret]].concat(), "");
+    tell(&["credential", "list"], "");
+    tell(&["credential", "list", "--identity", "team"], "");
+    tell(&["identity", "show", "team"], "");
+    for wrong in [
+        with(&["--value-env", "NO_SUCH_VARIABLE"]),
+        with(&["--value-file", "/no/such/file"]),
+        with(&["--value-stdin"]),
+        vec![
+            "credential",
+            "set",
+            "https://a.example",
+            "--kind",
+            "index",
+            "--value-env",
+            "FEED_TOKEN",
+        ],
+    ] {
+        tell(&wrong, "");
+    }
+    tell(&["user", "create", "ben"], "");
+    tell(&["role", "grant", "ben", "data-scientist"], "");
+    tell(&["identity", "grant", "team", "ben"], "");
+    tell(&["identity", "grants", "team"], "");
+    tell(&["identity", "withdraw", "team", "ben"], "");
+    tell(
+        &[
+            "credential",
+            "delete",
+            "packages.example.com",
+            "--kind",
+            "index",
+        ],
+        "",
+    );
+    let azure = "$schema: https://example.com/workspace.schema.json\nname: default\nidentity:\n  type: system_assigned, user_assigned\n  user_assigned_identities:\n    '/subscriptions/s/providers/Microsoft.ManagedIdentity/userAssignedIdentities/feed': {}\n    team: {}\n";
+    tell(
+        &[
+            "workspace",
+            "update",
+            "--file",
+            &file("workspace.yml", azure),
+        ],
+        "",
+    );
+    tell(&["workspace", "show"], "");
+    for (name, text) in [
+        ("unknown.yml", "identity: {type: none}\nlocation: here\n"),
+        (
+            "inner.yml",
+            "identity: {type: user_assigned, user_assigned_identities: {a: {color: red}}}\n",
+        ),
+        ("other.yml", "name: other\n"),
+        ("list.yml", "- identity\n"),
+        ("broken.yml", "identity: {\n"),
+        ("held.yml", "identity: {type: none}\n"),
+    ] {
+        tell(&["workspace", "update", "--file", &file(name, text)], "");
+    }
+    tell(&["identity", "delete", "team", "--yes"], "");
+    tell(&["identity", "show", "team"], "");
+    insta::assert_snapshot!(story.join("\n"));
+    // A secret has no place on a command line, where everybody can read it.
+    let refused = client.run(with(&["--value", SECRET]));
+    assert_eq!(refused.code, Some(2), "{refused:#?}");
+}
+
 // hosts that are not as they should be
 
 #[test]

@@ -209,6 +209,7 @@ fn item(path: &Path) -> Option<(Kind, String, usize)> {
             named(Kind::Image, name, 4)
         }
         ["cache", "index", ..] => named(Kind::Index, "index", 2),
+        ["cache", "index-by-credentials", scope, ..] => named(Kind::Index, scope, 3),
         ["cache", "wheels", file] => {
             let name = file.strip_suffix(".whl").filter(|name| is_hex(name))?;
             named(Kind::Wheel, name, 3)
@@ -301,6 +302,7 @@ mod tests {
             ("cache/compiled/48-a/tenants/X.cwasm", Kind::Code, 5),
             ("cache/images/sessions/X.image", Kind::Image, 4),
             ("cache/index/simple/a", Kind::Index, 2),
+            ("cache/index-by-credentials/X/simple/a", Kind::Index, 3),
             ("cache/wheels/X.whl", Kind::Wheel, 3),
             ("cache/components/X.wasm", Kind::Component, 3),
             ("cache/layers/X-cp314/files/a.py", Kind::Layer, 3),

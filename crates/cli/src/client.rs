@@ -7,8 +7,10 @@ mod call;
 mod compute;
 mod confirm;
 mod connection;
+mod credential;
 mod error;
 mod flow;
+mod identity;
 mod key;
 mod logs;
 mod packages;
@@ -27,10 +29,12 @@ use clap::{Args, Subcommand};
 
 pub(crate) use self::compute::ComputeCommand;
 pub(crate) use self::connection::Connection;
+pub(crate) use self::credential::CredentialCommand;
 pub(crate) use self::flow::{
     CreateArgs as CreateFlowArgs, DeleteArgs as DeleteFlowArgs, DownloadArgs, FlowNameArgs,
     FlowTask, UploadArgs,
 };
+pub(crate) use self::identity::IdentityCommand;
 pub(crate) use self::key::KeyCommand;
 pub(crate) use self::profiles::{ProfileCommand, run as profile};
 pub(crate) use self::session::SessionCommand;
@@ -79,6 +83,8 @@ pub(crate) enum Task {
     Flow(FlowTask),
     Workspace(WorkspaceCommand),
     Role(RoleCommand),
+    Identity(IdentityCommand),
+    Credential(CredentialCommand),
     User(UserCommand),
     Key(KeyCommand),
     Me,
@@ -93,6 +99,8 @@ pub(crate) async fn run((connection, task): (Connection, Task)) -> ExitCode {
             Task::Flow(task) => flow::run(&api, task).await?,
             Task::Workspace(command) => workspace::run(&api, command).await?,
             Task::Role(command) => workspace::run_role(&api, command).await?,
+            Task::Identity(command) => identity::run(&api, command).await?,
+            Task::Credential(command) => credential::run(&api, command).await?,
             Task::User(command) => user::run(&api, command).await?,
             Task::Key(command) => key::run(&api, command).await?,
             Task::Me => user::me(&api).await?,

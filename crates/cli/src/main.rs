@@ -70,6 +70,10 @@ enum Command {
     Workspace(Group<client::WorkspaceCommand>),
     /// Who may do what in a workspace.
     Role(Group<client::RoleCommand>),
+    /// Identities of a workspace, and who may assign them.
+    Identity(Group<client::IdentityCommand>),
+    /// What package indexes and registries get to know: yours, or an identity's.
+    Credential(Group<client::CredentialCommand>),
     /// Users of a host.
     User(Group<client::UserCommand>),
     /// API keys.
@@ -182,6 +186,8 @@ impl Command {
             Self::Compute(group) => group.task(Task::Compute),
             Self::Workspace(group) => group.task(Task::Workspace),
             Self::Role(group) => group.task(Task::Role),
+            Self::Identity(group) => group.task(Task::Identity),
+            Self::Credential(group) => group.task(Task::Credential),
             Self::User(group) => group.task(Task::User),
             Self::Key(group) => group.task(Task::Key),
             Self::Me(remote) => remote.task(|_| Task::Me),

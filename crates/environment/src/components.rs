@@ -173,7 +173,7 @@ impl<'a> ComponentIndexes<'a> {
         reference: &ImageReference,
     ) -> Result<flowcell_registry::Credentials, EnvironmentError> {
         let registry = reference.registry();
-        let made = match self.credentials.get(registry) {
+        let made = match self.credentials.registry(registry) {
             None => Ok(flowcell_registry::Credentials::anonymous()),
             Some(one) if one.username.is_empty() => {
                 flowcell_registry::Credentials::bearer(registry, one.password.as_str())

@@ -89,9 +89,9 @@ impl Environments<'_> {
                 .collect(),
         );
         for host in &wanted.private_hosts {
-            if !credentials.contains_key(host) {
+            if !credentials.has(host) {
                 return Err(EnvironmentError::Index(format!(
-                    "{{private}}@{host} asks for the session's credentials for {host}, and it has none; add them to its identity"
+                    "{{private}}@{host} asks for the credentials of the session's identity for {host}, and it has none; set them (`flowcell credential set {host} --kind index`), or give the session an identity that has them"
                 )));
             }
         }
@@ -109,7 +109,7 @@ impl Environments<'_> {
         let resolved = match resolve(&wanted, &platform, None, &packages).await {
             Ok(resolved) => resolved,
             Err(_) => {
-                let cache = self.cache("index");
+                let cache = self.answers(credentials);
                 let _lease = self.store().lease(Thing::Index)?;
                 let indexes = Indexes::open(self.indexes, credentials, lines, no_index, &cache);
                 let indexes = indexes.await?;
@@ -238,7 +238,7 @@ impl Environments<'_> {
             credentials,
             (None, Vec::new()),
             false,
-            &self.cache("index"),
+            &self.answers(credentials),
         )
         .await?;
         let most = self.indexes.wheel_bytes;
@@ -374,6 +374,14 @@ impl Environments<'_> {
             sandbox: self.sandbox,
             programs: self.programs,
             progress: self.progress,
+        }
+    }
+
+    /// Where answers of indexes are kept: what was answered to some credentials is for no others.
+    fn answers(&self, credentials: &Credentials) -> PathBuf {
+        match credentials.scope() {
+            "" => self.cache("index"),
+            scope => self.cache("index-by-credentials").join(scope),
         }
     }
 

@@ -89,8 +89,62 @@ impl std::fmt::Debug for Credential {
     }
 }
 
+impl Credential {
+    /// A token, as pip sends it for `https://TOKEN@host/`: in place of the user's name, without a password.
+    pub fn token(token: String) -> Self {
+        Self {
+            username: token,
+            password: String::new(),
+        }
+    }
+}
+
 /// Credentials by host, which stands with its port unless that is the protocol's own.
-pub type Credentials = BTreeMap<String, Credential>;
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Credentials {
+    hosts: BTreeMap<String, Credential>,
+    /// For registries of component packages.
+    #[serde(default)]
+    registries: BTreeMap<String, Credential>,
+    /// A digest of what marks them; empty without any.
+    scope: String,
+}
+
+impl Credentials {
+    /// Adds one for a host, in place of any other. `mark` tells it from all others, and must tell nothing of it: a hash of it
+    /// is on the disk.
+    pub fn add(&mut self, host: String, credential: Credential, mark: &str) {
+        self.mark(&host, mark);
+        self.hosts.insert(host, credential);
+    }
+
+    /// The same for a registry of component packages.
+    pub fn add_registry(&mut self, host: String, credential: Credential, mark: &str) {
+        self.mark(&format!("registry {host}"), mark);
+        self.registries.insert(host, credential);
+    }
+
+    fn mark(&mut self, what: &str, mark: &str) {
+        let text = format!("{}\n{what}\n{mark}", self.scope);
+        let digest = flowcell_bundle::Digest::of(text.as_bytes());
+        self.scope = digest.hex().to_string();
+    }
+
+    /// What is for a registry.
+    pub(crate) fn registry(&self, host: &str) -> Option<&Credential> {
+        self.registries.get(host)
+    }
+
+    /// Names them, without telling them: what one set of credentials brought is not for another. Empty without any.
+    pub fn scope(&self) -> &str {
+        &self.scope
+    }
+
+    /// Whether there is one for a host.
+    pub fn has(&self, host: &str) -> bool {
+        self.hosts.contains_key(host)
+    }
+}
 
 /// Which requests are let through.
 struct Guard {
@@ -146,7 +200,7 @@ fn private(host: &str) -> String {
 }
 
 /// The host of an address as lists have it.
-fn host(url: &Url) -> Option<String> {
+pub(crate) fn host(url: &Url) -> Option<String> {
     let host = url.host_str()?;
     Some(match url.port() {
         Some(port) => format!("{host}:{port}"),
@@ -210,6 +264,21 @@ impl Guard {
     }
 }
 
+impl Guard {
+    /// What is said when an index does not let anybody in.
+    fn unauthorized(&self, url: &Url) -> String {
+        let host = host(url).unwrap_or_default();
+        let why = if self.credentials.has(&host) {
+            "does not take the credentials that there are for it"
+        } else {
+            "lets in only those it knows, and there are no credentials for it"
+        };
+        format!(
+            "{host} {why} (401 Unauthorized); set them for the session's identity: `flowcell credential set {host} --kind index`"
+        )
+    }
+}
+
 impl Resolve for PublicAddresses {
     fn resolve(&self, name: Name) -> Resolving {
         let guard = Arc::clone(&self.0);
@@ -239,7 +308,7 @@ impl Middleware for Guard {
         {
             return Err(refused(error.to_string()));
         }
-        let credential = host(request.url()).and_then(|host| self.credentials.get(&host));
+        let credential = host(request.url()).and_then(|host| self.credentials.hosts.get(&host));
         if let Some(credential) = credential
             && !request.headers().contains_key(http::header::AUTHORIZATION)
         {
@@ -254,6 +323,9 @@ impl Middleware for Guard {
             MAX_ANSWER
         };
         let response = next.run(request, extensions).await?;
+        if response.status() == http::StatusCode::UNAUTHORIZED {
+            return Err(refused(self.unauthorized(response.url())));
+        }
         if response
             .content_length()
             .is_some_and(|length| length > most)
@@ -461,7 +533,7 @@ mod tests {
     fn refusal(settings: IndexSettings, url: &str) -> Option<String> {
         let guard = Guard {
             settings,
-            credentials: Credentials::new(),
+            credentials: Credentials::default(),
         };
         guard.refusal(&Url::parse(url).unwrap())
     }

@@ -43,7 +43,7 @@ pub struct Requirements {
 /// What the lines ask for.
 pub(crate) struct Wanted {
     pub(crate) parsed: RequirementsTxt,
-    /// Hosts whose addresses had the placeholder of the session's identity.
+    /// Hosts, as credentials have them, whose addresses had the placeholder of the session's identity.
     pub(crate) private_hosts: Vec<String>,
     /// Whether versions before a release will do.
     pub(crate) pre: bool,
@@ -63,7 +63,7 @@ static INCLUDE: LazyLock<Regex> = LazyLock::new(|| {
     reason = "the pattern is a constant, which a test compiles"
 )]
 static PRIVATE: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r"(https?://)\{private\}(?::[^@/\s]*)?@(\[[^\]\s]*\]|[^/:\s]+)")
+    Regex::new(r"(https?://)\{private\}(?::[^@/\s]*)?@((?:\[[^\]\s]*\]|[^/:\s]+)(?::[0-9]*)?)")
         .expect("a valid pattern")
 });
 #[expect(
@@ -154,8 +154,11 @@ impl Requirements {
         let mut cache = SourceCache::default();
         for (name, text) in &self.files {
             let text = PRIVATE.replace_all(text, |found: &regex::Captures<'_>| {
-                private_hosts.push(found[2].to_owned());
-                format!("{}{}", &found[1], &found[2])
+                let address = format!("{}{}", &found[1], &found[2]);
+                let parsed = url::Url::parse(&address).ok();
+                let host = parsed.and_then(|parsed| crate::index::host(&parsed));
+                private_hosts.push(host.unwrap_or_else(|| found[2].to_owned()));
+                address
             });
             let text = expand(name, &text, variables)?;
             let (text, asks_for_pre) = pip_lines(&text);

@@ -68,4 +68,4 @@ pub use schema::{
 };
 pub use value_type::{CoerceError, UnknownValueType, ValueType};
 pub use variants::VariantChoice;
-pub use yaml::{MAX_BYTES, MAX_DEPTH, MAX_EXPANDED_BYTES, MAX_NODES};
+pub use yaml::{MAX_BYTES, MAX_DEPTH, MAX_EXPANDED_BYTES, MAX_NODES, yaml_to_json};

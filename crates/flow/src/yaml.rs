@@ -129,6 +129,14 @@ struct Size {
     depth: usize,
 }
 
+/// Reads one document as JSON, with the limits and rules that flows have; null if there is none in the text.
+///
+/// # Errors
+/// When the text is no YAML, has a key twice, or is too large.
+pub fn yaml_to_json(text: &str) -> Result<Json, FlowError> {
+    Ok(parse(text)?.map_or(Json::Null, |yaml| yaml.to_json()))
+}
+
 /// Reads one document; `None` if there is none in the text.
 pub(crate) fn parse(text: &str) -> Result<Option<Yaml>, FlowError> {
     if text.len() > MAX_BYTES {

@@ -4,17 +4,20 @@
 pub mod base_images;
 pub mod calls;
 pub mod computes;
+pub mod credentials;
 pub mod events;
 pub mod executor;
 pub mod files;
 pub mod flows;
 pub mod hibernation;
 pub mod host;
+pub mod identities;
 pub mod packages;
 pub mod page;
 pub mod serving;
 pub mod sessions;
 pub mod users;
+pub mod workspace_identity;
 pub mod workspaces;
 
 use std::sync::Arc;
@@ -42,6 +45,8 @@ use crate::app::App;
         (name = "flows", description = "Flows and their files"),
         (name = "computes", description = "Slices of the host that sessions run on"),
         (name = "workspaces", description = "Workspaces and roles in them"),
+        (name = "identities", description = "Identities of workspaces, and who may assign them"),
+        (name = "credentials", description = "What identities and users show to package indexes and registries"),
         (name = "users", description = "Users and their API keys"),
         (name = "executor", description = "The interface of promptflow's executor service, for each session"),
         (name = "serving", description = "The interface of `pf flow serve`, for each session"),
@@ -84,10 +89,22 @@ pub fn routes(upload_bytes: usize) -> OpenApiRouter<Arc<App>> {
         .routes(routes!(users::list_keys, users::create_key))
         .routes(routes!(users::revoke_key))
         .routes(routes!(workspaces::list, workspaces::create))
-        .routes(routes!(workspaces::get, workspaces::delete))
+        .routes(routes!(
+            workspaces::get,
+            workspaces::update,
+            workspaces::delete
+        ))
         .routes(routes!(workspaces::roles))
         .routes(routes!(workspaces::grant, workspaces::withdraw))
         .routes(routes!(workspaces::quota))
+        .routes(routes!(identities::list, identities::create))
+        .routes(routes!(identities::get, identities::delete))
+        .routes(routes!(identities::grants))
+        .routes(routes!(identities::grant, identities::withdraw))
+        .routes(routes!(credentials::list))
+        .routes(routes!(credentials::put, credentials::delete))
+        .routes(routes!(credentials::list_own))
+        .routes(routes!(credentials::put_own, credentials::delete_own))
         .routes(routes!(flows::list, flows::create))
         .routes(routes!(flows::get, flows::delete))
         .routes(routes!(files::list))

@@ -16,6 +16,8 @@ use flowcell_session::{
 use flowcell_worker::{IndexSettings, RegistrySettings};
 use serde::{Deserialize, Serialize};
 
+use crate::keys::KeyText;
+
 /// Environment variables with this prefix override the file: `FLOWCELL__SERVER__LISTEN` is `server.listen`.
 pub const ENVIRONMENT: &str = "FLOWCELL__";
 /// Most workers, and most dedicated ones.
@@ -77,6 +79,8 @@ pub struct Config {
     pub images: ImagesConfig,
     /// How large the store may be.
     pub store: StoreConfig,
+    /// What seals the credentials of identities.
+    pub secrets: SecretsConfig,
     /// How much flows may hold.
     pub flows: FileLimits,
     /// How much workspaces and users may have.
@@ -365,6 +369,24 @@ impl Default for StoreConfig {
     }
 }
 
+/// `[secrets]`: the keys that credentials of identities are sealed by. What a previous key has sealed is sealed anew at the
+/// start; then that key is not needed any more.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SecretsConfig {
+    /// The file with the key: 64 hexadecimal digits, readable for its owner only. Without it, and without a key, there is
+    /// one beside the registry, which is made at the first start.
+    pub key_file: Option<PathBuf>,
+    /// The key itself; from the environment only (`FLOWCELL__SECRETS__KEY`).
+    pub key: Option<KeyText>,
+    /// Files with the keys before it.
+    pub previous_key_files: Vec<PathBuf>,
+    /// The keys before it; from the environment only (`FLOWCELL__SECRETS__PREVIOUS_KEYS`, with commas between them).
+    pub previous_keys: Option<KeyText>,
+    /// Identifiers of keys that are lost: the credentials that they have sealed are deleted at the start.
+    pub lost_keys: Vec<String>,
+}
+
 /// `[quotas]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -470,6 +492,18 @@ impl Config {
                 path: path.to_owned(),
                 source,
             })?;
+            for key in ["key", "previous_keys"] {
+                let is_there = |secrets: &toml::Value| secrets.get(key).is_some();
+                if table.get("secrets").is_some_and(is_there) {
+                    return Err(wrong(
+                        &format!("secrets.{key}"),
+                        &format!(
+                            "a configuration file is no place for keys; set {ENVIRONMENT}SECRETS__{}, or name files",
+                            key.to_uppercase()
+                        ),
+                    ));
+                }
+            }
             figment = figment.merge(Serialized::defaults(table));
         }
         figment = figment.merge(Env::prefixed(ENVIRONMENT).split("__"));
@@ -567,6 +601,12 @@ impl Config {
             if others.filter(|other| other.name == one.name).count() > 1 {
                 return Err(wrong(&key, "two types have this name"));
             }
+        }
+        if self.secrets.key.is_some() && self.secrets.key_file.is_some() {
+            return Err(wrong(
+                "secrets.key",
+                "there is a key_file as well; give one of them",
+            ));
         }
         if let Some(image) = &sessions.base_image
             && image.parse::<flowcell_bundle::Reference>().is_err()

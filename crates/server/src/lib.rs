@@ -8,6 +8,7 @@ mod app;
 mod auth;
 mod config;
 mod extract;
+mod keys;
 mod linger;
 mod listen;
 mod metrics;

@@ -9,8 +9,8 @@ use flowcell_executor::RunError;
 use flowcell_session::machine::Refusal;
 use flowcell_session::{
     AdmissionError, ArchiveError, CallError, ChangeError, CopyError, EditError, EnvironmentError,
-    ForkError, HibernateError, InvalidName, InvalidPath, RegistryError, SessionInstallError,
-    TooLarge,
+    ForkError, HibernateError, IdentityError, InvalidCredential, InvalidName, InvalidPath,
+    RegistryError, SessionInstallError, TooLarge,
 };
 use flowcell_worker::WorkerError;
 use serde::{Deserialize, Serialize};
@@ -200,11 +200,11 @@ impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
         let detail = refusal.to_string();
         match refusal {
-            Refusal::NotFound { .. } => Self::new(Kind::NotFound, detail),
-            Refusal::NotYours { .. } => Self::new(Kind::Forbidden, detail),
+            Refusal::NotFound { .. } | Refusal::Missing(_) => Self::new(Kind::NotFound, detail),
+            Refusal::NotYours { .. } | Refusal::Forbidden(_) => Self::new(Kind::Forbidden, detail),
             Refusal::Conflict(_) => Self::new(Kind::Conflict, detail),
             Refusal::Invalid { field, .. } => Self::new(Kind::Invalid, detail).with("field", field),
-            Refusal::TooManyFlows(_) => Self::new(Kind::QuotaExceeded, detail),
+            Refusal::TooManyFlows(_) | Refusal::TooMany(_) => Self::new(Kind::QuotaExceeded, detail),
             Refusal::Quota(quota) => Self::new(Kind::QuotaExceeded, detail).with(
                 "quota",
                 json!({ "of": quota.whose, "wanted": quota.wanted, "used": quota.used, "free": quota.free }),
@@ -337,6 +337,21 @@ impl From<WorkerError> for Problem {
                 Self::new(Kind::Unavailable, detail).retry_after(1)
             }
             WorkerError::TooLong { .. } => Self::new(Kind::TooLarge, detail),
+        }
+    }
+}
+
+impl From<InvalidCredential> for Problem {
+    fn from(error: InvalidCredential) -> Self {
+        Self::new(Kind::Invalid, error.to_string())
+    }
+}
+
+impl From<IdentityError> for Problem {
+    fn from(error: IdentityError) -> Self {
+        match error {
+            IdentityError::Refused(refusal) => refusal.into(),
+            IdentityError::Secret(error) => Self::internal(&error),
         }
     }
 }

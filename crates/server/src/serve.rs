@@ -10,7 +10,8 @@ use flowcell_executor::RunError;
 use flowcell_sandbox::Sandbox;
 use flowcell_session::{
     Change, ChangeError, Durability, EnvironmentSettings, GarbageSettings, HostSettings, Ledger,
-    Name, RegistryError, Role, SessionHost, SqliteRegistry, User, UserName, WorkspaceRecord,
+    Name, RegistryError, ResealError, Role, Secrets, SessionHost, SqliteRegistry, User, UserName,
+    WorkspaceRecord, own_identity, reseal,
 };
 use flowcell_worker::{WorkerCommand, Workers, WorkersSettings};
 use jiff::Timestamp;
@@ -23,7 +24,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::app::App;
 use crate::auth::NewKey;
-use crate::config::{Config, TlsConfig, cores};
+use crate::config::{Config, SecretsConfig, TlsConfig, cores};
+use crate::keys::{self, KeyError};
 use crate::listen::Listening;
 use crate::router::router;
 
@@ -54,6 +56,12 @@ pub enum ServeError {
     /// The registry.
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    /// The keys of secrets.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// What they have sealed.
+    #[error(transparent)]
+    Secrets(#[from] ResealError),
     /// The bundle store.
     #[error(transparent)]
     Store(#[from] BundleError),
@@ -144,16 +152,16 @@ pub async fn serve(serve: Serve, ending: CancellationToken) -> Result<(), ServeE
     let tls = config.server.tls.as_ref().map(acceptor).transpose()?;
     let folder = home.join("server");
     let _lock = lock(&folder)?;
-    let (ledger, first_key) = {
-        let folder = folder.clone();
-        let opened = tokio::task::spawn_blocking(move || open_ledger(&folder)).await;
+    let (ledger, first_key, secrets) = {
+        let (folder, keys) = (folder.clone(), config.secrets.clone());
+        let opened = tokio::task::spawn_blocking(move || open_ledger(&folder, &keys)).await;
         opened.map_err(|error| ServeError::Threads(error.into()))??
     };
     let bundle = match &config.sessions.base_image {
         Some(image) => image.parse().unwrap_or(bundle),
         None => bundle,
     };
-    let settings = settings(&config, &folder, bundle, installer);
+    let settings = settings(&config, &folder, bundle, installer, secrets);
     std::fs::create_dir_all(&settings.folder).map_err(|source| ServeError::Folder {
         path: settings.folder.clone(),
         source,
@@ -236,6 +244,7 @@ fn settings(
     folder: &Path,
     bundle: Reference,
     installer: WorkerCommand,
+    secrets: Secrets,
 ) -> HostSettings {
     let sessions = &config.sessions;
     HostSettings {
@@ -255,6 +264,7 @@ fn settings(
             installer,
             registries: config.images.settings(),
         },
+        secrets,
     }
 }
 
@@ -291,9 +301,32 @@ fn lock(folder: &Path) -> Result<File, ServeError> {
     }
 }
 
-/// Opens the registry; a fresh one gets a user, a workspace, and a key.
-fn open_ledger(folder: &Path) -> Result<(Arc<Ledger>, Option<FirstKey>), ServeError> {
+/// Opens the registry, and what is sealed in it; a fresh one gets a user, a workspace, and a key.
+fn open_ledger(
+    folder: &Path,
+    keys: &SecretsConfig,
+) -> Result<(Arc<Ledger>, Option<FirstKey>, Secrets), ServeError> {
     let ledger = Ledger::open(SqliteRegistry::open(&folder.join("registry.sqlite"))?)?;
+    let sealed_by = {
+        let state = ledger.state();
+        let mut credentials = state
+            .workspaces
+            .values()
+            .flat_map(|workspace| workspace.credentials.values());
+        let found =
+            credentials.find(|one| !keys.lost_keys.iter().any(|key| key == one.sealed.key()));
+        found.map(|one| one.sealed.key().to_owned())
+    };
+    let secrets = keys::secrets(keys, folder, sealed_by.as_deref())?;
+    let count = reseal(&ledger, &secrets, &keys.lost_keys)?;
+    if count > 0 {
+        let key = secrets.current().id();
+        tracing::info!(
+            count,
+            key,
+            "credentials of previous keys were sealed by the present one, or deleted"
+        );
+    }
     let first = ledger.change(Durability::Synced, |state| {
         let names = (UserName::new(FIRST_USER), Name::new(FIRST_WORKSPACE));
         let (Ok(user), Ok(workspace), true) = (names.0, names.1, state.users.is_empty()) else {
@@ -306,6 +339,10 @@ fn open_ledger(folder: &Path) -> Result<(Arc<Ledger>, Option<FirstKey>), ServeEr
             workspace: workspace.to_string(),
             key: key.text,
         };
+        let record = WorkspaceRecord {
+            name: workspace,
+            created: now,
+        };
         let changes = vec![
             Change::PutUser(User {
                 name: user.clone(),
@@ -313,12 +350,10 @@ fn open_ledger(folder: &Path) -> Result<(Arc<Ledger>, Option<FirstKey>), ServeEr
                 created: now,
             }),
             Change::PutKey(key.record),
-            Change::PutWorkspace(WorkspaceRecord {
-                name: workspace.clone(),
-                created: now,
-            }),
+            Change::PutWorkspace(record.clone()),
+            own_identity(&record, &user),
             Change::PutRole {
-                workspace,
+                workspace: record.name,
                 user,
                 role: Role::Owner,
             },
@@ -326,7 +361,7 @@ fn open_ledger(folder: &Path) -> Result<(Arc<Ledger>, Option<FirstKey>), ServeEr
         Ok::<_, std::convert::Infallible>((changes, Some(first)))
     });
     match first {
-        Ok(first) => Ok((Arc::new(ledger), first)),
+        Ok(first) => Ok((Arc::new(ledger), first, secrets)),
         Err(ChangeError::Registry(error)) => Err(error.into()),
         Err(ChangeError::Refused(never)) => match never {},
     }

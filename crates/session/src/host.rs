@@ -3,6 +3,7 @@
 mod base_images;
 mod clock;
 mod copy;
+mod credentials;
 mod effects;
 mod environments;
 mod events;
@@ -28,6 +29,7 @@ use tokio::task::JoinHandle;
 use self::base_images::BaseImages;
 use self::clock::{Clock, Timer};
 pub use self::copy::CopyError;
+pub use self::credentials::CredentialsError;
 use self::environments::Environments;
 pub use self::environments::{EnvironmentError, EnvironmentSettings};
 pub use self::events::{EventId, InvalidEventId, SessionEvent, Watched, Watcher};
@@ -42,6 +44,7 @@ use crate::ledger::{ChangeError, Ledger};
 use crate::machine::{self, Context, Event, Refusal, Rules, Step};
 use crate::name::Name;
 use crate::registry::Durability;
+use crate::secrets::Secrets;
 use crate::session::Session;
 
 /// Locks that serialise what is done to a session: sessions share them, by a hash of the key.
@@ -77,6 +80,8 @@ pub struct HostSettings {
     pub stored_memory: u64,
     /// How environments are made.
     pub environments: EnvironmentSettings,
+    /// What seals the credentials of identities.
+    pub secrets: Secrets,
 }
 
 /// A session or a compute: its workspace and its name there.
@@ -234,7 +239,7 @@ impl SessionHost {
         session: &Session,
         reference: &str,
     ) -> Result<Option<String>, EnvironmentError> {
-        let credential = self.inner.registry_credential(session, reference);
+        let credential = self.inner.registry_credential(session, reference)?;
         self.inner.images.look(reference, credential).await
     }
 

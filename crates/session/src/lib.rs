@@ -6,34 +6,47 @@
 //! requests.
 
 mod compute;
+mod credential;
 mod digest;
 mod files;
 mod host;
+mod identity;
 mod ledger;
 pub mod machine;
 mod name;
 mod quota;
 mod registry;
+mod secrets;
 mod session;
 mod state;
 mod tenancy;
 
 pub use compute::{Catalog, Compute, ComputeKind, ComputeState, InstanceType, Resources};
+pub use credential::{
+    CredentialHost, CredentialKey, CredentialKind, CredentialSecret, Holder, InvalidCredential,
+    MAX_SECRET, MAX_USERNAME, StoredCredential,
+};
 pub use digest::sha256;
 pub use files::{
     ArchiveError, EditError, FileLimits, Files, FlowPath, Format, InvalidPath, TooLarge, edit,
     replace, unpack,
 };
 pub use host::{
-    ActiveCall, AdmissionError, CallError, CannotHibernate, CopyError, EnvironmentError,
-    EnvironmentSettings, EventId, Fork, ForkError, GarbageSettings, HappenError, HibernateError,
+    ActiveCall, AdmissionError, CallError, CannotHibernate, CopyError, CredentialsError,
+    EnvironmentError, EnvironmentSettings, EventId, Fork, ForkError, GarbageSettings, HappenError, HibernateError,
     HostSettings, Installing, InvalidEventId, Key as SessionKey, NotStored, SessionEvent,
     SessionHost, SessionInstallError, Usage, Watched, Watcher,
+};
+pub use identity::{
+    IdentityError, IdentityKind, MAX_CREDENTIALS, MAX_GRANTS, MAX_IDENTITIES, ResealError,
+    WantedIdentities, WorkspaceIdentity, create_identity, credential_key, delete_credential,
+    delete_identity, grant, own_identity, put_credential, reseal, set_identities, withdraw,
 };
 pub use ledger::{ChangeError, Ledger};
 pub use name::{InvalidName, Name, UserName};
 pub use quota::{Quota, QuotaExceeded, Quotas, Used, check as check_quota};
 pub use registry::{Durability, FileInfo, MemoryRegistry, Registry, RegistryError, SqliteRegistry};
+pub use secrets::{Sealed, SecretError, SecretKey, Secrets};
 pub use session::{
     ForkedFrom, Happening, Identity, Image, InstalledPackage, MAX_IDLE_SECONDS, MIN_IDLE_SECONDS,
     NamedBy, Packages, Session, SessionState, Stored,

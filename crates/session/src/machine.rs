@@ -335,6 +335,15 @@ pub enum Refusal {
         /// What is wrong, and the way out.
         problem: String,
     },
+    /// The thing is not there; the text says what can be done.
+    #[error("{0}")]
+    Missing(String),
+    /// The user may not do this.
+    #[error("{0}")]
+    Forbidden(String),
+    /// There are as many as there may be.
+    #[error("{0}")]
+    TooMany(String),
     /// The workspace has as many flows as it may have.
     #[error("the workspace has {0} flows, which is the most; delete some")]
     TooManyFlows(usize),
@@ -517,6 +526,11 @@ impl<'a> Scene<'a> {
                 what: "session",
                 name: id.to_string(),
             })
+    }
+
+    /// Whether a session of this user may have, or begin anew with, this identity.
+    fn check_identity(&self, user: &UserName, identity: &Identity) -> Result<(), Refusal> {
+        self.workspace.holder(user, identity).map(|_| ())
     }
 
     fn idle_seconds(&self, asked: Option<u64>) -> Result<u64, Refusal> {

@@ -121,6 +121,11 @@ name! {
 }
 
 impl Name {
+    /// The name of a workspace's own identity.
+    pub(crate) fn own_identity() -> Self {
+        Self("system".to_owned())
+    }
+
     /// A name of a prefix and something random: `s-0123abcd`. What a name cannot hold is left out, and so is what is
     /// too much. The prefix must begin with a letter.
     pub fn generated(prefix: &str, random: &str) -> Self {

@@ -6,6 +6,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::compute::{Compute, Resources};
+use crate::credential::{CredentialHost, CredentialKey, CredentialKind, Holder, StoredCredential};
+use crate::identity::WorkspaceIdentity;
 use crate::name::{Name, UserName};
 use crate::quota::Used;
 use crate::session::{Happening, Session};
@@ -16,7 +18,7 @@ use crate::tenancy::{Flow, Key, Role, User, WorkspaceRecord};
 pub enum Change {
     /// A user is made or changed.
     PutUser(User),
-    /// A user is gone, with all keys and roles.
+    /// A user is gone, with all keys, roles, grants and credentials.
     DeleteUser(UserName),
     /// A key is made.
     PutKey(Key),
@@ -35,12 +37,52 @@ pub enum Change {
         /// The role.
         role: Role,
     },
-    /// A user has no role in a workspace any more.
+    /// A user has no role in a workspace any more, and with it no grants and credentials there.
     DeleteRole {
         /// The workspace.
         workspace: Name,
         /// The user.
         user: UserName,
+    },
+    /// An identity is made.
+    PutIdentity(WorkspaceIdentity),
+    /// An identity is gone, with its grants and credentials.
+    DeleteIdentity {
+        /// The workspace.
+        workspace: Name,
+        /// The identity.
+        identity: Name,
+    },
+    /// A user may assign an identity.
+    PutGrant {
+        /// The workspace.
+        workspace: Name,
+        /// The identity.
+        identity: Name,
+        /// The user.
+        user: UserName,
+    },
+    /// A user may assign an identity no more.
+    DeleteGrant {
+        /// The workspace.
+        workspace: Name,
+        /// The identity.
+        identity: Name,
+        /// The user.
+        user: UserName,
+    },
+    /// A credential is set.
+    PutCredential(StoredCredential),
+    /// A credential is gone.
+    DeleteCredential {
+        /// The workspace.
+        workspace: Name,
+        /// Who held it.
+        holder: Holder,
+        /// What it was for.
+        kind: CredentialKind,
+        /// Its host.
+        host: CredentialHost,
     },
     /// A flow is made or changed.
     PutFlow(Flow),
@@ -151,6 +193,12 @@ pub struct Workspace {
     pub record: WorkspaceRecord,
     /// Who has which role.
     pub roles: BTreeMap<UserName, Role>,
+    /// Its identities.
+    pub identities: BTreeMap<Name, WorkspaceIdentity>,
+    /// Who may assign which identity, beside the owners.
+    pub grants: BTreeSet<(Name, UserName)>,
+    /// What its identities and users hold, sealed.
+    pub credentials: BTreeMap<CredentialKey, StoredCredential>,
     /// Its flows.
     pub flows: BTreeMap<Name, Flow>,
     /// Its computes.
@@ -178,7 +226,7 @@ impl State {
                 self.users.remove(user);
                 self.keys.retain(|_, key| key.user != *user);
                 for workspace in self.workspaces.values_mut() {
-                    workspace.roles.remove(user);
+                    workspace.forget(user);
                 }
             }
             Change::PutKey(key) => {
@@ -206,7 +254,49 @@ impl State {
                 workspace.roles.insert(user.clone(), *role);
             }),
             Change::DeleteRole { workspace, user } => self.within(workspace, |workspace| {
-                workspace.roles.remove(user);
+                workspace.forget(user);
+            }),
+            Change::PutIdentity(identity) => self.within(&identity.workspace, |workspace| {
+                let name = identity.name.clone();
+                workspace.identities.insert(name, identity.clone());
+            }),
+            Change::DeleteIdentity {
+                workspace,
+                identity,
+            } => self.within(workspace, |workspace| {
+                let holder = Holder::Identity(identity.clone());
+                workspace.identities.remove(identity);
+                workspace.grants.retain(|(granted, _)| granted != identity);
+                workspace
+                    .credentials
+                    .retain(|(held, ..), _| *held != holder);
+            }),
+            Change::PutGrant {
+                workspace,
+                identity,
+                user,
+            } => self.within(workspace, |workspace| {
+                workspace.grants.insert((identity.clone(), user.clone()));
+            }),
+            Change::DeleteGrant {
+                workspace,
+                identity,
+                user,
+            } => self.within(workspace, |workspace| {
+                workspace.grants.remove(&(identity.clone(), user.clone()));
+            }),
+            Change::PutCredential(credential) => self.within(&credential.workspace, |workspace| {
+                let key = credential.key();
+                workspace.credentials.insert(key, credential.clone());
+            }),
+            Change::DeleteCredential {
+                workspace,
+                holder,
+                kind,
+                host,
+            } => self.within(workspace, |workspace| {
+                let key = (holder.clone(), *kind, host.clone());
+                workspace.credentials.remove(&key);
             }),
             Change::PutFlow(flow) => self.within(&flow.workspace, |workspace| {
                 workspace.flows.insert(flow.name.clone(), flow.clone());
@@ -249,6 +339,9 @@ impl Workspace {
         Self {
             record,
             roles: BTreeMap::new(),
+            identities: BTreeMap::new(),
+            grants: BTreeSet::new(),
+            credentials: BTreeMap::new(),
             flows: BTreeMap::new(),
             computes: BTreeMap::new(),
             sessions: BTreeMap::new(),
@@ -313,6 +406,14 @@ impl Workspace {
             }
             self.sessions.insert(id.clone(), session.clone());
         }
+    }
+
+    /// Takes everything from a user that rests on a role.
+    fn forget(&mut self, user: &UserName) {
+        let holder = Holder::User(user.clone());
+        self.roles.remove(user);
+        self.grants.retain(|(_, granted)| granted != user);
+        self.credentials.retain(|(held, ..), _| *held != holder);
     }
 
     fn account(&mut self, user: &UserName, change: impl Fn(&mut Used)) {

@@ -8,9 +8,9 @@
 
 use flowcell_session::machine::{self, Context, Effect, Event, Refusal, Rules, Step, Wish};
 use flowcell_session::{
-    Catalog, Change, Compute, ComputeKind, ComputeState, Flow, ForkedFrom, Identity, Image, Name,
-    NamedBy, Packages, Quotas, Resources, Session, SessionState, State, Stored, UserName,
-    WorkspaceRecord,
+    Catalog, Change, Compute, ComputeKind, ComputeState, Flow, ForkedFrom, Identity, IdentityKind,
+    Image, Name, NamedBy, Packages, Quotas, Resources, Role, Session, SessionState, State, Stored, UserName,
+    WorkspaceIdentity, WorkspaceRecord, delete_identity, grant,
 };
 use jiff::{SignedDuration, Timestamp};
 
@@ -323,6 +323,117 @@ fn on_an_instance_compute_only_the_idle_time_can_be_set() {
     ));
 }
 
+fn managed(client_id: Option<&str>) -> Wish {
+    let client_id = client_id.map(ToOwned::to_owned);
+    Wish {
+        identity: Some(Identity::Managed { client_id }),
+        ..Wish::default()
+    }
+}
+
+/// An identity `i` with the client identifier `c`, and whoever may assign it.
+fn with_identity(users: &[&str]) -> World {
+    let mut world = World::new();
+    world.state.apply(&Change::PutIdentity(WorkspaceIdentity {
+        workspace: name("w"),
+        name: name("i"),
+        kind: IdentityKind::UserAssigned,
+        client_id: "c".to_owned(),
+        created_by: user("ana"),
+        created: world.now,
+    }));
+    for who in users {
+        let grant = machine_grant(&world.state, who);
+        world.state.apply(&grant);
+    }
+    world
+}
+
+fn machine_grant(state: &State, who: &str) -> Change {
+    let mut state = state.clone();
+    state.apply(&Change::PutRole {
+        workspace: name("w"),
+        user: user(who),
+        role: Role::DataScientist,
+    });
+    grant(&state, &name("w"), &name("i"), &user(who)).unwrap()
+}
+
+#[test]
+fn an_identity_is_for_those_who_may_assign_it() {
+    let mut world = with_identity(&["ana"]);
+    let refused = world.start("ben", "f", managed(Some("c"))).unwrap_err();
+    assert!(matches!(refused, Refusal::Forbidden(_)), "{refused}");
+    assert!(refused.to_string().contains("ben"), "{refused}");
+    for (client_id, word) in [(Some("d"), "'d'"), (Some("i"), "'i'"), (None, "--system")] {
+        let refused = world.start("ana", "f", managed(client_id)).unwrap_err();
+        assert!(matches!(refused, Refusal::Missing(_)), "{refused}");
+        assert!(refused.to_string().contains(word), "{refused}");
+    }
+    world.start("ana", "f", managed(Some("c"))).unwrap();
+    // Owners may assign every identity.
+    world.state.apply(&Change::PutRole {
+        workspace: name("w"),
+        user: user("ben"),
+        role: Role::Owner,
+    });
+    world.start("ben", "g", managed(Some("c"))).unwrap();
+}
+
+#[test]
+fn a_session_outlives_its_identity_and_does_not_begin_anew_without() {
+    let mut world = with_identity(&["ana"]);
+    world.start("ana", "f", managed(Some("c"))).unwrap();
+    let running = world.session("f").clone();
+    let gone = delete_identity(&world.state, &name("w"), &name("i")).unwrap();
+    world.state.apply(&gone);
+    assert_eq!(*world.session("f"), running);
+    let reset = Event::Reset {
+        user: user("ana"),
+        session: name("session-of-f"),
+        seen: None,
+        compute: world.fresh(),
+    };
+    let refused = world.settle(&reset).unwrap_err();
+    assert!(matches!(refused, Refusal::Missing(_)), "{refused}");
+    let refused = world.update(of_type("large")).unwrap_err();
+    assert!(matches!(refused, Refusal::Missing(_)), "{refused}");
+    assert_eq!(*world.session("f"), running);
+    // What does not begin anew can change.
+    let wish = Wish {
+        idle_seconds: Some(61),
+        ..Wish::default()
+    };
+    world.update(wish).unwrap();
+    let wish = Wish {
+        identity: Some(Identity::UserIdentity),
+        ..Wish::default()
+    };
+    world.update(wish).unwrap();
+    world.settle(&reset).unwrap();
+}
+
+#[test]
+fn a_grant_goes_with_the_role_and_with_the_user() {
+    for gone in [
+        Change::DeleteRole {
+            workspace: name("w"),
+            user: user("ana"),
+        },
+        Change::DeleteUser(user("ana")),
+        Change::DeleteGrant {
+            workspace: name("w"),
+            identity: name("i"),
+            user: user("ana"),
+        },
+    ] {
+        let mut world = with_identity(&["ana"]);
+        world.state.apply(&gone);
+        let refused = world.start("ana", "f", managed(Some("c"))).unwrap_err();
+        assert!(matches!(refused, Refusal::Forbidden(_)), "{refused}");
+    }
+}
+
 #[test]
 fn idle_times_have_bounds() {
     let mut world = World::new();
@@ -357,12 +468,11 @@ fn a_dry_run_shows_the_settings_and_changes_nothing() {
 
 #[test]
 fn idle_time_and_identity_hold_at_once() {
-    let mut world = World::new();
+    let mut world = with_identity(&["ana"]);
     let before = world.start("ana", "f", Wish::default()).unwrap();
     let wish = Wish {
         idle_seconds: Some(120),
-        identity: Some(Identity::Managed { client_id: None }),
-        ..Wish::default()
+        ..managed(Some("c"))
     };
     let step = world.update(wish).unwrap();
     assert_eq!(step.effects, []);
@@ -372,7 +482,7 @@ fn idle_time_and_identity_hold_at_once() {
         (after.idle_seconds, after.revision),
         (120, before.revision + 1)
     );
-    assert_eq!(after.identity, Identity::Managed { client_id: None });
+    assert_eq!(Some(&after.identity), managed(Some("c")).identity.as_ref());
 }
 
 #[test]
@@ -900,10 +1010,10 @@ fn fork(who: &str, generation: u64, flow: &str, wish: Wish) -> Event {
 
 #[test]
 fn a_fork_is_a_new_flow_with_a_session_like_the_other() {
-    let mut world = World::new();
+    let mut world = with_identity(&["ana"]);
     let wish = Wish {
         idle_seconds: Some(500),
-        identity: Some(Identity::Managed { client_id: None }),
+        identity: managed(Some("c")).identity,
         ..of_type("medium")
     };
     let source = world.start("ana", "f", wish).unwrap();

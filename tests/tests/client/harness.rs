@@ -198,6 +198,10 @@ pub(crate) fn seen(arguments: &[&str], ended: &Ended) -> String {
             (r"(?m)^  c-[0-9a-f]{8}\b", "  [call]"),
             (r"\bserverless-[0-9a-f]{20}\b", "[compute]"),
             (r"fc_[0-9a-f]{16}_[-\w]+", "[key]"),
+            (
+                r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b",
+                "[client_id]",
+            ),
             (r"\b[0-9a-f]{16}\b", "[id]"),
             (r"http://127.0.0.1:\d{4,}", "[host]"),
             (r"after \d+ ms", "after [n] ms"),

@@ -362,6 +362,14 @@ fn a_configuration_that_is_wrong_names_the_key() {
             "[[instance_types]]\nname = \"a\"\nmemory_mib = 0\ncpu_millis = 1\ninstances = 1\n",
             &["instance_types.a", "memory_mib"],
         ),
+        (
+            "[secrets]\nkey = \"hunter2\"\n",
+            &["secrets.key", "FLOWCELL__SECRETS__KEY"],
+        ),
+        (
+            "[secrets]\nprevious_keys = \"hunter2\"\n",
+            &["secrets.previous_keys", "no place"],
+        ),
         ("[auth.oidc]\nissuer = \"i\"\n", &["auth.oidc", "audience"]),
         ("[server\n", &["flowcell.toml", "TOML"]),
     ] {

@@ -50,7 +50,65 @@ const OPERATIONS: &[(&str, &str, Least)] = &[
     ("GET", "/v1/workspaces", Anybody),
     ("POST", "/v1/workspaces", Admin),
     ("GET", "/v1/workspaces/{workspace}", Reader),
+    ("PATCH", "/v1/workspaces/{workspace}", Owner),
     ("DELETE", "/v1/workspaces/{workspace}", Owner),
+    ("GET", "/v1/workspaces/{workspace}/identities", Reader),
+    ("POST", "/v1/workspaces/{workspace}/identities", Owner),
+    (
+        "GET",
+        "/v1/workspaces/{workspace}/identities/{identity}",
+        Reader,
+    ),
+    (
+        "DELETE",
+        "/v1/workspaces/{workspace}/identities/{identity}",
+        Owner,
+    ),
+    (
+        "GET",
+        "/v1/workspaces/{workspace}/identities/{identity}/grants",
+        Reader,
+    ),
+    (
+        "PUT",
+        "/v1/workspaces/{workspace}/identities/{identity}/grants/{user}",
+        Owner,
+    ),
+    (
+        "DELETE",
+        "/v1/workspaces/{workspace}/identities/{identity}/grants/{user}",
+        Owner,
+    ),
+    (
+        "GET",
+        "/v1/workspaces/{workspace}/identities/{identity}/credentials",
+        Reader,
+    ),
+    (
+        "PUT",
+        "/v1/workspaces/{workspace}/identities/{identity}/credentials/{kind}/{host}",
+        Owner,
+    ),
+    (
+        "DELETE",
+        "/v1/workspaces/{workspace}/identities/{identity}/credentials/{kind}/{host}",
+        Owner,
+    ),
+    (
+        "GET",
+        "/v1/workspaces/{workspace}/me/credentials",
+        DataScientist,
+    ),
+    (
+        "PUT",
+        "/v1/workspaces/{workspace}/me/credentials/{kind}/{host}",
+        DataScientist,
+    ),
+    (
+        "DELETE",
+        "/v1/workspaces/{workspace}/me/credentials/{kind}/{host}",
+        DataScientist,
+    ),
     ("GET", "/v1/workspaces/{workspace}/roles", Reader),
     ("PUT", "/v1/workspaces/{workspace}/roles/{user}", Owner),
     ("DELETE", "/v1/workspaces/{workspace}/roles/{user}", Owner),
@@ -330,6 +388,9 @@ fn everybody(server: &Server) -> Vec<(Who, Client)> {
             json!({"name": "elsewhere", "owner": "stranger"}),
         )
         .expect(201);
+    admin
+        .post(&workspace("/identities"), json!({"name": "team"}))
+        .expect(201);
     // Whoever administers the host has no role by that alone.
     admin.delete(&workspace("/roles/admin")).expect(204);
     everybody
@@ -385,6 +446,9 @@ impl Things {
             .replace("{user}", "own")
             .replace("{key}", &self.key)
             .replace("{workspace}", "default")
+            .replace("{identity}", "team")
+            .replace("{kind}", "index")
+            .replace("{host}", "packages.example.com")
             .replace("{flow}", "flow")
             .replace("{path}", "tool.py")
             .replace("{compute}", "box")
@@ -401,6 +465,9 @@ fn body(method: &str, path: &str) -> Value {
         ("POST", "workspaces") => json!({"name": "default"}),
         ("POST", "keys") => json!({}),
         ("PUT", "{user}") => json!({"role": "data-scientist"}),
+        ("POST", "identities") => json!({"name": "team"}),
+        ("PUT", "{host}") => json!({"token": "hunter2"}),
+        ("PATCH", "{workspace}") => json!({}),
         ("POST", "flows") => json!({"name": "flow"}),
         ("POST", "computes") => json!({"name": "box"}),
         ("PATCH", "{compute}" | "{session}") => json!({"idle_seconds": 1000}),
@@ -483,6 +550,7 @@ fn every_operation_works_for_those_who_may() {
                 ("POST", "/v1/users" | "/v1/workspaces") => answer.status == 409,
                 ("POST", path)
                     if path.ends_with("/flows")
+                        || path.ends_with("/identities")
                         || path.ends_with("/computes")
                         || path.ends_with("/sessions")
                         || path.ends_with("/fork") =>

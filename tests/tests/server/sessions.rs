@@ -68,9 +68,11 @@ fn a_session_starts_with_the_settings_that_are_asked_for() {
     let server = Server::start();
     let admin = server.admin();
     counting(&admin, "count");
+    let identity = admin.post(&workspace("/identities"), json!({"name": "team"}));
+    let client_id = identity.is(201).json["client_id"].clone();
     let settings = json!({
         "flow": "count", "compute_kind": "serverless", "instance_type": "standard_ds3_V2", "idle_seconds": 600,
-        "identity": {"type": "managed", "client_id": "abc"}, "base_image": "promptflow:0.1.0",
+        "identity": {"type": "managed", "client_id": client_id}, "base_image": "promptflow:0.1.0",
     });
     let dry = admin.post(&workspace("/sessions?dry_run=true"), settings.clone());
     let shown = dry.is(200).json;
@@ -219,7 +221,7 @@ fn settings_change_while_it_runs() {
     let path = session.path("");
     let tag = admin.get(&path).tag();
     // These hold at once and leave everything as it is.
-    let change = json!({"idle_seconds": 900, "identity": {"type": "managed", "client_id": "abc"}});
+    let change = json!({"idle_seconds": 900, "identity": {"type": "managed"}});
     let answer = admin
         .request_with("PATCH", &path, &[("if-match", &tag)], &change)
         .is(200);

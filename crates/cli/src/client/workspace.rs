@@ -1,10 +1,13 @@
 //! `flowcell workspace …` and `flowcell role …`.
 
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
 use clap::{Args, Subcommand, ValueEnum};
 use flowcell_server::api::workspaces::{CreateWorkspace, GrantRole, RoleView, WorkspaceView};
 use flowcell_session::{Name, Role, UserName};
 use reqwest::Method;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::api::Api;
 use super::arguments::Named;
@@ -19,6 +22,11 @@ pub(crate) enum WorkspaceCommand {
     List,
     /// Make a workspace. Administrators only.
     Create(CreateArgs),
+    /// Show the workspace and its identities.
+    Show,
+    /// Change the workspace by a file in the form of `az ml workspace update`: the identities that it shall have. Owners
+    /// only.
+    Update(UpdateArgs),
     /// Delete a workspace with its flows. Owners only.
     Delete(DeleteArgs),
     /// Show the quotas of the workspace and of you in it, and what is used of them.
@@ -32,6 +40,13 @@ pub(crate) struct CreateArgs {
     /// Its first owner; you, if absent.
     #[arg(long, value_name = "USER")]
     owner: Option<UserName>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UpdateArgs {
+    /// The file (YAML): `identity: {type: …, user_assigned_identities: {…}}`.
+    #[arg(long, short, value_name = "FILE")]
+    file: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -102,12 +117,17 @@ pub(super) async fn run(api: &Api, command: WorkspaceCommand) -> Result<(), Clie
                 owner: args.owner,
             };
             let answer = api.create(api.at(["workspaces"]), &body).await?;
-            api.show(&answer, |view: &WorkspaceView| {
-                pairs(&[
-                    ("workspace", view.name.to_string()),
-                    ("created", time(view.created)),
-                ])
-            })
+            api.show(&answer, workspace)
+        }
+        WorkspaceCommand::Show => {
+            let answer = api.get(api.here([])).await?;
+            api.show(&answer, workspace)
+        }
+        WorkspaceCommand::Update(args) => {
+            let body = update(&args.file, api.workspace())?;
+            let request = api.request(Method::PATCH, api.here([])).json(&body);
+            let answer = api.send(request).await?;
+            api.show(&answer, workspace)
         }
         WorkspaceCommand::Delete(args) => {
             let name = args.named.text();
@@ -158,6 +178,46 @@ pub(super) async fn run_role(api: &Api, command: RoleCommand) -> Result<(), Clie
             Ok(())
         }
     }
+}
+
+/// What a file asks for, as the host takes it. Keys that only say which workspace is meant are taken out; the host knows
+/// those that are left, and names the others.
+fn update(path: &Path, workspace: &Name) -> Result<Map<String, Value>, ClientError> {
+    let wrong = |why: String| ClientError::new(format!("{}: {why}", path.display()));
+    let mut text = String::new();
+    let most = flowcell_flow::MAX_BYTES as u64 + 1;
+    std::fs::File::open(path)
+        .and_then(|file| file.take(most).read_to_string(&mut text))
+        .map_err(|error| wrong(format!("it cannot be read: {error}")))?;
+    let read = flowcell_flow::yaml_to_json(&text).map_err(|error| wrong(error.to_string()))?;
+    let Value::Object(mut members) = read else {
+        return Err(wrong(
+            "it is no mapping; it has the form `identity: {type: …, user_assigned_identities: {…}}`"
+                .to_owned(),
+        ));
+    };
+    members.shift_remove("$schema");
+    match members.shift_remove("name") {
+        Some(name) if name != workspace.as_str() => Err(wrong(format!(
+            "name: it is for the workspace {name}, and this one is '{workspace}'; --workspace names another one"
+        ))),
+        _ => Ok(members),
+    }
+}
+
+fn workspace(view: &WorkspaceView) -> String {
+    let identity = &view.identity;
+    let mut rows = vec![
+        ("workspace", view.name.to_string()),
+        ("created", time(view.created)),
+        ("identity", identity.kind.clone()),
+        ("client_id", identity.client_id.clone().unwrap_or_default()),
+    ];
+    for (name, one) in &identity.user_assigned_identities {
+        let client_id = one.client_id.as_deref().unwrap_or_default();
+        rows.push(("user-assigned", format!("{name}  {client_id}")));
+    }
+    pairs(&rows)
 }
 
 fn workspaces(workspaces: &[WorkspaceView]) -> String {

@@ -6,12 +6,16 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use flowcell_session::{Change, Name, Quota, Role, Used, UserName, WorkspaceRecord};
+use flowcell_session::{
+    Change, Name, Quota, Role, State as Stored, Used, UserName, Workspace, WorkspaceRecord,
+    own_identity, set_identities,
+};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::page::{Page, PageParams};
+use super::workspace_identity::{IdentityUpdate, WorkspaceIdentityView};
 use crate::app::App;
 use crate::auth::Caller;
 use crate::extract::{At, Body, Creation, Params};
@@ -26,6 +30,17 @@ pub struct WorkspaceView {
     /// When it was made.
     #[schema(value_type = String, format = DateTime)]
     pub created: Timestamp,
+    /// Its identities.
+    pub identity: WorkspaceIdentityView,
+}
+
+/// What changes of a workspace; what is absent stays.
+#[derive(Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct UpdateWorkspace {
+    /// The identities that it shall have, all of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub identity: Option<IdentityUpdate>,
 }
 
 /// A new workspace.
@@ -91,7 +106,7 @@ pub async fn list(
     let state = app.ledger().state();
     page.of(&state.workspaces, |_, workspace| {
         let is_mine = caller.admin || workspace.roles.contains_key(&caller.user);
-        is_mine.then(|| view(&workspace.record))
+        is_mine.then(|| view(workspace))
     })
     .map(Json)
 }
@@ -114,9 +129,19 @@ pub async fn create(
         name: body.value.name,
         created: Timestamp::now(),
     };
-    let owner = body.value.owner.unwrap_or(caller.user);
-    let view = view(&record);
+    let owner = body.value.owner.unwrap_or_else(|| caller.user.clone());
     let location = format!("/v1/workspaces/{}", record.name);
+    let changes = vec![
+        Change::PutWorkspace(record.clone()),
+        own_identity(&record, &caller.user),
+        Change::PutRole {
+            workspace: record.name.clone(),
+            user: owner,
+            role: Role::Owner,
+        },
+    ];
+    let view =
+        after(&Stored::default(), &changes, &record.name).map_err(IntoResponse::into_response)?;
     let answered = creation.answered(StatusCode::CREATED, &location, &view);
     app.change(move |state| {
         if state.workspaces.contains_key(&record.name) {
@@ -125,14 +150,8 @@ pub async fn create(
                 format!("there is a workspace '{}' already", record.name),
             ));
         }
-        let role = Change::PutRole {
-            workspace: record.name.clone(),
-            user: owner,
-            role: Role::Owner,
-        };
-        let changes = [Change::PutWorkspace(record), role].into_iter();
         // Kept until it is stored: the request cannot be begun again before.
-        Ok((changes.chain(answered).collect(), creation))
+        Ok((changes.into_iter().chain(answered).collect(), creation))
     })
     .await
     .map_err(IntoResponse::into_response)?;
@@ -156,8 +175,34 @@ pub async fn get(
     let state = app.ledger().state();
     let found = state.workspaces.get(&workspace);
     found
-        .map(|found| Json(view(&found.record)))
+        .map(|found| Json(view(found)))
         .ok_or_else(|| Problem::not_found("workspace", workspace.as_str()))
+}
+
+/// Changes a workspace: its identities become those that are named, as with `az ml workspace update`, all of them or none.
+/// One that would be deleted and holds credentials is refused (409). Owners only.
+#[utoipa::path(patch, path = "/v1/workspaces/{workspace}", tag = "workspaces", params(("workspace" = String, Path)),
+    request_body = UpdateWorkspace,
+    responses((status = 200, body = WorkspaceView), (status = 403, body = Problem), (status = 404, body = Problem),
+        (status = 409, body = Problem), (status = 422, body = Problem)))]
+pub async fn update(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    At(name): At<Name>,
+    body: Body<UpdateWorkspace>,
+) -> Result<Json<WorkspaceView>, Problem> {
+    caller.require(&app, &name, Role::Owner)?;
+    let wanted = body.value.identity.as_ref().map(IdentityUpdate::wanted);
+    let wanted = wanted.transpose()?;
+    let changed = app.change(move |state| {
+        let changes = match &wanted {
+            None => Vec::new(),
+            Some(wanted) => set_identities(state, &name, wanted, &caller.user, Timestamp::now())?,
+        };
+        let view = after(state, &changes, &name)?;
+        Ok((changes, view))
+    });
+    changed.await.map(Json)
 }
 
 /// Deletes a workspace with its flows. Its sessions must be stopped, and its computes deleted. Owners only.
@@ -296,11 +341,25 @@ pub async fn quota(
     }))
 }
 
-fn view(record: &WorkspaceRecord) -> WorkspaceView {
+fn view(workspace: &Workspace) -> WorkspaceView {
     WorkspaceView {
-        name: record.name.clone(),
-        created: record.created,
+        name: workspace.record.name.clone(),
+        created: workspace.record.created,
+        identity: workspace.into(),
     }
+}
+
+/// The workspace as changes leave it.
+fn after(state: &Stored, changes: &[Change], name: &Name) -> Result<WorkspaceView, Problem> {
+    let workspaces = state.workspaces.get_key_value(name);
+    let workspaces = workspaces.map(|(name, workspace)| (name.clone(), workspace.clone()));
+    let mut state = Stored {
+        workspaces: workspaces.into_iter().collect(),
+        ..Stored::default()
+    };
+    changes.iter().for_each(|change| state.apply(change));
+    let found = state.workspaces.get(name).map(view);
+    found.ok_or_else(|| Problem::not_found("workspace", name.as_str()))
 }
 
 /// Asserts that the workspace has another owner than this user.

@@ -41,17 +41,18 @@ impl BaseImages {
     }
 
     /// Makes sure that the store has an image. Gives it with its digests where these were not known yet.
+    /// `credential` is asked for only where the registry is.
     pub(super) async fn bring(
         &self,
         image: &Image,
-        credential: Option<Credential>,
+        credential: impl FnOnce() -> Result<Option<Credential>, EnvironmentError>,
         default: &Reference,
     ) -> Result<Option<Image>, EnvironmentError> {
         if let Some(digest) = &image.digest {
             return self.restore(image, digest, credential).await.map(|()| None);
         }
         let reference = &image.reference;
-        match self.pull(reference, credential).await? {
+        match self.pull(reference, credential()?).await? {
             Pulled::Bundle { bundle, artifact } => Ok(Some(Image {
                 digest: Some(bundle),
                 artifact: Some(artifact),
@@ -85,7 +86,7 @@ impl BaseImages {
         &self,
         image: &Image,
         digest: &str,
-        credential: Option<Credential>,
+        credential: impl FnOnce() -> Result<Option<Credential>, EnvironmentError>,
     ) -> Result<(), EnvironmentError> {
         let failed = |error: &dyn std::error::Error| EnvironmentError::Failed(error.to_string());
         let known: Digest = digest.parse().map_err(|error| failed(&error))?;
@@ -100,7 +101,7 @@ impl BaseImages {
             .find([':', '@'])
             .map_or(by_tag.len(), |at| name + at);
         let by_digest = format!("{}@{artifact}", &by_tag[..end]);
-        match self.pull(&by_digest, credential).await? {
+        match self.pull(&by_digest, credential()?).await? {
             Pulled::Bundle { bundle, .. } if bundle == digest => Ok(()),
             _ => Err(EnvironmentError::Failed(format!(
                 "base image {by_digest} is another one now; reset the session to another image"

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flowcell_worker::{ComputeSpec, Credential, Credentials, SessionId, SessionSpec, WorkerError};
+use flowcell_worker::{ComputeSpec, SessionId, SessionSpec, WorkerError};
 
 use super::copy::{CopyError, WorkingCopy};
 use super::environments::{EnvironmentError, Environments};
@@ -109,11 +109,7 @@ impl Inner {
         if session.generation != generation {
             return Err(OpenError::Over);
         }
-        let credential = self.registry_credential(&session, &session.image.reference);
-        let bringing = self
-            .images
-            .bring(&session.image, credential, &self.settings.bundle);
-        let brought = bringing.await?;
+        let brought = self.bring(&session).await?;
         let image = brought.as_ref().unwrap_or(&session.image);
         // A fork has the packages of the session that its memory comes from.
         let packages = match session.packages.clone() {
@@ -124,7 +120,7 @@ impl Inner {
                 match Environments::asked(ledger, workspace.clone(), flow).await? {
                     None => None,
                     Some(asked) => {
-                        let credentials = self.credentials(&session);
+                        let credentials = self.index_credentials(&session)?;
                         let made =
                             self.environments
                                 .make(image.in_store(), asked, credentials, &|_| {});
@@ -143,29 +139,18 @@ impl Inner {
         self: &Arc<Self>,
         session: &Session,
     ) -> Result<Arc<Live>, OpenError> {
-        let image = &session.image;
-        let credential = self.registry_credential(session, &image.reference);
-        let bringing = self.images.bring(image, credential, &self.settings.bundle);
-        bringing.await?;
+        self.bring(session).await?;
         let (workspace, id) = (&session.workspace, &session.id);
         let packages = session.packages.as_deref();
-        self.open(workspace, id, session.generation, image, packages)
+        self.open(workspace, id, session.generation, &session.image, packages)
             .await
     }
 
-    /// What a session may show to the registry of an image.
-    pub(super) fn registry_credential(
-        &self,
-        session: &Session,
-        reference: &str,
-    ) -> Option<Credential> {
-        let registry = reference.split_once('/')?.0;
-        self.credentials(session).remove(registry)
-    }
-
-    /// What a session may show to hosts of packages.
-    pub(super) fn credentials(&self, _session: &Session) -> Credentials {
-        Credentials::new()
+    /// Makes sure that the store has a session's image.
+    async fn bring(&self, session: &Session) -> Result<Option<Image>, EnvironmentError> {
+        let credential = || self.registry_credential(session, &session.image.reference);
+        let default = &self.settings.bundle;
+        self.images.bring(&session.image, credential, default).await
     }
 
     /// Makes a session's working copy, and makes sure of its environment.
@@ -180,7 +165,7 @@ impl Inner {
         if let Some(packages) = packages {
             let session = self.session(&(workspace.clone(), id.clone()));
             let session = session.map_err(|_| OpenError::Over)?;
-            let credentials = self.credentials(&session);
+            let credentials = || self.index_credentials(&session);
             self.environments
                 .restore(image.in_store(), packages, credentials)
                 .await?;

@@ -132,7 +132,8 @@ impl Environments {
         let failed = |error: &dyn std::error::Error| EnvironmentError::Failed(error.to_string());
         let of = asked_digest(&asked)?;
         let is_lock = matches!(asked, Asked::Lock(_));
-        let key = (image, &of, &credentials);
+        // Whoever has other credentials may get something else for the same question, or nothing.
+        let key = (image, &of, credentials.scope());
         let key = sha256(&serde_json::to_vec(&key).map_err(|error| failed(&error))?);
         if self.known.len() >= MAX_KNOWN {
             self.known.retain(|_, slot| Arc::strong_count(slot) > 1);
@@ -202,19 +203,19 @@ impl Environments {
         })
     }
 
-    /// Makes sure that what a session had is still there: its lock brings it back.
+    /// Makes sure that what a session had is still there: its lock brings it back. `credentials` are asked for only then.
     pub(super) async fn restore(
         &self,
         image: &str,
         packages: &Packages,
-        credentials: Credentials,
+        credentials: impl FnOnce() -> Result<Credentials, EnvironmentError>,
     ) -> Result<(), EnvironmentError> {
         if self.is_there(packages.site.as_deref()) {
             return Ok(());
         }
         let lock = self.lock(packages).await?;
         let made = self
-            .make(image, Asked::Lock(lock), credentials, &|_| {})
+            .make(image, Asked::Lock(lock), credentials()?, &|_| {})
             .await?;
         if made.site == packages.site {
             return Ok(());

@@ -124,7 +124,7 @@ impl Inner {
                     live.install_step(step.clone());
                     live.events.push(SessionEvent::InstallStep { step });
                 };
-                let credentials = self.credentials(&session);
+                let credentials = self.index_credentials(&session)?;
                 let made =
                     self.environments
                         .make(session.image.in_store(), asked, credentials, &hear);

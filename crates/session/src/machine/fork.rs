@@ -58,6 +58,8 @@ impl Scene<'_> {
         let wish = like(source, wish);
         let idle_seconds = self.idle_seconds(wish.idle_seconds)?;
         let place = self.place(user, &wish, new_compute, 1)?;
+        let identity = wish.identity.unwrap_or_default();
+        self.check_identity(user, &identity)?;
         let now = self.context.now;
         let flow = Flow {
             revision: 1,
@@ -81,7 +83,7 @@ impl Scene<'_> {
             instance_type: place.instance_type,
             choice: place.choice,
             idle_seconds,
-            identity: wish.identity.unwrap_or_default(),
+            identity,
             // Its memory is only of use to the code that made it.
             image: source.image.clone(),
             packages: source.packages.clone(),

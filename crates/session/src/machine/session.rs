@@ -42,6 +42,8 @@ impl Scene<'_> {
         }
         let idle_seconds = self.idle_seconds(wish.idle_seconds)?;
         let place = self.place(user, wish, new_compute, 1)?;
+        let identity = wish.identity.clone().unwrap_or_default();
+        self.check_identity(user, &identity)?;
         let now = self.context.now;
         let session = Session {
             workspace: self.workspace.record.name.clone(),
@@ -59,7 +61,7 @@ impl Scene<'_> {
             instance_type: place.instance_type.clone(),
             choice: place.choice.clone(),
             idle_seconds,
-            identity: wish.identity.clone().unwrap_or_default(),
+            identity,
             image: Box::new(image.clone()),
             packages: None,
             last_use: now,
@@ -187,6 +189,7 @@ impl Scene<'_> {
                         .to_owned(),
                 });
             }
+            self.check_identity(&session.user, identity)?;
             changed.identity = identity.clone();
             what.push("identity".to_owned());
         }
@@ -200,6 +203,8 @@ impl Scene<'_> {
             self.put(changed, &what, Some(user), &mut step);
             return Ok(step);
         };
+        // It begins anew, as at a start.
+        self.check_identity(&session.user, &changed.identity)?;
         what.push(format!(
             "now on compute '{}' of type {}",
             place.compute, place.instance_type
@@ -284,6 +289,7 @@ impl Scene<'_> {
                 changes: Vec::new(),
             },
         };
+        self.check_identity(&session.user, &session.identity)?;
         let mut step = Step::default();
         let changed = Session {
             revision: session.revision + 1,

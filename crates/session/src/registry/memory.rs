@@ -120,6 +120,16 @@ impl Registry for MemoryRegistry {
                 user: user.clone(),
                 role: *role,
             }));
+            let identities = workspace.identities.values().cloned();
+            changes.extend(identities.map(Change::PutIdentity));
+            let grants = workspace.grants.iter();
+            changes.extend(grants.map(|(identity, user)| Change::PutGrant {
+                workspace: workspace.record.name.clone(),
+                identity: identity.clone(),
+                user: user.clone(),
+            }));
+            let credentials = workspace.credentials.values().cloned();
+            changes.extend(credentials.map(Change::PutCredential));
             changes.extend(workspace.flows.values().cloned().map(Change::PutFlow));
             changes.extend(workspace.computes.values().cloned().map(Change::PutCompute));
             changes.extend(workspace.sessions.values().cloned().map(Change::PutSession));

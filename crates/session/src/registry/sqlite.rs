@@ -13,6 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{Durability, FileInfo, MAX_HISTORY, Registry, RegistryError};
+use crate::credential::{CredentialHost, CredentialKind, Holder};
 use crate::digest::sha256;
 use crate::name::{Name, UserName};
 use crate::session::Happening;
@@ -102,17 +103,23 @@ enum Kind {
     Key,
     Workspace,
     Role,
+    Identity,
+    Grant,
+    Credential,
     Flow,
     Compute,
     Session,
 }
 
 impl Kind {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 10] = [
         Self::User,
         Self::Key,
         Self::Workspace,
         Self::Role,
+        Self::Identity,
+        Self::Grant,
+        Self::Credential,
         Self::Flow,
         Self::Compute,
         Self::Session,
@@ -124,6 +131,9 @@ impl Kind {
             Self::Key => "key",
             Self::Workspace => "workspace",
             Self::Role => "role",
+            Self::Identity => "identity",
+            Self::Grant => "grant",
+            Self::Credential => "credential",
             Self::Flow => "flow",
             Self::Compute => "compute",
             Self::Session => "session",
@@ -149,6 +159,16 @@ impl Kind {
                     role,
                 }
             }
+            Self::Identity => Change::PutIdentity(parse(self, json)?),
+            Self::Grant => {
+                let (workspace, identity, user) = parse(self, json)?;
+                Change::PutGrant {
+                    workspace,
+                    identity,
+                    user,
+                }
+            }
+            Self::Credential => Change::PutCredential(parse(self, json)?),
             Self::Flow => Change::PutFlow(parse(self, json)?),
             Self::Compute => Change::PutCompute(parse(self, json)?),
             Self::Session => Change::PutSession(parse(self, json)?),
@@ -159,6 +179,22 @@ impl Kind {
 /// A key of something in a workspace; names hold no '/'.
 fn within(workspace: &Name, name: &str) -> String {
     format!("{workspace}/{name}")
+}
+
+fn granted(workspace: &Name, identity: &Name, user: &UserName) -> String {
+    format!("{workspace}/{identity}/{user}")
+}
+
+/// What the keys of a holder's credentials begin with, before a '/'.
+fn held_by(workspace: &Name, holder: &Holder) -> String {
+    match holder {
+        Holder::Identity(identity) => format!("{workspace}/identity/{identity}"),
+        Holder::User(user) => format!("{workspace}/user/{user}"),
+    }
+}
+
+fn held(workspace: &Name, holder: &Holder, kind: CredentialKind, host: &CredentialHost) -> String {
+    format!("{}/{}/{host}", held_by(workspace, holder), kind.as_str())
 }
 
 fn put(
@@ -177,6 +213,17 @@ fn put(
 fn delete(transaction: &Transaction<'_>, kind: Kind, key: &str) -> Result<(), RegistryError> {
     transaction
         .prepare_cached("DELETE FROM record WHERE kind = ?1 AND key = ?2")?
+        .execute(params![kind.as_str(), key])?;
+    Ok(())
+}
+
+/// Deletes all records of a kind whose keys have this one and a '/' at their beginning.
+fn delete_below(transaction: &Transaction<'_>, kind: Kind, key: &str) -> Result<(), RegistryError> {
+    // '0' is the character after '/'.
+    transaction
+        .prepare_cached(
+            "DELETE FROM record WHERE kind = ?1 AND key > ?2 || '/' AND key < ?2 || '0'",
+        )?
         .execute(params![kind.as_str(), key])?;
     Ok(())
 }
@@ -201,6 +248,14 @@ fn store(transaction: &Transaction<'_>, change: &Change) -> Result<(), RegistryE
                 "DELETE FROM record WHERE kind = 'role' AND json_extract(json, '$[1]') = ?1",
                 params![user.as_str()],
             )?;
+            transaction.execute(
+                "DELETE FROM record WHERE kind = 'grant' AND json_extract(json, '$[2]') = ?1",
+                params![user.as_str()],
+            )?;
+            transaction.execute(
+                "DELETE FROM record WHERE kind = 'credential' AND json_extract(json, '$.holder.user') = ?1",
+                params![user.as_str()],
+            )?;
             Ok(())
         }
         Change::PutKey(key) => put(transaction, Kind::Key, &key.id, key),
@@ -210,11 +265,9 @@ fn store(transaction: &Transaction<'_>, change: &Change) -> Result<(), RegistryE
         }
         Change::DeleteWorkspace(workspace) => {
             delete(transaction, Kind::Workspace, workspace.as_str())?;
-            // '0' is the character after '/'.
-            transaction.execute(
-                "DELETE FROM record WHERE kind IN ('role', 'flow', 'compute', 'session') AND key > ?1 || '/' AND key < ?1 || '0'",
-                params![workspace.as_str()],
-            )?;
+            for kind in Kind::ALL {
+                delete_below(transaction, kind, workspace.as_str())?;
+            }
             for table in ["file", "history"] {
                 transaction.execute(
                     &format!("DELETE FROM {table} WHERE workspace = ?1"),
@@ -234,8 +287,70 @@ fn store(transaction: &Transaction<'_>, change: &Change) -> Result<(), RegistryE
             &(workspace, user, role),
         ),
         Change::DeleteRole { workspace, user } => {
-            delete(transaction, Kind::Role, &within(workspace, user.as_str()))
+            delete(transaction, Kind::Role, &within(workspace, user.as_str()))?;
+            transaction.execute(
+                "DELETE FROM record WHERE kind = 'grant' AND json_extract(json, '$[0]') = ?1 AND json_extract(json, '$[2]') = ?2",
+                params![workspace.as_str(), user.as_str()],
+            )?;
+            let held = held_by(workspace, &Holder::User(user.clone()));
+            delete_below(transaction, Kind::Credential, &held)
         }
+        Change::PutIdentity(identity) => put(
+            transaction,
+            Kind::Identity,
+            &within(&identity.workspace, identity.name.as_str()),
+            identity,
+        ),
+        Change::DeleteIdentity {
+            workspace,
+            identity,
+        } => {
+            let key = within(workspace, identity.as_str());
+            delete(transaction, Kind::Identity, &key)?;
+            delete_below(transaction, Kind::Grant, &key)?;
+            let held = held_by(workspace, &Holder::Identity(identity.clone()));
+            delete_below(transaction, Kind::Credential, &held)
+        }
+        Change::PutGrant {
+            workspace,
+            identity,
+            user,
+        } => put(
+            transaction,
+            Kind::Grant,
+            &granted(workspace, identity, user),
+            &(workspace, identity, user),
+        ),
+        Change::DeleteGrant {
+            workspace,
+            identity,
+            user,
+        } => delete(
+            transaction,
+            Kind::Grant,
+            &granted(workspace, identity, user),
+        ),
+        Change::PutCredential(credential) => put(
+            transaction,
+            Kind::Credential,
+            &held(
+                &credential.workspace,
+                &credential.holder,
+                credential.kind,
+                &credential.host,
+            ),
+            credential,
+        ),
+        Change::DeleteCredential {
+            workspace,
+            holder,
+            kind,
+            host,
+        } => delete(
+            transaction,
+            Kind::Credential,
+            &held(workspace, holder, *kind, host),
+        ),
         Change::PutFlow(flow) => put(
             transaction,
             Kind::Flow,

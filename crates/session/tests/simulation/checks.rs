@@ -260,7 +260,16 @@ pub(crate) fn refusal(
             exceeded.used == used && !is_within(&sum(&used, &exceeded.wanted), quota)
         }
         // There are never so many here.
-        Refusal::TooManyFlows(_) => false,
+        Refusal::TooManyFlows(_) | Refusal::TooMany(_) => false,
+        Refusal::Missing(_) => workspace.identities.is_empty(),
+        Refusal::Forbidden(_) => {
+            let own = workspace.identities.keys().next();
+            let of_session = session(workspace, event).map(|session| &session.user);
+            let asking = of_session.or(user(event));
+            asking
+                .zip(own)
+                .is_some_and(|(asking, own)| !workspace.may_assign(asking, own))
+        }
         Refusal::HostFull { reserved, .. } => *reserved == state.reserved,
         Refusal::Conflict(_) => conflicts(workspace, event),
         Refusal::Invalid { problem, .. } => !problem.is_empty(),
@@ -398,6 +407,16 @@ pub(crate) fn step(
         );
         for (id, session) in &new.sessions {
             let was = old.sessions.get(id);
+            let begins = was.is_none_or(|was| {
+                was.generation != session.generation || was.identity != session.identity
+            });
+            if begins {
+                let holder = old.holder(&session.user, &session.identity);
+                check!(
+                    holder.is_ok(),
+                    "session {id} has an identity that is not for it"
+                );
+            }
             if was != Some(session) {
                 lines.extend(became(world, workspace, event, was, session, &mut effects)?);
             }

@@ -7,7 +7,7 @@ use flowcell_session::machine::{self, Context, Effect, Event, Rules, Wish};
 use flowcell_session::{
     Catalog, Change, ChangeError, ComputeKind, ComputeState, Durability, Flow, Identity, Image,
     InstalledPackage, Ledger, Name, NamedBy, Packages, Quota, Quotas, Registry as _, Resources,
-    SessionState, State, UserName, WorkspaceRecord,
+    SessionState, State, UserName, WorkspaceRecord, own_identity,
 };
 use jiff::{SignedDuration, Timestamp};
 
@@ -166,10 +166,24 @@ impl World {
         let names = &*NAMES;
         let mut changes = Vec::new();
         for workspace in &names.workspaces {
-            changes.push(Change::PutWorkspace(WorkspaceRecord {
+            let record = WorkspaceRecord {
                 name: workspace.clone(),
                 created: now,
-            }));
+            };
+            changes.push(Change::PutWorkspace(record.clone()));
+            // One user may assign the workspace's own identity at first.
+            let user = names.users[0].clone();
+            let own = own_identity(&record, &user);
+            let Change::PutIdentity(identity) = &own else {
+                panic!("another change");
+            };
+            let identity = identity.name.clone();
+            changes.push(own);
+            changes.push(Change::PutGrant {
+                workspace: workspace.clone(),
+                identity,
+                user,
+            });
             changes.extend(names.flows[..4].iter().map(|flow| {
                 let user = names.users[0].clone();
                 Change::PutFlow(Flow::new(workspace.clone(), flow.clone(), user, now))
@@ -200,13 +214,14 @@ impl World {
         for bits in history {
             let mut dice = Dice::new(*bits);
             self.advance(*dice.of(&[0, 0, 0, 1, 30, 60, 400, 4_000]));
-            match dice.below(18) {
+            match dice.below(19) {
                 0..=5 => self.ask(&mut dice)?,
                 6..=10 => self.work(&mut dice)?,
                 11 => self.ring(&mut dice)?,
                 12 | 13 => self.use_session(&mut dice)?,
                 14 | 15 => self.sleep(&mut dice)?,
                 16 => self.repeat(&mut dice)?,
+                17 => self.own_identity(&mut dice)?,
                 _ => self.crash()?,
             }
         }
@@ -423,6 +438,46 @@ impl World {
             },
         };
         self.happen(&workspace, &event, is_full)
+    }
+
+    /// An owner makes or deletes a workspace's own identity, or says who may assign it. No session hears of it.
+    fn own_identity(&mut self, dice: &mut Dice) -> Checked {
+        let names = &*NAMES;
+        let name = dice.of(&names.workspaces).clone();
+        let user = dice.of(&names.users).clone();
+        let record = self.state.workspaces[&name].record.clone();
+        let own = self.state.workspaces[&name].identities.keys().next();
+        let change = match (own.cloned(), dice.below(4)) {
+            (None, _) => own_identity(&record, &user),
+            (Some(identity), 0) => Change::DeleteIdentity {
+                workspace: name.clone(),
+                identity,
+            },
+            (Some(identity), 1) => Change::DeleteGrant {
+                workspace: name.clone(),
+                identity,
+                user,
+            },
+            (Some(identity), _) => Change::PutGrant {
+                workspace: name.clone(),
+                identity,
+                user,
+            },
+        };
+        self.note(|_| format!("{name}: {change:?}"));
+        let changed = self.ledger.change(Durability::Synced, |_| {
+            Ok::<_, std::convert::Infallible>((vec![change], ()))
+        });
+        changed.map_err(|error| format!("not stored: {error:?}"))?;
+        let after = self.ledger.state().clone();
+        if *Ledger::open(self.disk.clone()).unwrap().state() != after {
+            return Err("the registry holds another state than memory".to_owned());
+        }
+        let before = std::mem::replace(&mut self.state, after);
+        if before.workspaces[&name].sessions != self.state.workspaces[&name].sessions {
+            return Err("a session has changed with an identity".to_owned());
+        }
+        Ok(())
     }
 
     /// The host does a part of what it is about.

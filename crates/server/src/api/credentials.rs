@@ -1,0 +1,238 @@
+//! Credentials of identities, and one's own. What makes them comes in and never goes out.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use flowcell_session::{
+    Change, CredentialKey, CredentialKind, CredentialSecret, Holder, Name, Role, StoredCredential,
+    UserName, credential_key, delete_credential, put_credential,
+};
+use jiff::Timestamp;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use super::flows::workspace;
+use super::page::{Page, PageParams};
+use crate::app::App;
+use crate::auth::Caller;
+use crate::extract::{At, Body, Params};
+use crate::problem::Problem;
+
+/// What stands for a secret.
+const HIDDEN: &str = "******";
+
+/// A credential, without what makes it.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct CredentialView {
+    /// `index` or `registry`.
+    #[schema(value_type = String, example = "index")]
+    pub kind: CredentialKind,
+    /// The only host that it is sent to.
+    pub host: String,
+    /// Always `******`.
+    pub value: String,
+    /// Who has set it.
+    #[schema(value_type = String)]
+    pub set_by: UserName,
+    /// When.
+    #[schema(value_type = String, format = DateTime)]
+    pub set: Timestamp,
+}
+
+/// What makes a credential: a token, or a user's name and password.
+#[derive(Default, Serialize, ToSchema)]
+pub struct PutCredential {
+    /// A token: a registry's bearer token, or what `{private}` in the address of an index stands for.
+    #[schema(max_length = 16384)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
+    /// A user's name.
+    #[schema(max_length = 1024)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub username: Option<String>,
+    /// The user's password.
+    #[schema(max_length = 16384)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub password: Option<String>,
+}
+
+impl std::fmt::Debug for PutCredential {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(HIDDEN)
+    }
+}
+
+/// Read by hand, because errors must not show what was there.
+impl<'de> Deserialize<'de> for PutCredential {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        const SHAPE: &str = "an object with token, or with username and password, is expected";
+        let Value::Object(members) = Value::deserialize(deserializer)? else {
+            return Err(D::Error::custom(SHAPE));
+        };
+        let mut read = Self::default();
+        for (name, value) in members {
+            let (name, member) = match name.as_str() {
+                "token" => ("token", &mut read.token),
+                "username" => ("username", &mut read.username),
+                "password" => ("password", &mut read.password),
+                _ => return Err(D::Error::custom(SHAPE)),
+            };
+            *member = match value {
+                Value::String(text) => Some(text),
+                Value::Null => None,
+                _ => return Err(D::Error::custom(format!("{name} is no text"))),
+            };
+        }
+        Ok(read)
+    }
+}
+
+/// Lists the credentials that an identity holds: kinds and hosts only.
+#[utoipa::path(get, path = "/v1/workspaces/{workspace}/identities/{identity}/credentials", tag = "credentials",
+    params(("workspace" = String, Path), ("identity" = String, Path), PageParams),
+    responses((status = 200, body = Page<CredentialView>), (status = 404, body = Problem)))]
+pub async fn list(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    At((name, identity)): At<(Name, Name)>,
+    Params(page): Params<PageParams>,
+) -> Result<Json<Page<CredentialView>>, Problem> {
+    caller.require(&app, &name, Role::Reader)?;
+    held(&app, &name, &Holder::Identity(identity), &page)
+}
+
+/// Sets a credential of an identity, in place of any other for this kind and host. It is kept sealed, shown to nobody, and
+/// sent to this host only: `host`, or `host:port` unless the port is 443. Owners only.
+#[utoipa::path(put, path = "/v1/workspaces/{workspace}/identities/{identity}/credentials/{kind}/{host}", tag = "credentials",
+    params(("workspace" = String, Path), ("identity" = String, Path),
+        ("kind" = String, Path, description = "`index` or `registry`"), ("host" = String, Path)),
+    request_body = PutCredential,
+    responses((status = 200, body = CredentialView), (status = 403, body = Problem), (status = 404, body = Problem),
+        (status = 409, body = Problem), (status = 422, body = Problem)))]
+pub async fn put(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    At((name, identity, kind, host)): At<(Name, Name, String, String)>,
+    body: Body<PutCredential>,
+) -> Result<Json<CredentialView>, Problem> {
+    caller.require(&app, &name, Role::Owner)?;
+    let key = credential_key(Holder::Identity(identity), &kind, &host)?;
+    set(&app, name, key, body.value, caller.user).await
+}
+
+/// Deletes a credential of an identity. Owners only.
+#[utoipa::path(delete, path = "/v1/workspaces/{workspace}/identities/{identity}/credentials/{kind}/{host}", tag = "credentials",
+    params(("workspace" = String, Path), ("identity" = String, Path),
+        ("kind" = String, Path, description = "`index` or `registry`"), ("host" = String, Path)),
+    responses((status = 204), (status = 403, body = Problem), (status = 404, body = Problem)))]
+pub async fn delete(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    At((name, identity, kind, host)): At<(Name, Name, String, String)>,
+) -> Result<StatusCode, Problem> {
+    caller.require(&app, &name, Role::Owner)?;
+    let key = credential_key(Holder::Identity(identity), &kind, &host)?;
+    remove(&app, name, key).await
+}
+
+/// Lists your own credentials in the workspace, which your sessions with `user_identity` have: kinds and hosts only.
+#[utoipa::path(get, path = "/v1/workspaces/{workspace}/me/credentials", tag = "credentials",
+    params(("workspace" = String, Path), PageParams), responses((status = 200, body = Page<CredentialView>)))]
+pub async fn list_own(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    At(name): At<Name>,
+    Params(page): Params<PageParams>,
+) -> Result<Json<Page<CredentialView>>, Problem> {
+    caller.require(&app, &name, Role::DataScientist)?;
+    held(&app, &name, &Holder::User(caller.user), &page)
+}
+
+/// Sets a credential of your own, in place of any other for this kind and host.
+#[utoipa::path(put, path = "/v1/workspaces/{workspace}/me/credentials/{kind}/{host}", tag = "credentials",
+    params(("workspace" = String, Path), ("kind" = String, Path, description = "`index` or `registry`"),
+        ("host" = String, Path)),
+    request_body = PutCredential,
+    responses((status = 200, body = CredentialView), (status = 409, body = Problem), (status = 422, body = Problem)))]
+pub async fn put_own(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    At((name, kind, host)): At<(Name, String, String)>,
+    body: Body<PutCredential>,
+) -> Result<Json<CredentialView>, Problem> {
+    caller.require(&app, &name, Role::DataScientist)?;
+    let key = credential_key(Holder::User(caller.user.clone()), &kind, &host)?;
+    set(&app, name, key, body.value, caller.user).await
+}
+
+/// Deletes a credential of your own.
+#[utoipa::path(delete, path = "/v1/workspaces/{workspace}/me/credentials/{kind}/{host}", tag = "credentials",
+    params(("workspace" = String, Path), ("kind" = String, Path, description = "`index` or `registry`"),
+        ("host" = String, Path)),
+    responses((status = 204), (status = 404, body = Problem)))]
+pub async fn delete_own(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    At((name, kind, host)): At<(Name, String, String)>,
+) -> Result<StatusCode, Problem> {
+    caller.require(&app, &name, Role::DataScientist)?;
+    let key = credential_key(Holder::User(caller.user), &kind, &host)?;
+    remove(&app, name, key).await
+}
+
+fn held(
+    app: &App,
+    name: &Name,
+    holder: &Holder,
+    page: &PageParams,
+) -> Result<Json<Page<CredentialView>>, Problem> {
+    let state = app.ledger().state();
+    let workspace = workspace(&state, name)?;
+    if let Holder::Identity(identity) = holder {
+        workspace.identity(identity)?;
+    }
+    let held = workspace.credentials_of(holder);
+    let held: BTreeMap<String, &StoredCredential> = held
+        .map(|one| (format!("{}/{}", one.kind.as_str(), one.host), one))
+        .collect();
+    page.of(&held, |_, one| Some(view(one))).map(Json)
+}
+
+async fn set(
+    app: &Arc<App>,
+    name: Name,
+    key: CredentialKey,
+    body: PutCredential,
+    user: UserName,
+) -> Result<Json<CredentialView>, Problem> {
+    let secret = CredentialSecret::new(body.token, body.username, body.password)?;
+    let secrets = app.sessions().secrets().clone();
+    let view = app.change(move |state| {
+        let by = (&user, Timestamp::now());
+        let stored = put_credential(state, &secrets, &name, key, &secret, by)?;
+        let view = view(&stored);
+        Ok((vec![Change::PutCredential(stored)], view))
+    });
+    view.await.map(Json)
+}
+
+async fn remove(app: &Arc<App>, name: Name, key: CredentialKey) -> Result<StatusCode, Problem> {
+    app.change(move |state| Ok((vec![delete_credential(state, &name, key)?], ())))
+        .await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn view(stored: &StoredCredential) -> CredentialView {
+    CredentialView {
+        kind: stored.kind,
+        host: stored.host.to_string(),
+        value: HIDDEN.to_owned(),
+        set_by: stored.set_by.clone(),
+        set: stored.set,
+    }
+}
