@@ -10,6 +10,7 @@
 //!
 //! This crate never runs a flow. It runs a bundle's own build scripts, on request, on the machine of whoever builds it.
 
+mod app;
 mod build;
 mod check;
 mod compiler;
@@ -25,6 +26,7 @@ mod recipe;
 mod store;
 mod tree;
 
+pub use app::{App, AppIndex, AppParts, ImportedApp, MAX_APP, write_app};
 pub use build::{BuildReport, Ingredients, build};
 pub use compiler::{CompileLimits, CompileProcess, Compiler, compile_for_parent};
 pub use distribution::{

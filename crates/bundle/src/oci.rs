@@ -17,7 +17,7 @@ pub(crate) const ARTIFACT: &str = "application/vnd.flowcell.bundle.v1";
 pub(crate) const IMAGE_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 /// The CNCF's config for Wasm.
 const CONFIG: &str = "application/vnd.wasm.config.v0+json";
-const COMPONENT: &str = "application/wasm";
+pub(crate) const COMPONENT: &str = "application/wasm";
 /// The bundle's own manifest.
 pub(crate) const MANIFEST: &str = "application/vnd.flowcell.bundle.manifest.v1+json";
 const SHELL: &str = "application/vnd.flowcell.bundle.shell.v1+wasm";

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use flowcell_bundle::{Digest, Manifest, Programs, Progress};
 use flowcell_sandbox::Sandbox;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use tokio::sync::OnceCell;
 
 use crate::error::{At as _, EnvironmentError};
 use crate::fetch::{self, Wheel};
@@ -22,6 +23,8 @@ use crate::site::{self, Assembly, Site};
 
 /// Wheels that are downloaded at the same time.
 const DOWNLOADS: usize = 8;
+/// Digits of the digest that tells whose Python has compiled a layer.
+const MAKER_DIGITS: usize = 32;
 /// The tree of a bundle with its Python packages.
 const PACKAGES: &str = "/packages";
 
@@ -167,63 +170,41 @@ impl Environments<'_> {
         lock: &Lock,
         credentials: &Credentials,
     ) -> Result<Option<Site>, EnvironmentError> {
-        let (platform, version) = platform(image.manifest)?;
-        let mut notes = Vec::new();
-        let mut chosen = Vec::new();
-        for package in lock.wanted(file, &platform)? {
-            if BROUGHT.iter().any(|name| name.to_string() == package.name) {
-                notes.push(format!(
-                    "{}: the base image's own {} is used",
-                    package.shown(),
-                    package.name
-                ));
-                continue;
-            }
-            let python = image.manifest.python.as_ref();
-            let is_there = python.is_some_and(|python| {
-                python.packages.iter().any(|one| {
-                    one.name
-                        .replace('_', "-")
-                        .eq_ignore_ascii_case(&package.name)
-                        && package.version.as_ref() == Some(&one.version)
-                })
-            });
-            if !is_there {
-                chosen.push(package.choose(&platform)?);
-            }
-        }
+        let (_, version) = platform(image.manifest)?;
+        let (chosen, mut notes) = choose(image, file, lock)?;
         if chosen.is_empty() {
             return Ok(None);
         }
-        let indexes = Indexes::open(
-            self.indexes,
-            credentials,
-            (None, Vec::new()),
-            false,
-            &self.cache("index"),
-        )
-        .await?;
         let wheels = self.cache("wheels");
         let most = self.indexes.wheel_bytes;
+        let maker = Maker::of(image.manifest, &version)?;
+        // Nobody is asked for what is here.
+        let indexes = OnceCell::new();
         let layers: Vec<(PathBuf, Layer)> = stream::iter(&chosen)
             .map(|chosen| {
-                let (wheels, client) = (&wheels, &indexes.client);
-                let version = &version;
+                let (wheels, indexes, maker) = (&wheels, &indexes, &maker);
                 async move {
-                    let found = self.find_layer(chosen, version)?;
+                    let found = self.find_layer(chosen, maker)?;
                     if let Some(found) = found {
                         return Ok(found);
                     }
-                    (self.progress)(&format!("downloading {}", chosen.filename));
-                    let wheel = fetch::wheel(chosen, client, wheels, most).await?;
-                    self.layer(image.manifest, chosen, &wheel, version).await
+                    let wheel = match fetch::kept(chosen, wheels) {
+                        Some(wheel) => wheel,
+                        None => {
+                            let opening = indexes.get_or_try_init(|| self.client(credentials));
+                            let client = &opening.await?.client;
+                            (self.progress)(&format!("downloading {}", chosen.filename));
+                            fetch::wheel(chosen, client, wheels, most).await?
+                        }
+                    };
+                    self.layer(image.manifest, chosen, &wheel, maker).await
                 }
             })
             .buffered(DOWNLOADS)
             .try_collect()
             .await?;
         let only: Vec<Layer> = layers.iter().map(|(_, layer)| layer.clone()).collect();
-        let digest = site::digest(&only, &version);
+        let digest = site::digest(&only, &maker.name);
         let sites = self.cache("sites");
         let _turn = turn(&sites, &digest.hex()).await?;
         if let Some(mut site) = site::find(&sites, &digest)? {
@@ -249,26 +230,30 @@ impl Environments<'_> {
         site::find(&programs.store().cache().join("sites"), digest)
     }
 
+    /// What asks indexes for wheels that a lock names.
+    pub(crate) async fn client(
+        &self,
+        credentials: &Credentials,
+    ) -> Result<Indexes, EnvironmentError> {
+        let lines = (None, Vec::new());
+        let cache = self.cache("index");
+        Indexes::open(self.indexes, credentials, lines, false, &cache).await
+    }
+
     fn find_layer(
         &self,
         chosen: &Chosen,
-        version: &str,
+        maker: &Maker,
     ) -> Result<Option<(PathBuf, Layer)>, EnvironmentError> {
         let Some(sha256) = chosen.wheel.hashes.get("sha256") else {
             return Ok(None);
         };
-        let folder = self.layer_folder(&sha256.to_ascii_lowercase(), version);
+        let folder = self.layer_folder(&sha256.to_ascii_lowercase(), maker);
         Ok(layer::read(&folder)?.map(|layer| (folder, layer)))
     }
 
-    fn layer_folder(&self, sha256: &str, version: &str) -> PathBuf {
-        let mut short = version.split('.');
-        let short = format!(
-            "{}{}",
-            short.next().unwrap_or_default(),
-            short.next().unwrap_or_default()
-        );
-        self.cache("layers").join(format!("{sha256}-cp{short}"))
+    fn layer_folder(&self, sha256: &str, maker: &Maker) -> PathBuf {
+        self.cache("layers").join(format!("{sha256}-{}", maker.name))
     }
 
     /// The layer of a wheel; it is unpacked and compiled if it is not there.
@@ -277,9 +262,9 @@ impl Environments<'_> {
         manifest: &Manifest,
         chosen: &Chosen,
         wheel: &Wheel,
-        version: &str,
+        maker: &Maker,
     ) -> Result<(PathBuf, Layer), EnvironmentError> {
-        let folder = self.layer_folder(&wheel.sha256, version);
+        let folder = self.layer_folder(&wheel.sha256, maker);
         let layers = self.cache("layers");
         let name = folder
             .file_name()
@@ -330,9 +315,74 @@ impl Environments<'_> {
         }
     }
 
-    fn cache(&self, name: &str) -> PathBuf {
+    pub(crate) fn cache(&self, name: &str) -> PathBuf {
         self.programs.store().cache().join(name)
     }
+}
+
+/// Whose Python has compiled a layer, and has imported what lost its compiled modules. A bundle can be a stranger's, and its
+/// Python may write what it likes: what it has made is for that very bundle's code, memory and modules only.
+struct Maker {
+    /// `cp314-` and a digest.
+    name: String,
+}
+
+impl Maker {
+    fn of(manifest: &Manifest, version: &str) -> Result<Self, EnvironmentError> {
+        let mut short = version.split('.');
+        let (major, minor) = (short.next(), short.next());
+        let trees: Vec<_> = manifest
+            .trees
+            .iter()
+            .map(|tree| (&tree.mount, &tree.digest))
+            .collect();
+        let runner = manifest.python_runner();
+        let runner = runner.map(|runner| (&runner.digest, &runner.start));
+        let text = serde_json::to_vec(&(version, runner, trees))
+            .map_err(|error| EnvironmentError::Host(error.to_string()))?;
+        let digest = Digest::of(&text).hex();
+        Ok(Self {
+            name: format!(
+                "cp{}{}-{}",
+                major.unwrap_or_default(),
+                minor.unwrap_or_default(),
+                digest.get(..MAKER_DIGITS).unwrap_or_default()
+            ),
+        })
+    }
+}
+
+/// The wheels that a lock asks for over an image, and what whoever wrote it should know.
+pub(crate) fn choose(
+    image: Image<'_>,
+    file: &str,
+    lock: &Lock,
+) -> Result<(Vec<Chosen>, Vec<String>), EnvironmentError> {
+    let (platform, _) = platform(image.manifest)?;
+    let (mut chosen, mut notes) = (Vec::new(), Vec::new());
+    for package in lock.wanted(file, &platform)? {
+        if BROUGHT.iter().any(|name| name.to_string() == package.name) {
+            notes.push(format!(
+                "{}: the base image's own {} is used",
+                package.shown(),
+                package.name
+            ));
+            continue;
+        }
+        let python = image.manifest.python.as_ref();
+        let is_there = python.is_some_and(|python| {
+            python.packages.iter().any(|one| {
+                one.name
+                    .replace('_', "-")
+                    .eq_ignore_ascii_case(&package.name)
+                    && package.version.as_ref() == Some(&one.version)
+            })
+        });
+        if !is_there {
+            chosen.push(package.choose(&platform)?);
+        }
+    }
+    Ok((chosen, notes))
 }
 
 /// What a bundle's Python is to packages, and its version.

@@ -35,6 +35,14 @@ enum Failed {
     Perhaps(String, Option<Duration>),
 }
 
+/// The wheel, if it is in the folder `wheels` and known by its SHA-256.
+pub(crate) fn kept(chosen: &Chosen, wheels: &Path) -> Option<Wheel> {
+    let sha256 = chosen.wheel.hashes.get("sha256");
+    let sha256 = sha256.filter(|text| is_sha256(text))?.to_ascii_lowercase();
+    let path = wheels.join(format!("{sha256}.whl"));
+    path.exists().then_some(Wheel { path, sha256 })
+}
+
 /// The wheel in the folder `wheels`; it is downloaded if it is not there.
 ///
 /// # Errors
@@ -45,19 +53,8 @@ pub(crate) async fn wheel(
     wheels: &Path,
     most: u64,
 ) -> Result<Wheel, EnvironmentError> {
-    if let Some(sha256) = chosen
-        .wheel
-        .hashes
-        .get("sha256")
-        .filter(|text| is_sha256(text))
-    {
-        let path = wheels.join(format!("{}.whl", sha256.to_ascii_lowercase()));
-        if path.exists() {
-            return Ok(Wheel {
-                path,
-                sha256: sha256.to_ascii_lowercase(),
-            });
-        }
+    if let Some(kept) = kept(chosen, wheels) {
+        return Ok(kept);
     }
     let what = chosen.filename.to_string();
     let url =

@@ -209,7 +209,11 @@ impl From<FlowError> for RunError {
 
 impl From<BundleError> for RunError {
     fn from(error: BundleError) -> Self {
-        Self::system("BundleError", error.to_string()).caused_by(error)
+        let text = error.to_string();
+        if error.is_about_app() {
+            return Self::user("InvalidApp", text);
+        }
+        Self::system("BundleError", text).caused_by(error)
     }
 }
 

@@ -626,8 +626,13 @@ async fn image(
                 }
             },
             None => {
-                let of_flow = image_of_flow(&app, &name, &flow)?;
-                of_flow
+                let registry = app.ledger().registry();
+                let named = image_named(|file| registry.file(&name, &flow, file))?;
+                if let Some(carried) = carried_image(&app, &name, &flow, named.as_deref())? {
+                    return Ok(carried);
+                }
+                named
+                    .and_then(|named| named.parse::<Reference>().ok())
                     .filter(|reference| store.resolve(reference).is_ok())
                     // Images of flows made for Azure are Docker images, which mean nothing here.
                     .unwrap_or_else(|| app.sessions().settings().bundle.clone())
@@ -644,19 +649,52 @@ async fn image(
     .await?
 }
 
-/// What the flow's file says, if it can be read: a flow that is wrong can have a session in which it is mended.
-fn image_of_flow(app: &App, name: &Name, flow: &Name) -> Result<Option<Reference>, Problem> {
-    let registry = app.ledger().registry();
+/// The image that the flow's file names, if it can be read: a flow that is wrong can have a session in which it is mended.
+/// `read` gives a file of the flow.
+pub(crate) fn image_named<E>(
+    read: impl Fn(&str) -> Result<Option<Bytes>, E>,
+) -> Result<Option<String>, E> {
     for file in ["flow.dag.yaml", "flow.dag.yml"] {
-        let content = registry.file(name, flow, file)?;
+        let content = read(file)?;
         let text = content.and_then(|content| String::from_utf8(content.into()).ok());
         if let Some(text) = text.filter(|text| text.len() <= flowcell_flow::MAX_BYTES) {
-            let parsed = Flow::parse(&text, flow.as_str()).ok();
-            let image = parsed.and_then(|flow| flow.environment?.image);
-            return Ok(image.and_then(|image| image.parse().ok()));
+            let parsed = Flow::parse(&text, "flow").ok();
+            return Ok(parsed.and_then(|flow| flow.environment?.image));
         }
     }
     Ok(None)
+}
+
+/// The image that came with the flow's files, if these name the same image as then.
+fn carried_image(
+    app: &App,
+    name: &Name,
+    flow: &Name,
+    named: Option<&str>,
+) -> Result<Option<Image>, Problem> {
+    let state = app.ledger().state();
+    let flow = state
+        .workspaces
+        .get(name)
+        .and_then(|workspace| workspace.flows.get(flow));
+    let carried = flow.and_then(|flow| flow.image.as_ref());
+    let Some(carried) = carried.filter(|carried| carried.named.as_deref() == named) else {
+        return Ok(None);
+    };
+    let there = carried.digest.parse::<Reference>().ok();
+    match there.filter(|reference| app.sessions().store().resolve(reference).is_ok()) {
+        Some(reference) => Ok(Some(Image {
+            reference: reference.to_string(),
+            digest: carried.digest.clone(),
+        })),
+        None => Err(Problem::new(
+            Kind::Conflict,
+            format!(
+                "the base image {} that came with the flow is gone from the host; upload the app again, or name a base_image",
+                carried.digest
+            ),
+        )),
+    }
 }
 
 /// Waits for what a change has set going, and answers with the session: as `done` when it has come to an end, and as
