@@ -121,7 +121,12 @@ fn an_app_runs_where_there_is_nothing() {
     assert_eq!(out["text"], "hello");
     assert_eq!(
         out["here"],
-        json!(["flow.dag.yaml", "pylock.toml", "requirements.txt", "tool.py"])
+        json!([
+            "flow.dag.yaml",
+            "pylock.toml",
+            "requirements.txt",
+            "tool.py"
+        ])
     );
     let again = Answer::of(run(empty.path(), &built.app, &TEXT));
     assert_eq!(again.outputs(), first.outputs());
@@ -167,7 +172,11 @@ fn it_is_one_component() {
                 names.push(section.name().to_owned());
             }
             Payload::ComponentExportSection(section) if depth == 0 => {
-                exports.extend(section.into_iter().map(|one| one.unwrap().name.name.to_owned()));
+                exports.extend(
+                    section
+                        .into_iter()
+                        .map(|one| one.unwrap().name.name.to_owned()),
+                );
             }
             _ => {}
         }
@@ -178,7 +187,9 @@ fn it_is_one_component() {
         assert!(names.contains(&name), "{names:?}");
     }
     assert!(
-        exports.iter().any(|name| name.starts_with("flowcell:tool/runner@")),
+        exports
+            .iter()
+            .any(|name| name.starts_with("flowcell:tool/runner@")),
         "{exports:?}"
     );
 }
@@ -189,7 +200,10 @@ fn the_bill_of_materials_names_everything() {
     assert_eq!(sbom["bomFormat"], "CycloneDX");
     assert_eq!(sbom["specVersion"], "1.6");
     let serial = sbom["serialNumber"].as_str().unwrap();
-    assert!(serial.starts_with("urn:uuid:") && serial.len() == 45, "{serial}");
+    assert!(
+        serial.starts_with("urn:uuid:") && serial.len() == 45,
+        "{serial}"
+    );
     assert_eq!(
         sbom["metadata"]["component"]["hashes"][0]["content"],
         sha256(&BUILT.bytes)
@@ -212,15 +226,35 @@ fn the_bill_of_materials_names_everything() {
         let hash = named(name)["hashes"][0]["content"].as_str().unwrap();
         assert_eq!(hash.len(), 64);
     }
-    assert!(named("cpython")["version"].as_str().unwrap().starts_with("3."));
+    assert!(
+        named("cpython")["version"]
+            .as_str()
+            .unwrap()
+            .starts_with("3.")
+    );
     let soup = named("beautifulsoup4");
-    assert!(soup["purl"].as_str().unwrap().starts_with("pkg:pypi/beautifulsoup4@"));
+    assert!(
+        soup["purl"]
+            .as_str()
+            .unwrap()
+            .starts_with("pkg:pypi/beautifulsoup4@")
+    );
     assert!(soup["licenses"][0]["license"]["name"].is_string(), "{soup}");
     // Each is there once, and the app depends on it.
     let mut references: Vec<&str> = Vec::new();
-    references.extend(components.iter().map(|one| one["bom-ref"].as_str().unwrap()));
+    references.extend(
+        components
+            .iter()
+            .map(|one| one["bom-ref"].as_str().unwrap()),
+    );
     let count = references.len();
-    assert_eq!(sbom["dependencies"][0]["dependsOn"].as_array().unwrap().len(), count);
+    assert_eq!(
+        sbom["dependencies"][0]["dependsOn"]
+            .as_array()
+            .unwrap()
+            .len(),
+        count
+    );
     references.sort_unstable();
     references.dedup();
     assert_eq!(references.len(), count);
@@ -334,7 +368,9 @@ fn what_is_damaged_or_hostile_is_refused_and_leaves_nothing() {
     let bundle = format!("flowcell:zstd:{}", hex("bundle"));
     let largest = sections.iter().max_by_key(|(_, data)| data.len()).unwrap();
     let wheel = format!("flowcell:raw:{}", sha256(&wheel().bytes()));
-    let delta = sections.keys().find(|name| name.starts_with("flowcell:delta:"));
+    let delta = sections
+        .keys()
+        .find(|name| name.starts_with("flowcell:delta:"));
     let flipped = |data: &[u8]| {
         let mut data = data.to_vec();
         let middle = data.len() / 2;
@@ -344,12 +380,15 @@ fn what_is_damaged_or_hostile_is_refused_and_leaves_nothing() {
     let other_code = {
         // In the code of the component, where nothing else notices.
         let mut bytes = BUILT.bytes.clone();
-        let at = bytes.windows(4).position(|four| four == [0x20, 0x00, 0x20, 0x01]).unwrap();
+        let at = bytes
+            .windows(4)
+            .position(|four| four == [0x20, 0x00, 0x20, 0x01])
+            .unwrap();
         bytes[at + 1] = 0x01;
         bytes
     };
     let manifest = zstd::bulk::decompress(&sections[&bundle], 1 << 20).unwrap();
-    let bundle_with = |change: &dyn Fn(&mut Value)| {
+    let bundle_and = |change: &dyn Fn(&mut Value), more: &[u8]| {
         let mut manifest: Value = serde_json::from_slice(&manifest).unwrap();
         change(&mut manifest);
         let text = manifest.to_string().into_bytes();
@@ -359,52 +398,180 @@ fn what_is_damaged_or_hostile_is_refused_and_leaves_nothing() {
         index["bundle"] = format!("sha256:{digest}").into();
         sections.insert("flowcell:app".to_owned(), index.to_string().into_bytes());
         sections.insert(format!("flowcell:raw:{digest}"), text);
+        sections.insert(format!("flowcell:raw:{}", sha256(more)), more.to_vec());
         put_together(&component, &sections)
     };
+    let bundle_with = |change: &dyn Fn(&mut Value)| bundle_and(change, b"");
+    // An archive whose first file is said to have more than all trees may.
+    let mut header = tar::Header::new_gnu();
+    header.set_path("zeros").unwrap();
+    header.set_size((1 << 30) + 1);
+    header.set_mode(0o644);
+    header.set_cksum();
+    let huge = zstd::bulk::compress(header.as_bytes(), 1).unwrap();
+    let huge_tree = bundle_and(
+        &|bundle| {
+            bundle["trees"][0]["digest"] = format!("sha256:{}", sha256(&huge)).into();
+            bundle["trees"][0]["size"] = huge.len().into();
+        },
+        &huge,
+    );
     let bomb = vec![0; 200 << 20];
     let cases: Vec<(&str, Vec<u8>, &[&str])> = vec![
         ("empty", Vec::new(), &["no WebAssembly", "flow build"]),
         ("a text", b"inputs: {}".to_vec(), &["no WebAssembly"]),
-        ("a core module", wat::parse_str("(module)").unwrap(), &["core module"]),
-        ("another component", wat::parse_str("(component)").unwrap(), &["without a flow"]),
+        (
+            "a core module",
+            wat::parse_str("(module)").unwrap(),
+            &["core module"],
+        ),
+        (
+            "another component",
+            wat::parse_str("(component)").unwrap(),
+            &["without a flow"],
+        ),
         ("no sections", component.clone(), &["without a flow"]),
-        ("cut short", BUILT.bytes[..BUILT.bytes.len() / 2].to_vec(), &["cut short"]),
-        ("cut at its end", BUILT.bytes[..BUILT.bytes.len() - 1].to_vec(), &["cut short"]),
-        ("no bundle", with(&bundle, None), &["is missing", "manifest"]),
+        (
+            "cut short",
+            BUILT.bytes[..BUILT.bytes.len() / 2].to_vec(),
+            &["cut short"],
+        ),
+        (
+            "cut at its end",
+            BUILT.bytes[..BUILT.bytes.len() - 1].to_vec(),
+            &["cut short"],
+        ),
+        (
+            "no bundle",
+            with(&bundle, None),
+            &["is missing", "manifest"],
+        ),
         ("no tree or memory", with(largest.0, None), &["is missing"]),
         ("no wheel", with(&wheel, None), &["is missing", "wheel"]),
-        ("a damaged tree or memory", with(largest.0, Some(flipped(largest.1))), &["should be sha256:"]),
-        ("a damaged wheel", with(&wheel, Some(flipped(&sections[&wheel]))), &["a wheel should be sha256:"]),
-        ("a damaged runner", with(delta.unwrap(), Some(b"no delta".to_vec())), &["cannot be unpacked"]),
+        (
+            "a damaged tree or memory",
+            with(largest.0, Some(flipped(largest.1))),
+            &["should be sha256:"],
+        ),
+        (
+            "a damaged wheel",
+            with(&wheel, Some(flipped(&sections[&wheel]))),
+            &["a wheel should be sha256:"],
+        ),
+        (
+            "a damaged runner",
+            with(delta.unwrap(), Some(b"no delta".to_vec())),
+            &["cannot be unpacked"],
+        ),
         ("other code", other_code, &["code sha256:"]),
-        ("no index", with("flowcell:app", Some(b"{".to_vec())), &["cannot be read"]),
-        ("a long index", with("flowcell:app", Some(vec![b' '; 2 << 20])), &["too long"]),
-        ("a future format", index_with(&|index| index["schema"] = 2.into()), &["format 2"]),
-        ("more in the index", index_with(&|index| index["more"] = 2.into()), &["unknown field"]),
-        ("control characters", index_with(&|index| index["name"] = "\u{1b}[2J".into()), &["no text"]),
-        ("other pages", index_with(&|index| index["shell-pages"] = 1.into()), &["code sha256:"]),
-        ("far too many pages", index_with(&|index| index["shell-pages"] = (1_u64 << 60).into()), &["impossible size"]),
-        ("a missing wheel in the index", index_with(&|index| index["wheels"] = json!([])), &["does not bring", "thing-1.5"]),
-        ("a bundle of nonsense", bundle_with(&|bundle| bundle["name"] = "../x".into()), &["manifest is wrong"]),
-        ("a tree over the flow", bundle_with(&|bundle| bundle["trees"][0]["mount"] = "/flow".into()), &["hide /flow"]),
-        ("another memory", bundle_with(&|bundle| bundle["components"][0]["start"]["image"]["pages"] = "0".repeat(64).into()), &["memory image"]),
-        ("a small component", bundle_with(&|bundle| bundle["components"][1]["size"] = 10.into()), &["more than 10 bytes"]),
-        ("dots", flow_of(&tar(b"../../escaped", tar::EntryType::Regular, b"x")), &["leads out"]),
-        ("an absolute name", flow_of(&tar(b"/escaped", tar::EntryType::Regular, b"x")), &["leads out"]),
-        ("a link", flow_of(&tar(b"link", tar::EntryType::Symlink, b"")), &["no ordinary file"]),
-        ("a bomb", flow_of(&tar(b"zeros", tar::EntryType::Regular, &bomb)), &["more than"]),
-        ("no flow", flow_of(&tar(b"tool.py", tar::EntryType::Regular, b"")), &["flow.dag.yaml"]),
+        (
+            "no index",
+            with("flowcell:app", Some(b"{".to_vec())),
+            &["cannot be read"],
+        ),
+        (
+            "a long index",
+            with("flowcell:app", Some(vec![b' '; 2 << 20])),
+            &["too long"],
+        ),
+        (
+            "a future format",
+            index_with(&|index| index["schema"] = 2.into()),
+            &["format 2"],
+        ),
+        (
+            "more in the index",
+            index_with(&|index| index["more"] = 2.into()),
+            &["unknown field"],
+        ),
+        (
+            "control characters",
+            index_with(&|index| index["name"] = "\u{1b}[2J".into()),
+            &["no text"],
+        ),
+        (
+            "other pages",
+            index_with(&|index| index["shell-pages"] = 1.into()),
+            &["code sha256:"],
+        ),
+        (
+            "far too many pages",
+            index_with(&|index| index["shell-pages"] = (1_u64 << 60).into()),
+            &["impossible size"],
+        ),
+        (
+            "a missing wheel in the index",
+            index_with(&|index| index["wheels"] = json!([])),
+            &["does not bring", "thing-1.5"],
+        ),
+        (
+            "a bundle of nonsense",
+            bundle_with(&|bundle| bundle["name"] = "../x".into()),
+            &["manifest is wrong"],
+        ),
+        (
+            "a tree over the flow",
+            bundle_with(&|bundle| bundle["trees"][0]["mount"] = "/flow".into()),
+            &["hide /flow"],
+        ),
+        (
+            "another memory",
+            bundle_with(&|bundle| {
+                bundle["components"][0]["start"]["image"]["pages"] = "0".repeat(64).into()
+            }),
+            &["memory image"],
+        ),
+        ("a huge tree", huge_tree, &["more than 1073741824 bytes"]),
+        (
+            "a small component",
+            bundle_with(&|bundle| bundle["components"][1]["size"] = 10.into()),
+            &["more than 10 bytes"],
+        ),
+        (
+            "dots",
+            flow_of(&tar(b"../../escaped", tar::EntryType::Regular, b"x")),
+            &["leads out"],
+        ),
+        (
+            "an absolute name",
+            flow_of(&tar(b"/escaped", tar::EntryType::Regular, b"x")),
+            &["leads out"],
+        ),
+        (
+            "a link",
+            flow_of(&tar(b"link", tar::EntryType::Symlink, b"")),
+            &["no ordinary file"],
+        ),
+        (
+            "a bomb",
+            flow_of(&tar(b"zeros", tar::EntryType::Regular, &bomb)),
+            &["more than"],
+        ),
+        (
+            "no flow",
+            flow_of(&tar(b"tool.py", tar::EntryType::Regular, b"")),
+            &["flow.dag.yaml"],
+        ),
     ];
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("bad.wasm");
-    let keeps = ["a missing wheel in the index", "dots", "an absolute name", "a link", "no flow"];
+    let keeps = [
+        "a missing wheel in the index",
+        "dots",
+        "an absolute name",
+        "a link",
+        "no flow",
+    ];
     for (name, bytes, words) in cases {
         fs::write(&file, bytes).unwrap();
         let home = tempfile::tempdir().unwrap();
         let answer = Answer::of(run(home.path(), &file, &TEXT));
         assert_eq!(answer.status(), "Failed", "{name}: {answer:#?}");
         for word in words {
-            assert!(answer.message().contains(word), "{name}: no {word:?} in {answer:#?}");
+            assert!(
+                answer.message().contains(word),
+                "{name}: no {word:?} in {answer:#?}"
+            );
         }
         assert!(
             [INVALID, "UserErrorException", "EnvironmentError"].contains(&answer.class()),
@@ -436,25 +603,36 @@ fn modules_that_cannot_be_carried_are_imported_at_each_start() {
     let environment = [("FLOWCELL_HOME", home.to_str().unwrap())];
     let arguments = ["flow", "build", "--flow"];
     let (source, target) = (flow.path(), app.to_str().unwrap());
-    let arguments = [&arguments[..], &[source.to_str().unwrap(), "--output", target]].concat();
+    let arguments = [
+        &arguments[..],
+        &[source.to_str().unwrap(), "--output", target],
+    ]
+    .concat();
     let built = flowcell_with(repository(), &environment, arguments);
     assert_eq!(built.code, Some(0), "{built:#?}");
     assert!(built.stderr.contains("/flow/tool.py is open"), "{built:#?}");
     let bare = bare_home();
     let answer = Answer::of(run(bare.path(), &app, &TEXT));
-    assert_eq!(answer.outputs()["out"], json!(["<b>hello</b>", 38]));
+    assert_eq!(answer.outputs()["out"], json!(["<b>hello</b>", 33]));
+}
+
+/// A server whose store loses all that it has once it runs, but for compiled code.
+fn emptied(setup: Setup) -> Server {
+    let server = Server::with(setup);
+    for shared in ["blobs", "bundles", "cache/trees", "cache/bases"] {
+        let path = server.home().join(shared);
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+    }
+    fs::create_dir(server.home().join("blobs/sha256")).unwrap();
+    server
 }
 
 #[test]
 fn the_api_takes_an_app() {
     let built = &*BUILT;
-    let folder = bare_home();
-    // Its own base image, which is not the app's, and no index that would answer.
-    for shared in ["blobs", "bundles"] {
-        fs::create_dir_all(folder.path().join(shared)).unwrap();
-    }
     let setup = Setup::config("[packages]\nallowed_hosts = [\"nowhere.invalid\"]\n");
-    let server = Server::on(folder, setup);
+    let server = emptied(setup);
     let owner = server.admin();
     let upload = |client: &flowcell_tests::server::Client, flow: &str, bytes: &[u8]| {
         let path = workspace(&format!("/flows/{flow}/files"));
@@ -465,7 +643,7 @@ fn the_api_takes_an_app() {
     upload(&reader, "carried", &built.bytes).is_problem(403, "forbidden", &[]);
     let cut = &built.bytes[..built.bytes.len() - 1];
     upload(&owner, "carried", cut).is_problem(422, "invalid", &["cut short"]);
-    owner.get(&workspace("/flows/carried")).is(404);
+    owner.get(&workspace("/flows/carried")).expect(404);
 
     let answer = upload(&owner, "carried", &built.bytes).is(201);
     let image = answer.text("image").to_owned();
@@ -473,7 +651,10 @@ fn the_api_takes_an_app() {
     let session = owner.session("carried");
     assert_eq!(session.show()["base_image"]["digest"], *image);
     let out = session.out(json!({ "text": "<i>there</i>" }));
-    assert_eq!((&out["version"], &out["text"]), (&json!("1.5!"), &json!("there")));
+    assert_eq!(
+        (&out["version"], &out["text"]),
+        (&json!("1.5!"), &json!("there"))
+    );
     // A session's modules are its own, whatever memory the app has: an edit is in force.
     let edited = TOOL.replace("'drawn': DRAWN", "'drawn': 'edited'");
     owner.write("carried", "tool.py", &edited);
@@ -487,12 +668,14 @@ fn the_api_takes_an_app() {
 #[test]
 fn the_command_line_uploads_an_app() {
     let built = &*BUILT;
-    let server = Server::on(bare_home(), Setup::default());
+    let server = emptied(Setup::default());
     let owner = server.admin();
     let (url, key) = (server.url(), owner.key().to_owned());
     let environment = [("FLOWCELL_KEY", key.as_str())];
     let source = built.app.to_str().unwrap();
-    let arguments = ["flow", "upload", "--host", &url, "--source", source, "--name", "x"];
+    let arguments = [
+        "flow", "upload", "--host", &url, "--source", source, "--name", "x",
+    ];
     let uploaded = flowcell_with(repository(), &environment, arguments);
     assert_eq!(uploaded.code, Some(0), "{uploaded:#?}");
     let shown = owner.get(&workspace("/flows/x")).is(200);

@@ -109,8 +109,7 @@ pub fn write_app(store: &Store, parts: AppParts<'_>) -> Result<Vec<u8>, BundleEr
         Ok(memory) => (memory, None),
         Err(why) => (image.unpack(&store.get(&image.base)?, store)?, Some(why)),
     };
-    let mut wasm =
-        Shell::fill(&shell, &memory).map_err(|error| unfit(error.to_string()))?;
+    let mut wasm = Shell::fill(&shell, &memory).map_err(|error| unfit(error.to_string()))?;
     let flow = tree::tar(parts.flow)?;
     let index = AppIndex {
         schema: SCHEMA,
@@ -192,9 +191,7 @@ impl<'a> RunnerImage<'a> {
                 Ok((runner, image))
             }
             Start::Ordinary => Err("its Python runner has no memory image".to_owned()),
-            Start::Unsuitable(why) => {
-                Err(format!("its Python runner has no memory image: {why}"))
-            }
+            Start::Unsuitable(why) => Err(format!("its Python runner has no memory image: {why}")),
         }
     }
 
@@ -331,7 +328,9 @@ impl<'a> App<'a> {
             )));
         }
         if !texts.into_iter().all(|text| is_text(text)) || index.wheels.len() > MAX_WHEELS {
-            return Err(refused(format!("its section {INDEX} is too long, or no text")));
+            return Err(refused(format!(
+                "its section {INDEX} is too long, or no text"
+            )));
         }
         Ok(Self {
             index,
@@ -357,8 +356,8 @@ impl<'a> App<'a> {
         prefix: &[u8],
     ) -> Result<Cow<'a, [u8]>, BundleError> {
         let blob = self.blobs.get(digest);
-        let (packing, data) = *blob
-            .ok_or_else(|| self.refused(format!("its part {digest} is missing, {what}")))?;
+        let (packing, data) =
+            *blob.ok_or_else(|| self.refused(format!("its part {digest} is missing, {what}")))?;
         let bytes: Cow<'a, [u8]> = match packing {
             Packing::Raw => data.into(),
             Packing::Zstd => decompress(data, &[], most)
@@ -380,14 +379,21 @@ impl<'a> App<'a> {
 
     /// Takes out what belongs to the bundle, each part with the digest that its manifest says.
     fn open(&self) -> Result<Opened<'a>, BundleError> {
-        let text = self.blob(&self.index.bundle, "its bundle's manifest", MAX_MANIFEST, &[])?;
-        let wrong = |problem: String| self.refused(format!("its bundle's manifest is wrong: {problem}"));
+        let text = self.blob(
+            &self.index.bundle,
+            "its bundle's manifest",
+            MAX_MANIFEST,
+            &[],
+        )?;
+        let wrong =
+            |problem: String| self.refused(format!("its bundle's manifest is wrong: {problem}"));
         let manifest: Manifest =
             serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?;
         manifest.check().map_err(wrong)?;
         let (runner, image) = RunnerImage::of(&manifest).map_err(wrong)?;
-        let parts = Shell::split(self.wasm, self.index.shell_pages)
-            .map_err(|error| self.refused(format!("its component cannot be taken apart: {error}")))?;
+        let parts = Shell::split(self.wasm, self.index.shell_pages).map_err(|error| {
+            self.refused(format!("its component cannot be taken apart: {error}"))
+        })?;
         let found = Digest::of(&parts.component);
         if found != image.shell {
             return Err(self.refused(format!(
@@ -405,7 +411,11 @@ impl<'a> App<'a> {
                 continue;
             }
             let most = part.size.unwrap_or(MAX_APP);
-            let prefix = if part.digest == runner.digest { prefix.as_slice() } else { &[] };
+            let prefix = if part.digest == runner.digest {
+                prefix.as_slice()
+            } else {
+                &[]
+            };
             let blob = self.blob(&part.digest, &part.title, most, prefix)?;
             if part.size.is_some_and(|size| size != blob.len() as u64) {
                 return Err(self.refused(format!(
@@ -427,10 +437,15 @@ impl<'a> App<'a> {
     /// Whether all that is no part of the bundle is there too.
     fn check(&self, opened: &Opened<'_>) -> Result<(), BundleError> {
         let (_, image) = RunnerImage::of(&opened.manifest).map_err(|why| self.refused(why))?;
-        let base = opened.blobs.iter().find(|(digest, _)| *digest == image.base);
+        let base = opened
+            .blobs
+            .iter()
+            .find(|(digest, _)| *digest == image.base);
         let base = base.map(|(_, packed)| decode_base(packed, image.memory, image.pages));
         if base.flatten().is_none() {
-            return Err(self.refused("its bundle's memory image has another size or content than its manifest says"));
+            return Err(self.refused(
+                "its bundle's memory image has another size or content than its manifest says",
+            ));
         }
         self.flow(tree::FLOW_LIMITS.tar_bytes())?;
         self.wheels(MAX_APP).try_for_each(|wheel| wheel.map(|_| ()))
@@ -453,7 +468,8 @@ impl<'a> App<'a> {
         let limits = tree::FLOW_LIMITS;
         let archive = self.flow(limits.tar_bytes())?;
         tree::unpack_tar(archive.as_slice(), folder, limits)
-            .map_err(|problem| self.refused(format!("the archive of its flow: {problem}")))
+            .map_err(|problem| self.refused(format!("the archive of its flow: {problem}")))?;
+        Ok(())
     }
 
     /// Its wheels, each with its digest; none has more than so many bytes.
@@ -483,21 +499,29 @@ impl<'a> App<'a> {
         }
         let mut opened = self.open()?;
         self.check(&opened)?;
-        let mut trees = Vec::new();
+        let (mut trees, mut left) = (Vec::new(), tree::APP_LIMITS);
         for tree in &opened.manifest.trees {
-            let archive = opened.blobs.iter().find(|(digest, _)| *digest == tree.digest);
-            if let Some((_, archive)) = archive {
-                let staged = store.stage_tree(&tree.digest, archive);
-                trees.push(staged.map_err(|error| match error {
-                    BundleError::Tree { .. } => self.refused(error.to_string()),
-                    error => error,
-                })?);
+            let archive = opened
+                .blobs
+                .iter()
+                .find(|(digest, _)| *digest == tree.digest);
+            let Some((_, archive)) = archive else {
+                continue;
+            };
+            let staged = store.stage_tree(&tree.digest, archive, left);
+            let staged = staged.map_err(|error| match error {
+                BundleError::Tree { .. } => self.refused(error.to_string()),
+                error => error,
+            })?;
+            if let Some(staged) = staged {
+                left = staged.left;
+                trees.push(staged);
             }
         }
         for (_, blob) in &opened.blobs {
             store.put(blob)?;
         }
-        for tree in trees.into_iter().flatten() {
+        for tree in trees {
             tree.commit()?;
         }
         let bundle = store.put(&opened.text)?;
@@ -520,7 +544,8 @@ impl<'a> App<'a> {
         }
         let started = store.keep_manifest(&opened.manifest)?;
         let imported = ImportedApp { bundle, started };
-        let text = serde_json::to_vec(&imported).map_err(|error| self.refused(error.to_string()))?;
+        let text =
+            serde_json::to_vec(&imported).map_err(|error| self.refused(error.to_string()))?;
         write_whole(&record, &text)?;
         Ok(imported)
     }
@@ -564,11 +589,15 @@ fn decompress(data: &[u8], prefix: &[u8], most: u64) -> std::io::Result<Vec<u8>>
     let mut bytes = Vec::new();
     if prefix.is_empty() {
         let decoder = zstd::Decoder::new(data)?;
-        decoder.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
+        decoder
+            .take(most.saturating_add(1))
+            .read_to_end(&mut bytes)?;
     } else {
         let mut decoder = zstd::Decoder::with_ref_prefix(data, prefix)?;
         decoder.window_log_max(WINDOW_LOG)?;
-        decoder.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
+        decoder
+            .take(most.saturating_add(1))
+            .read_to_end(&mut bytes)?;
     }
     Ok(bytes)
 }

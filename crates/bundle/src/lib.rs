@@ -28,6 +28,7 @@ mod tree;
 
 pub use app::{App, AppIndex, AppParts, ImportedApp, MAX_APP, write_app};
 pub use build::{BuildReport, Ingredients, build};
+pub use check::MAX_MEMORY;
 pub use compiler::{CompileLimits, CompileProcess, Compiler, compile_for_parent};
 pub use distribution::{
     Inspected, Layer, Transfer, TransferProgress, Transferred, inspect, pull, push,

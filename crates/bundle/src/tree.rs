@@ -27,13 +27,18 @@ const MAX_DEPTH: usize = 64;
 /// Bytes of a block of an archive; each file has one as its header.
 const BLOCK: u64 = 512;
 
+/// What all trees of a bundle may have together that comes with an app: whoever may edit flows can upload one.
+pub(crate) const APP_LIMITS: Limits = Limits {
+    bytes: 1 << 30,
+    files: 100_000,
+};
 /// What a flow may have that comes with its whole environment: as much as any folder of a flow.
 pub(crate) const FLOW_LIMITS: Limits = Limits {
     bytes: 128 << 20,
     files: 5_000,
 };
 
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
     bytes: u64,
     files: usize,
@@ -104,7 +109,7 @@ impl Store {
             return Ok(folder);
         }
         let archive = self.get(digest)?;
-        if let Some(staged) = self.stage_tree(digest, &archive)? {
+        if let Some(staged) = self.stage_tree(digest, &archive, LIMITS)? {
             staged.commit()?;
         }
         Ok(folder)
@@ -115,6 +120,7 @@ impl Store {
         &self,
         digest: &Digest,
         archive: &[u8],
+        limits: Limits,
     ) -> Result<Option<StagedTree>, BundleError> {
         let trees = self.cache().join("trees");
         let folder = trees.join(digest.hex());
@@ -126,11 +132,16 @@ impl Store {
             .prefix(".partial-")
             .tempdir_in(&trees)
             .io("write in", &trees)?;
-        unpack(archive, partial.path(), LIMITS).map_err(|problem| BundleError::Tree {
-            tree: digest.to_string(),
-            problem,
-        })?;
-        Ok(Some(StagedTree { partial, folder }))
+        let left =
+            unpack(archive, partial.path(), limits).map_err(|problem| BundleError::Tree {
+                tree: digest.to_string(),
+                problem,
+            })?;
+        Ok(Some(StagedTree {
+            partial,
+            folder,
+            left,
+        }))
     }
 }
 
@@ -138,6 +149,8 @@ impl Store {
 pub(crate) struct StagedTree {
     partial: tempfile::TempDir,
     folder: PathBuf,
+    /// What it has left of its limits.
+    pub(crate) left: Limits,
 }
 
 impl StagedTree {
@@ -208,8 +221,8 @@ fn place(name: &[u8]) -> Result<PathBuf, String> {
     Ok(path)
 }
 
-/// Unpacks an archive into a folder, which is empty.
-fn unpack(packed: &[u8], folder: &Path, limits: Limits) -> Result<(), String> {
+/// Unpacks an archive into a folder, which is empty; gives what is left of the limits.
+fn unpack(packed: &[u8], folder: &Path, limits: Limits) -> Result<Limits, String> {
     let failed = |error: io::Error| format!("it cannot be read: {error}");
     let decoder = zstd::Decoder::new(packed).map_err(failed)?;
     unpack_tar(decoder, folder, limits)
@@ -220,7 +233,7 @@ pub(crate) fn unpack_tar(
     archive: impl Read,
     folder: &Path,
     limits: Limits,
-) -> Result<(), String> {
+) -> Result<Limits, String> {
     let failed = |error: io::Error| format!("it cannot be read: {error}");
     // Whatever its headers say, no more than this comes out of it.
     let mut archive = tar::Archive::new(archive.take(limits.tar_bytes()));
@@ -275,7 +288,7 @@ pub(crate) fn unpack_tar(
             return Err(format!("it ends within {shown}"));
         }
     }
-    Ok(())
+    Ok(count.left)
 }
 
 fn write(path: &Path, error: &io::Error) -> String {

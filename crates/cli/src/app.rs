@@ -7,10 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
-use flowcell_bundle::{App, ImageName};
-use flowcell_executor::{
-    FlowResult, ImageSink, MAX_APP_BYTES, RunError, build_app, error_json, open_app,
-};
+use flowcell_bundle::{App, ImageName, MAX_APP};
+use flowcell_executor::{FlowResult, ImageSink, RunError, build_app, error_json, open_app};
 use serde_json::json;
 
 use crate::flow_test::RunArgs;
@@ -168,20 +166,19 @@ async fn run_app(settings: &Settings, args: &RunAppArgs) -> Result<FlowResult, R
 
 /// An app's file, up to the size that one may have.
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>, RunError> {
-    let failed = |error: std::io::Error| {
-        RunError::usage(format!("cannot read {}: {error}", path.display()))
-    };
+    let failed =
+        |error: std::io::Error| RunError::usage(format!("cannot read {}: {error}", path.display()));
     let mut bytes = Vec::new();
     let file = File::open(path).map_err(failed)?;
     let length = file.metadata().map_err(failed)?.len();
-    if length <= MAX_APP_BYTES {
-        file.take(MAX_APP_BYTES + 1)
+    if length <= MAX_APP {
+        file.take(MAX_APP + 1)
             .read_to_end(&mut bytes)
             .map_err(failed)?;
     }
-    if length > MAX_APP_BYTES || bytes.len() as u64 > MAX_APP_BYTES {
+    if length > MAX_APP || bytes.len() as u64 > MAX_APP {
         return Err(RunError::usage(format!(
-            "{} has more than {MAX_APP_BYTES} bytes, and an app may have no more",
+            "{} has more than {MAX_APP} bytes, and an app may have no more",
             path.display()
         )));
     }

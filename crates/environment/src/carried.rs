@@ -82,7 +82,9 @@ impl Environments<'_> {
     ) -> Result<Vec<String>, EnvironmentError> {
         let folder = self.cache("wheels");
         let (chosen, _) = choose(image, file, lock)?;
-        let missing = chosen.iter().filter(|one| fetch::kept(one, &folder).is_none());
+        let missing = chosen
+            .iter()
+            .filter(|one| fetch::kept(one, &folder).is_none());
         Ok(missing.map(|one| one.filename.to_string()).collect())
     }
 }
@@ -114,7 +116,9 @@ pub fn licenses(packages: &Path) -> Vec<(String, String)> {
     let mut found = Vec::new();
     for entry in fs::read_dir(packages).into_iter().flatten().flatten() {
         let folder = entry.file_name();
-        let name = folder.to_str().and_then(|name| name.strip_suffix(".dist-info"));
+        let name = folder
+            .to_str()
+            .and_then(|name| name.strip_suffix(".dist-info"));
         let name = name.and_then(|name| name.split_once('-'));
         let metadata = fs::read(entry.path().join("METADATA")).ok();
         let license = metadata.and_then(|metadata| layer::license(&metadata));

@@ -253,7 +253,8 @@ impl Environments<'_> {
     }
 
     fn layer_folder(&self, sha256: &str, maker: &Maker) -> PathBuf {
-        self.cache("layers").join(format!("{sha256}-{}", maker.name))
+        self.cache("layers")
+            .join(format!("{sha256}-{}", maker.name))
     }
 
     /// The layer of a wheel; it is unpacked and compiled if it is not there.

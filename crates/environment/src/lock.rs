@@ -300,7 +300,9 @@ impl Lock {
             if let Some(archive) = &mut package.archive
                 && archive.url == chosen.url
             {
-                archive.hashes.insert("sha256".to_owned(), sha256.to_owned());
+                archive
+                    .hashes
+                    .insert("sha256".to_owned(), sha256.to_owned());
             }
         }
     }

@@ -6,22 +6,19 @@ mod sbom;
 use std::fs;
 use std::path::Path;
 
-use flowcell_bundle::{App, AppParts, Digest, MAX_APP, Manifest, Reference, write_app};
-use flowcell_environment::{
-    CarriedWheel, Image, IndexSettings, LOCK_FILE, Lock, Site, keep_wheel,
+use flowcell_bundle::{
+    App, AppParts, Digest, ImportedApp, MAX_MEMORY, Manifest, Reference, Store, write_app,
 };
+use flowcell_environment::{CarriedWheel, Image, IndexSettings, LOCK_FILE, Lock, Site, keep_wheel};
 use flowcell_sandbox::Isolation;
 
 use self::sbom::Sbom;
-use crate::environment::{EnvironmentOptions, FlowEnvironment, make_environment};
+use crate::environment::{Asked, EnvironmentOptions, FlowEnvironment, asked_of, make_environment};
 use crate::error::RunError;
 use crate::host::Host;
 use crate::session::{Session, SessionOptions};
 use crate::session_images::BUILD_TIME;
 use crate::workspace::{Workspace, WorkspaceLimits};
-
-/// Largest memory that an app begins with, in bytes: what a bundle's base image may have.
-const MAX_MEMORY: usize = 256 << 20;
 
 /// An app that was made.
 #[derive(Debug)]
@@ -121,7 +118,10 @@ async fn carry(
         .await?;
     let path = workspace.flow_folder().join(LOCK_FILE);
     fs::write(&path, lock.to_text()?).map_err(|error| {
-        RunError::system("OSError", format!("cannot write {}: {error}", path.display()))
+        RunError::system(
+            "OSError",
+            format!("cannot write {}: {error}", path.display()),
+        )
     })?;
     Ok(wheels)
 }
@@ -154,7 +154,7 @@ async fn imported_memory(
     let memory = lease.whole_memory().await.map_err(|error| {
         format!("importing its modules leaves a state that cannot be stored: {error}")
     })?;
-    if memory.len() > MAX_MEMORY {
+    if memory.len() as u64 > MAX_MEMORY {
         return Err(format!(
             "importing its modules takes {} bytes of memory, and {MAX_MEMORY} can be carried",
             memory.len()
@@ -183,7 +183,10 @@ fn bill(
         wheels,
     };
     sbom.to_json().map_err(|error| {
-        RunError::system("SystemErrorException", format!("no SBOM can be written: {error}"))
+        RunError::system(
+            "SystemErrorException",
+            format!("no SBOM can be written: {error}"),
+        )
     })
 }
 
@@ -204,10 +207,7 @@ pub struct OpenedApp {
 ///
 /// # Errors
 /// When the app is damaged or has what no app may have, or the disk does not take it.
-pub fn import_app(
-    store: &flowcell_bundle::Store,
-    app: &App<'_>,
-) -> Result<flowcell_bundle::ImportedApp, RunError> {
+pub fn import_app(store: &Store, app: &App<'_>) -> Result<ImportedApp, RunError> {
     // All are looked at before anything is written.
     let wheels: Vec<_> = app
         .wheels(IndexSettings::default().wheel_bytes)
@@ -246,11 +246,18 @@ pub async fn open_app(host: &Host, app: &App<'_>, anew: bool) -> Result<OpenedAp
     let made = make_environment(host, &workspace, Some(&image), &image, &options).await?;
     let mut notes = made.notes;
     if anew {
-        notes.push("the flow's modules are imported anew, for this variant or these environment variables".to_owned());
+        notes.push(
+            "the flow's modules are imported anew, for this variant or these environment variables"
+                .to_owned(),
+        );
     }
     Ok(OpenedApp {
         workspace,
-        image: if anew { image } else { Reference::from(imported.started) },
+        image: if anew {
+            image
+        } else {
+            Reference::from(imported.started)
+        },
         site: made.site,
         notes,
     })
@@ -263,7 +270,7 @@ fn lacks_nothing(
     image: &Reference,
     digest: Digest,
 ) -> Result<(), RunError> {
-    let asked = crate::environment::asked_of(workspace)?;
+    let asked = asked_of(workspace)?;
     let Some(asked) = asked else { return Ok(()) };
     let refused = |what: String| {
         Err(RunError::user(
@@ -271,7 +278,7 @@ fn lacks_nothing(
             format!("the app is not taken: {what}; ask whoever built it for another"),
         ))
     };
-    let crate::environment::Asked::Lock(text) = asked else {
+    let Asked::Lock(text) = asked else {
         return refused(format!("its flow has requirements and no {LOCK_FILE}"));
     };
     let manifest = host.store.manifest(image)?;
@@ -282,12 +289,11 @@ fn lacks_nothing(
     };
     let indexes = IndexSettings::default();
     let lock = Lock::parse(LOCK_FILE, &text)?;
-    let missing = host.environments(&indexes).missing(image, LOCK_FILE, &lock)?;
+    let missing = host
+        .environments(&indexes)
+        .missing(image, LOCK_FILE, &lock)?;
     if missing.is_empty() {
         return Ok(());
     }
     refused(format!("it does not bring {}", missing.join(", ")))
 }
-
-/// The largest app that is read, in bytes.
-pub const MAX_APP_BYTES: u64 = MAX_APP;

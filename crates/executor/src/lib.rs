@@ -36,7 +36,7 @@ mod tools;
 mod value;
 mod workspace;
 
-pub use app::{BuiltApp, MAX_APP_BYTES, OpenedApp, build_app, import_app, open_app};
+pub use app::{BuiltApp, OpenedApp, build_app, import_app, open_app};
 pub use check::{Problem, check};
 pub use describe::{NodeTool, describe, described_json};
 pub use doctor::{Diagnosis, Subject, diagnose};

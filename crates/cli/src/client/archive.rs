@@ -39,7 +39,9 @@ pub(super) fn pack(source: &Path) -> Result<Upload, ClientError> {
 }
 
 fn is_app(source: &Path) -> bool {
-    source.extension().is_some_and(|extension| extension == "wasm")
+    source
+        .extension()
+        .is_some_and(|extension| extension == "wasm")
 }
 
 fn tar(source: &Path) -> Result<Vec<u8>, ClientError> {

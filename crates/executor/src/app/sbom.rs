@@ -190,10 +190,13 @@ impl Sbom<'_> {
         for one in &manifest.components {
             components.push(Component {
                 description: Some(match one.kind {
-                    ProgramKind::PythonRunner => "a component of the base image: runs the flow's Python",
+                    ProgramKind::PythonRunner => {
+                        "a component of the base image: runs the flow's Python"
+                    }
                     ProgramKind::Tool => "a component of the base image: its built-in tools",
                 }),
-                ..Component::new("application", &one.name, Some(&manifest.version)).hash(&one.digest)
+                ..Component::new("application", &one.name, Some(&manifest.version))
+                    .hash(&one.digest)
             });
         }
         if let Some(python) = &manifest.python {

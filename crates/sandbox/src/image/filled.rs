@@ -12,7 +12,9 @@ use wasm_encoder::{
 };
 use wasmparser::{Chunk, DataKind, MemoryType, Parser, Payload};
 
-use super::shell::{Constant, MAX_MEMORY, Shell, ShellError, WASM_PAGE, constant, part, unsuitable};
+use super::shell::{
+    Constant, MAX_MEMORY, Shell, ShellError, WASM_PAGE, constant, part, unsuitable,
+};
 
 /// Bytes that are zero between two parts of the memory before these are two segments; a segment's head has 10 or so.
 const GAP: usize = 16;
@@ -45,7 +47,11 @@ impl Shell {
             for range in ranges {
                 let place = i32::try_from(range.start);
                 let place = place.map_err(|_| ShellError::Unsuitable("it is too large".into()))?;
-                data.active(0, &ConstExpr::i32_const(place), memory[range].iter().copied());
+                data.active(
+                    0,
+                    &ConstExpr::i32_const(place),
+                    memory[range].iter().copied(),
+                );
             }
             for _ in filled..found.segments as usize {
                 data.active(0, &ConstExpr::i32_const(0), []);
@@ -115,7 +121,8 @@ fn rewritten(
     let mut parser = Parser::new(0);
     let mut at = 0;
     loop {
-        let Chunk::Parsed { consumed, payload } = parser.parse(part(wasm, at..wasm.len())?, true)?
+        let Chunk::Parsed { consumed, payload } =
+            parser.parse(part(wasm, at..wasm.len())?, true)?
         else {
             return unsuitable("it ends early");
         };
@@ -178,7 +185,8 @@ fn sections<'a>(
     let mut parser = Parser::new(0);
     let mut at = 0;
     loop {
-        let Chunk::Parsed { consumed, payload } = parser.parse(part(wasm, at..wasm.len())?, true)?
+        let Chunk::Parsed { consumed, payload } =
+            parser.parse(part(wasm, at..wasm.len())?, true)?
         else {
             return unsuitable("a module ends early");
         };
@@ -255,7 +263,8 @@ fn replaced(wasm: &[u8], pages: u64, data: &DataSection) -> Result<Vec<u8>, Shel
                         ..memory?
                     };
                     let memory = RoundtripReencoder.memory_type(memory);
-                    memories.memory(memory.map_err(|error| ShellError::Unsuitable(error.to_string()))?);
+                    memories
+                        .memory(memory.map_err(|error| ShellError::Unsuitable(error.to_string()))?);
                 }
                 module.section(&memories);
             }
@@ -292,14 +301,19 @@ fn ranges(memory: &[u8], most: usize) -> Result<Vec<Range<usize>>, ShellError> {
             return unsuitable("it has no segment that could hold its memory");
         }
         // The widest gaps stay; whatever is between the others goes into the file.
-        let mut gaps: Vec<usize> = ranges.windows(2).map(|two| two[1].start - two[0].end).collect();
+        let mut gaps: Vec<usize> = ranges
+            .windows(2)
+            .map(|two| two[1].start - two[0].end)
+            .collect();
         gaps.sort_unstable_by(|a, b| b.cmp(a));
         let mut kept = most - 1;
         let narrowest = gaps.get(kept).copied().unwrap_or(0);
         let mut joined: Vec<Range<usize>> = Vec::with_capacity(most);
         for range in ranges {
             match joined.last_mut() {
-                Some(last) if kept == 0 || range.start - last.end <= narrowest => last.end = range.end,
+                Some(last) if kept == 0 || range.start - last.end <= narrowest => {
+                    last.end = range.end
+                }
                 Some(_) => {
                     kept -= 1;
                     joined.push(range);

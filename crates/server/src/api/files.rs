@@ -12,7 +12,8 @@ use axum::response::{IntoResponse, Response};
 use flowcell_bundle::{App as CarriedFlow, BundleError, Store};
 use flowcell_executor::{Code, import_app};
 use flowcell_session::{
-    CarriedImage, FileInfo, FileLimits, Files, Flow, FlowPath, Format, Name, Role, edit, replace, unpack,
+    CarriedImage, FileInfo, FileLimits, Files, Flow, FlowPath, Format, Name, Role, edit, replace,
+    unpack,
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -125,9 +126,10 @@ fn of_app(bundles: &Store, body: &[u8], limits: &FileLimits) -> Result<Content, 
     let imported = import_app(bundles, &app).map_err(|error| match error.code {
         Code::User => Problem::new(Kind::Invalid, error.message),
         Code::System => match error.source.as_deref() {
-            Some(source) if is_full(source) => {
-                Problem::new(Kind::DiskFull, "the host's disk is full; nothing was stored")
-            }
+            Some(source) if is_full(source) => Problem::new(
+                Kind::DiskFull,
+                "the host's disk is full; nothing was stored",
+            ),
             _ => Problem::internal(&error),
         },
     })?;
