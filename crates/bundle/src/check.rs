@@ -9,7 +9,7 @@ use crate::manifest::{Manifest, Reference, Start};
 /// Bytes of a manifest.
 pub(crate) const MAX_MANIFEST: u64 = 1 << 20;
 /// Largest memory image, in bytes.
-pub(crate) const MAX_MEMORY: u64 = 256 << 20;
+pub const MAX_MEMORY: u64 = 256 << 20;
 /// Bytes of a page of linear memory.
 const PAGE: u64 = 64 << 10;
 const MAX_COMPONENTS: usize = 32;

@@ -81,6 +81,22 @@ pub enum BundleError {
         /// What is wrong with it.
         problem: String,
     },
+    /// A file is something else.
+    #[error("{name} is {what}, and no app; `flowcell flow build` makes one")]
+    NotAnApp {
+        /// The file.
+        name: String,
+        /// What it is instead.
+        what: String,
+    },
+    /// An app of others has what no app may have, or lacks something.
+    #[error("{name} is not taken: {problem}; ask whoever built it for another")]
+    AppRefused {
+        /// The file.
+        name: String,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// A tree cannot be packed or unpacked.
     #[error("{tree} is no tree of a bundle: {problem}")]
     Tree {
@@ -124,6 +140,11 @@ pub enum BundleError {
 }
 
 impl BundleError {
+    /// Whether it is about a file that somebody has brought, and no fault of the host's.
+    pub fn is_about_app(&self) -> bool {
+        matches!(self, Self::NotAnApp { .. } | Self::AppRefused { .. })
+    }
+
     pub(crate) fn fault(name: &str, fault: &Fault) -> Self {
         Self::Guest {
             name: name.to_owned(),

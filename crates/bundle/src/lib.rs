@@ -10,6 +10,7 @@
 //!
 //! This crate never runs a flow. It runs a bundle's own build scripts, on request, on the machine of whoever builds it.
 
+mod app;
 mod build;
 mod check;
 mod collect;
@@ -30,7 +31,9 @@ mod survey;
 mod tree;
 mod uses;
 
+pub use app::{App, AppIndex, AppParts, ImportedApp, MAX_APP, write_app};
 pub use build::{BuildReport, Ingredients, build};
+pub use check::MAX_MEMORY;
 pub use collect::{
     Amount, Collected, Collection, DEFAULT_STORE_SIZE, Removed, StoreStats, collect, stats,
 };

@@ -46,6 +46,13 @@ struct PulledFile {
 impl Store {
     /// Keeps a manifest and lets its name and version point to it.
     pub fn put_manifest(&self, manifest: &Manifest) -> Result<Digest, BundleError> {
+        let digest = self.keep_manifest(manifest)?;
+        self.tag(&digest, &manifest.reference())?;
+        Ok(digest)
+    }
+
+    /// Keeps a manifest, to be found by its digest.
+    pub(crate) fn keep_manifest(&self, manifest: &Manifest) -> Result<Digest, BundleError> {
         let damaged = |message: String| BundleError::Manifest {
             digest: manifest.reference().to_string(),
             message,
@@ -55,7 +62,6 @@ impl Store {
             serde_json::to_vec_pretty(manifest).map_err(|error| damaged(error.to_string()))?;
         let digest = self.put(&text)?;
         self.mark_manifest(&digest)?;
-        self.tag(&digest, &manifest.reference())?;
         Ok(digest)
     }
 
@@ -94,7 +100,7 @@ impl Store {
         self.write_whole(&path, &text)
     }
 
-    fn mark_manifest(&self, digest: &Digest) -> Result<(), BundleError> {
+    pub(crate) fn mark_manifest(&self, digest: &Digest) -> Result<(), BundleError> {
         self.write_whole(&self.root().join("manifests").join(digest.hex()), b"")
     }
 

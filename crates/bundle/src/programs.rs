@@ -89,10 +89,14 @@ impl Programs {
                 base,
                 memory,
                 pages,
-            } => self.once(shell, Code::Bundles(CodeKind::Shell), || {
-                let base = self.base(base, *memory, pages)?;
-                self.load_shell(shell, name, base, progress)
-            }),
+            } => {
+                // Several bundles can have one shell, each with a memory of its own.
+                let both = Digest::of(format!("{shell} {base}").as_bytes());
+                self.once(&both, Code::Bundles(CodeKind::Shell), || {
+                    let base = self.base(base, *memory, pages)?;
+                    self.load_shell(shell, name, base, progress)
+                })
+            }
             Start::Ordinary | Start::Unsuitable(_) => {
                 let wasm = || self.store.get(&component.digest);
                 let code = Code::Bundles(CodeKind::Ordinary);
@@ -294,13 +298,15 @@ pub(crate) fn unpack_base(
         path: store.blob_path(digest),
         found: "no image of the size and content that its bundle says".to_owned(),
     };
-    let size = Some(memory).filter(|size| *size <= MAX_MEMORY);
-    let size = size.and_then(|size| usize::try_from(size).ok());
-    let size = size.ok_or_else(damaged)?;
-    let packed = store.get(digest)?;
-    let content = zstd::bulk::decompress(&packed, size).map_err(|_| damaged())?;
-    if content.len() != size || Base::hash(&content) != hash {
-        return Err(damaged());
+    decode_base(&store.get(digest)?, memory, hash).ok_or_else(damaged)
+}
+
+/// The content of a base image that has this size and hash; `None` when it is another.
+pub(crate) fn decode_base(packed: &[u8], memory: u64, hash: &str) -> Option<Vec<u8>> {
+    let size = usize::try_from(memory).ok()?;
+    if memory > MAX_MEMORY {
+        return None;
     }
-    Ok(content)
+    let content = zstd::bulk::decompress(packed, size).ok()?;
+    (content.len() == size && Base::hash(&content) == hash).then_some(content)
 }

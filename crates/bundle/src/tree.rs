@@ -27,10 +27,30 @@ const MAX_DEPTH: usize = 64;
 /// Bytes of a block of an archive; each file has one as its header.
 const BLOCK: u64 = 512;
 
-#[derive(Clone, Copy)]
-struct Limits {
+/// What all trees of a bundle may have together that comes with an app: whoever may edit flows can upload one.
+pub(crate) const APP_LIMITS: Limits = Limits {
+    bytes: 1 << 30,
+    files: 100_000,
+};
+/// What a flow may have that comes with its whole environment: as much as any folder of a flow.
+pub(crate) const FLOW_LIMITS: Limits = Limits {
+    bytes: 128 << 20,
+    files: 5_000,
+};
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
     bytes: u64,
     files: usize,
+}
+
+impl Limits {
+    /// Bytes that an archive within these limits has at most: headers and padding are counted with the files.
+    pub(crate) fn tar_bytes(self) -> u64 {
+        (self.files as u64)
+            .saturating_mul(4 * BLOCK + MAX_NAME)
+            .saturating_add(self.bytes)
+    }
 }
 
 /// Packs the files below `folder`: sorted, without times, owners or modes.
@@ -38,6 +58,13 @@ pub(crate) fn pack(folder: &Path) -> Result<Vec<u8>, BundleError> {
     let mut encoder = zstd::Encoder::new(Vec::new(), ZSTD_LEVEL).io("compress", folder)?;
     append_sorted(folder, &mut encoder, LIMITS)?;
     encoder.finish().io("compress", folder)
+}
+
+/// The files of a flow's folder, as [`pack`] has those of a tree before they are compressed.
+pub(crate) fn tar(folder: &Path) -> Result<Vec<u8>, BundleError> {
+    let mut archive = Vec::new();
+    append_sorted(folder, &mut archive, FLOW_LIMITS)?;
+    Ok(archive)
 }
 
 fn append_sorted(
@@ -82,19 +109,55 @@ impl Store {
             return Ok(folder);
         }
         let archive = self.get(digest)?;
+        if let Some(staged) = self.stage_tree(digest, &archive, LIMITS)? {
+            staged.commit()?;
+        }
+        Ok(folder)
+    }
+
+    /// Unpacks a tree's archive beside its place; `None` when it is there already.
+    pub(crate) fn stage_tree(
+        &self,
+        digest: &Digest,
+        archive: &[u8],
+        limits: Limits,
+    ) -> Result<Option<StagedTree>, BundleError> {
+        let trees = self.cache().join("trees");
+        let folder = trees.join(digest.hex());
+        if folder.is_dir() {
+            return Ok(None);
+        }
         fs::create_dir_all(&trees).io("make the folder", &trees)?;
         let partial = self.partial_folder(&trees)?;
-        unpack(archive.as_slice(), partial.path(), LIMITS).map_err(|problem| {
-            BundleError::Tree {
+        let left =
+            unpack(archive, partial.path(), limits).map_err(|problem| BundleError::Tree {
                 tree: digest.to_string(),
                 problem,
-            }
-        })?;
-        match partial.persist(&folder) {
-            Ok(()) => Ok(folder),
+            })?;
+        Ok(Some(StagedTree {
+            partial,
+            folder,
+            left,
+        }))
+    }
+}
+
+/// A tree that was unpacked, without its name; it goes when nobody gives it that.
+pub(crate) struct StagedTree {
+    partial: PartialFolder,
+    folder: PathBuf,
+    /// What it has left of its limits.
+    pub(crate) left: Limits,
+}
+
+impl StagedTree {
+    /// Gives it its name.
+    pub(crate) fn commit(self) -> Result<(), BundleError> {
+        match self.partial.persist(&self.folder) {
+            Ok(()) => Ok(()),
             // Another process was faster; its folder has the same content.
-            Err(_) if folder.is_dir() => Ok(folder),
-            Err(error) => Err(error).io("write", &folder),
+            Err(_) if self.folder.is_dir() => Ok(()),
+            Err(error) => Err(error).io("write", &self.folder),
         }
     }
 }
@@ -151,15 +214,22 @@ fn place(name: &[u8]) -> Result<PathBuf, String> {
     Ok(path)
 }
 
-/// Unpacks an archive into a folder, which is empty.
-fn unpack(packed: &[u8], folder: &Path, limits: Limits) -> Result<(), String> {
+/// Unpacks an archive into a folder, which is empty; gives what is left of the limits.
+fn unpack(packed: &[u8], folder: &Path, limits: Limits) -> Result<Limits, String> {
     let failed = |error: io::Error| format!("it cannot be read: {error}");
     let decoder = zstd::Decoder::new(packed).map_err(failed)?;
-    // Whatever its headers say, no more than this comes out of it: headers and padding are counted with the files.
-    let most = (limits.files as u64)
-        .saturating_mul(4 * BLOCK + MAX_NAME)
-        .saturating_add(limits.bytes);
-    let mut archive = tar::Archive::new(decoder.take(most));
+    unpack_tar(decoder, folder, limits)
+}
+
+/// The same for one that is not compressed.
+pub(crate) fn unpack_tar(
+    archive: impl Read,
+    folder: &Path,
+    limits: Limits,
+) -> Result<Limits, String> {
+    let failed = |error: io::Error| format!("it cannot be read: {error}");
+    // Whatever its headers say, no more than this comes out of it.
+    let mut archive = tar::Archive::new(archive.take(limits.tar_bytes()));
     let mut count = Count::of(limits);
     let mut folders = HashSet::new();
     let mut long_name = None;
@@ -211,7 +281,7 @@ fn unpack(packed: &[u8], folder: &Path, limits: Limits) -> Result<(), String> {
             return Err(format!("it ends within {shown}"));
         }
     }
-    Ok(())
+    Ok(count.left)
 }
 
 fn write(path: &Path, error: &io::Error) -> String {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use flowcell_bundle::ImageName;
 use flowcell_executor::{
-    Dialect, FlowResult, ImageSink, RunError, RunOptions, Session, SessionOptions, Workspace,
+    Dialect, FlowResult, Host, ImageSink, RunError, RunOptions, Session, SessionOptions, Workspace,
     WorkspaceLimits, envelope, flow_file, make_environment,
 };
 use flowcell_flow::JsonMap;
@@ -23,6 +23,17 @@ pub(crate) struct TestArgs {
     /// The flow's folder, or its flow.dag.yaml.
     #[arg(long, value_name = "DIR")]
     flow: PathBuf,
+    #[command(flatten)]
+    run: RunArgs,
+    /// The bundle to run in, instead of the flow's own or the base bundle: name:version, or a registry's image, which is
+    /// pulled if it is not there.
+    #[arg(long, value_name = "IMAGE")]
+    image: Option<ImageName>,
+}
+
+/// What a single run of a flow takes, wherever the flow comes from.
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
     /// Inputs as name=value. For a node: by the name of its input, or by what the input refers to (node.output, inputs.name).
     #[arg(long, num_args = 1.., value_name = "NAME=VALUE")]
     inputs: Vec<String>,
@@ -38,10 +49,6 @@ pub(crate) struct TestArgs {
     /// Environment variables for the flow's tools.
     #[arg(long, num_args = 1.., value_name = "NAME=VALUE")]
     environment_variables: Vec<String>,
-    /// The bundle to run in, instead of the flow's own or the base bundle: name:version, or a registry's image, which is
-    /// pulled if it is not there.
-    #[arg(long, value_name = "IMAGE")]
-    image: Option<ImageName>,
     /// Seconds that the flow may take.
     #[arg(long, value_name = "SECONDS", default_value = "600", value_parser = seconds)]
     timeout: Duration,
@@ -75,47 +82,12 @@ fn seconds(text: &str) -> Result<Duration, String> {
 }
 
 pub(crate) async fn run(settings: &Settings, args: TestArgs) -> ExitCode {
-    let result = match test(settings, &args).await {
-        Ok(result) => result,
-        Err(error) => FlowResult::failed(error),
-    };
-    for warning in &result.warnings {
-        terminal::note(warning);
-    }
-    if args.output.output == Output::Json {
-        terminal::raw(&envelope(&result, Dialect::Python));
-        return if result.outputs.is_ok() {
-            ExitCode::SUCCESS
-        } else {
-            ExitCode::FAILURE
-        };
-    }
-    print_logs(&result);
-    match &result.outputs {
-        Ok(outputs) => {
-            for (name, value) in &result.metrics {
-                terminal::note(&format!("metric {name} = {value}"));
-            }
-            terminal::line(&indented(outputs));
-            ExitCode::SUCCESS
-        }
-        Err(error) => terminal::fail_with(COMMAND, error),
-    }
+    let result = test(settings, &args).await;
+    args.run.finish(COMMAND, result)
 }
 
 async fn test(settings: &Settings, args: &TestArgs) -> Result<FlowResult, RunError> {
-    let given: JsonMap = inputs::inputs(&args.inputs, args.inputs_file.as_deref())?;
-    let mut options = SessionOptions::new(Settings::base_bundle());
-    options.variant = args.variant.as_deref().map(str::parse).transpose()?;
-    options.environment_variables =
-        inputs::pairs("--environment-variables", &args.environment_variables)?;
-    options.limits.wall_time = args.timeout;
-    options.limits.cpu_time = args.timeout;
-    options.limits.memory = (args.memory as usize) << 20;
-    options.isolation = match args.isolation {
-        IsolationArg::Session => Isolation::Session,
-        IsolationArg::Call => Isolation::Call,
-    };
+    let mut options = args.run.options()?;
     options.images = image_folder(&args.flow)?;
     let workspace = Workspace::copy_of(&args.flow, &WorkspaceLimits::default())?;
     let host = settings.host()?;
@@ -131,18 +103,80 @@ async fn test(settings: &Settings, args: &TestArgs) -> Result<FlowResult, RunErr
     }
     options.image = Some(environment.image);
     options.site = environment.site;
-    let session = Session::open(&host, workspace, options).await?;
-    for note in session.notes() {
-        terminal::note(note);
+    args.run.execute(&host, workspace, options).await
+}
+
+impl RunArgs {
+    /// The settings of a session, without image and requirements.
+    pub(crate) fn options(&self) -> Result<SessionOptions, RunError> {
+        // What is wrong with the inputs is said first.
+        self.given()?;
+        let mut options = SessionOptions::new(Settings::base_bundle());
+        options.variant = self.variant.as_deref().map(str::parse).transpose()?;
+        options.environment_variables =
+            inputs::pairs("--environment-variables", &self.environment_variables)?;
+        options.limits.wall_time = self.timeout;
+        options.limits.cpu_time = self.timeout;
+        options.limits.memory = (self.memory as usize) << 20;
+        options.isolation = match self.isolation {
+            IsolationArg::Session => Isolation::Session,
+            IsolationArg::Call => Isolation::Call,
+        };
+        Ok(options)
     }
-    let options = RunOptions::default();
-    Ok(match &args.node {
-        Some(node) => {
-            let given = session.flow().node_test_inputs(node, &given)?;
-            session.run_node(node, &given, &options).await
+
+    fn given(&self) -> Result<JsonMap, RunError> {
+        inputs::inputs(&self.inputs, self.inputs_file.as_deref())
+    }
+
+    /// Runs the flow, or the node that was asked for.
+    pub(crate) async fn execute(
+        &self,
+        host: &Host,
+        workspace: Workspace,
+        options: SessionOptions,
+    ) -> Result<FlowResult, RunError> {
+        let given = self.given()?;
+        let session = Session::open(host, workspace, options).await?;
+        for note in session.notes() {
+            terminal::note(note);
         }
-        None => session.run(&given, &options).await,
-    })
+        let options = RunOptions::default();
+        Ok(match &self.node {
+            Some(node) => {
+                let given = session.flow().node_test_inputs(node, &given)?;
+                session.run_node(node, &given, &options).await
+            }
+            None => session.run(&given, &options).await,
+        })
+    }
+
+    /// Prints what has come of it.
+    pub(crate) fn finish(&self, command: &str, result: Result<FlowResult, RunError>) -> ExitCode {
+        let result = result.unwrap_or_else(FlowResult::failed);
+        for warning in &result.warnings {
+            terminal::note(warning);
+        }
+        if self.output.output == Output::Json {
+            terminal::raw(&envelope(&result, Dialect::Python));
+            return if result.outputs.is_ok() {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            };
+        }
+        print_logs(&result);
+        match &result.outputs {
+            Ok(outputs) => {
+                for (name, value) in &result.metrics {
+                    terminal::note(&format!("metric {name} = {value}"));
+                }
+                terminal::line(&indented(outputs));
+                ExitCode::SUCCESS
+            }
+            Err(error) => terminal::fail_with(command, error),
+        }
+    }
 }
 
 /// Images of outputs go where promptflow puts them: into `.promptflow` in the flow's folder.

@@ -1,5 +1,6 @@
 //! The `flowcell` command.
 
+mod app;
 mod bundle;
 mod bundle_build;
 mod bundle_registry;
@@ -50,6 +51,8 @@ enum Command {
     /// Make, check and try flows.
     #[command(subcommand)]
     Flow(FlowCommand),
+    /// Run a flow that was built into one component, with nothing beside it.
+    Run(Box<app::RunAppArgs>),
     /// Build and look at bundles: the base images of sessions.
     #[command(subcommand)]
     Bundle(BundleCommand),
@@ -97,6 +100,8 @@ enum Command {
 enum FlowCommand {
     /// Run a flow, or one of its nodes, once.
     Test(Box<flow_test::TestArgs>),
+    /// Build a flow, with its whole environment, into one component.
+    Build(app::BuildArgs),
     /// Find everything that is wrong with a flow, without running it.
     Validate(flow_validate::ValidateArgs),
     /// Make a new flow.
@@ -250,6 +255,8 @@ fn runtime(threads: usize) -> std::io::Result<tokio::runtime::Runtime> {
 async fn run(settings: &Settings, command: Option<Command>) -> ExitCode {
     match command {
         Some(Command::Flow(FlowCommand::Test(args))) => flow_test::run(settings, *args).await,
+        Some(Command::Flow(FlowCommand::Build(args))) => app::build(settings, args).await,
+        Some(Command::Run(args)) => app::run(settings, *args).await,
         Some(Command::Flow(FlowCommand::Validate(args))) => {
             flow_validate::run(settings, args).await
         }

@@ -175,14 +175,7 @@ impl<'a> ComponentIndexes<'a> {
         let registry = reference.registry();
         let made = match self.credentials.registry(registry) {
             None => Ok(flowcell_registry::Credentials::anonymous()),
-            Some(one) if one.username.is_empty() => {
-                flowcell_registry::Credentials::bearer(registry, one.password.as_str())
-            }
-            Some(one) => flowcell_registry::Credentials::basic(
-                registry,
-                one.username.as_str(),
-                one.password.as_str(),
-            ),
+            Some(one) => one.for_registry(registry),
         };
         made.map_err(|error| EnvironmentError::Index(error.to_string()))
     }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use flowcell_bundle::{Digest, Lease, Manifest, Programs, Progress, Store, Thing};
 use flowcell_sandbox::Sandbox;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use tokio::sync::OnceCell;
 
 use crate::components::{self, ComponentIndexes, Fetched};
 use crate::error::{At as _, EnvironmentError};
@@ -24,6 +25,8 @@ use crate::site::{self, Assembly, Site};
 
 /// Wheels that are downloaded at the same time.
 const DOWNLOADS: usize = 8;
+/// Digits of the digest that tells whose Python has compiled a layer.
+const MAKER_DIGITS: usize = 32;
 /// The tree of a bundle with its Python packages.
 const PACKAGES: &str = "/packages";
 
@@ -202,58 +205,36 @@ impl Environments<'_> {
         lock: &Lock,
         credentials: &Credentials,
     ) -> Result<Option<Site>, EnvironmentError> {
-        let (platform, version) = platform(image.manifest)?;
-        let mut notes = Vec::new();
-        let mut chosen = Vec::new();
-        for package in lock.wanted(file, &platform)? {
-            if BROUGHT.iter().any(|name| name.to_string() == package.name) {
-                notes.push(format!(
-                    "{}: the base image's own {} is used",
-                    package.shown(),
-                    package.name
-                ));
-                continue;
-            }
-            let python = image.manifest.python.as_ref();
-            let is_there = python.is_some_and(|python| {
-                python.packages.iter().any(|one| {
-                    one.name
-                        .replace('_', "-")
-                        .eq_ignore_ascii_case(&package.name)
-                        && package.version.as_ref() == Some(&one.version)
-                })
-            });
-            if !is_there {
-                chosen.push(package.choose(&platform)?);
-            }
-        }
+        let (_, version) = platform(image.manifest)?;
+        let (chosen, mut notes) = choose(image, file, lock)?;
         let here = lock.here().map_or(&[][..], |here| &here.components);
         if chosen.is_empty() && here.is_empty() {
             return Ok(None);
         }
         let components = self.fetch_components(here, credentials).await?;
-        let _index = self.store().lease(Thing::Index)?;
-        let indexes = Indexes::open(
-            self.indexes,
-            credentials,
-            (None, Vec::new()),
-            false,
-            &self.answers(credentials),
-        )
-        .await?;
         let most = self.indexes.wheel_bytes;
+        let maker = Maker::of(image.manifest, &version)?;
+        // Nobody is asked for what is here.
+        let indexes = OnceCell::new();
+        let _index = self.store().lease(Thing::Index)?;
         let layers: Vec<KeptLayer> = stream::iter(&chosen)
             .map(|chosen| {
-                let client = &indexes.client;
-                let version = &version;
+                let (indexes, maker) = (&indexes, &maker);
                 async move {
-                    let found = self.find_layer(chosen, version)?;
+                    let found = self.find_layer(chosen, maker)?;
                     if let Some(found) = found {
                         return Ok(found);
                     }
-                    (self.progress)(&format!("downloading {}", chosen.filename));
-                    let wheel = fetch::wheel(chosen, client, self.store(), most).await?;
-                    self.layer(image.manifest, chosen, &wheel, version).await
+                    let wheel = match fetch::kept(chosen, self.store())? {
+                        Some(wheel) => wheel,
+                        None => {
+                            let opening = indexes.get_or_try_init(|| self.client(credentials));
+                            let client = &opening.await?.client;
+                            (self.progress)(&format!("downloading {}", chosen.filename));
+                            fetch::wheel(chosen, client, self.store(), most).await?
+                        }
+                    };
+                    self.layer(image.manifest, chosen, &wheel, maker).await
                 }
             })
             .buffered(DOWNLOADS)
@@ -262,7 +243,7 @@ impl Environments<'_> {
         // The leases are kept until their files have names in the environment too.
         let (layers, _leases): (Vec<(PathBuf, Layer)>, Vec<Lease>) = layers.into_iter().unzip();
         let only: Vec<Layer> = layers.iter().map(|(_, layer)| layer.clone()).collect();
-        let digest = site::digest(&only, &components, &version);
+        let digest = site::digest(&only, &components, &maker.name);
         let _turn = turn(&site::sites(self.store()), &digest.hex()).await?;
         if let Some(mut site) = site::find(self.store(), &digest)? {
             notes.append(&mut site.notes);
@@ -306,15 +287,25 @@ impl Environments<'_> {
         site::find(store, digest)
     }
 
+    /// What asks indexes for wheels that a lock names.
+    pub(crate) async fn client(
+        &self,
+        credentials: &Credentials,
+    ) -> Result<Indexes, EnvironmentError> {
+        let lines = (None, Vec::new());
+        let cache = self.answers(credentials);
+        Indexes::open(self.indexes, credentials, lines, false, &cache).await
+    }
+
     fn find_layer(
         &self,
         chosen: &Chosen,
-        version: &str,
+        maker: &Maker,
     ) -> Result<Option<KeptLayer>, EnvironmentError> {
         let Some(sha256) = chosen.wheel.hashes.get("sha256") else {
             return Ok(None);
         };
-        let name = layer_name(&sha256.to_ascii_lowercase(), version);
+        let name = maker.layer(&sha256.to_ascii_lowercase());
         let lease = self.store().lease(Thing::Layer(name.clone()))?;
         let folder = self.cache("layers").join(name);
         Ok(layer::read(&folder)?.map(|layer| ((folder, layer), lease)))
@@ -326,9 +317,9 @@ impl Environments<'_> {
         manifest: &Manifest,
         chosen: &Chosen,
         wheel: &Wheel,
-        version: &str,
+        maker: &Maker,
     ) -> Result<KeptLayer, EnvironmentError> {
-        let name = layer_name(&wheel.sha256, version);
+        let name = maker.layer(&wheel.sha256);
         let lease = self.store().lease(Thing::Layer(name.clone()))?;
         let layers = self.cache("layers");
         let folder = layers.join(&name);
@@ -365,7 +356,7 @@ impl Environments<'_> {
         Ok(((folder, layer), lease))
     }
 
-    fn store(&self) -> &Store {
+    pub(crate) fn store(&self) -> &Store {
         self.programs.store()
     }
 
@@ -390,6 +381,76 @@ impl Environments<'_> {
     }
 }
 
+/// Whose Python has compiled a layer, and has imported what lost its compiled modules. A bundle can be a stranger's, and its
+/// Python may write what it likes: what it has made is for that very bundle's code, memory and modules only.
+struct Maker {
+    /// `cp314-` and a digest.
+    name: String,
+}
+
+impl Maker {
+    /// The folder of a wheel that it has compiled.
+    fn layer(&self, sha256: &str) -> String {
+        format!("{sha256}-{}", self.name)
+    }
+
+    fn of(manifest: &Manifest, version: &str) -> Result<Self, EnvironmentError> {
+        let mut short = version.split('.');
+        let (major, minor) = (short.next(), short.next());
+        let trees: Vec<_> = manifest
+            .trees
+            .iter()
+            .map(|tree| (&tree.mount, &tree.digest))
+            .collect();
+        let runner = manifest.python_runner();
+        let runner = runner.map(|runner| (&runner.digest, &runner.start));
+        let text = serde_json::to_vec(&(version, runner, trees))
+            .map_err(|error| EnvironmentError::Host(error.to_string()))?;
+        let digest = Digest::of(&text).hex();
+        Ok(Self {
+            name: format!(
+                "cp{}{}-{}",
+                major.unwrap_or_default(),
+                minor.unwrap_or_default(),
+                digest.get(..MAKER_DIGITS).unwrap_or_default()
+            ),
+        })
+    }
+}
+
+/// The wheels that a lock asks for over an image, and what whoever wrote it should know.
+pub(crate) fn choose(
+    image: Image<'_>,
+    file: &str,
+    lock: &Lock,
+) -> Result<(Vec<Chosen>, Vec<String>), EnvironmentError> {
+    let (platform, _) = platform(image.manifest)?;
+    let (mut chosen, mut notes) = (Vec::new(), Vec::new());
+    for package in lock.wanted(file, &platform)? {
+        if BROUGHT.iter().any(|name| name.to_string() == package.name) {
+            notes.push(format!(
+                "{}: the base image's own {} is used",
+                package.shown(),
+                package.name
+            ));
+            continue;
+        }
+        let python = image.manifest.python.as_ref();
+        let is_there = python.is_some_and(|python| {
+            python.packages.iter().any(|one| {
+                one.name
+                    .replace('_', "-")
+                    .eq_ignore_ascii_case(&package.name)
+                    && package.version.as_ref() == Some(&one.version)
+            })
+        });
+        if !is_there {
+            chosen.push(package.choose(&platform)?);
+        }
+    }
+    Ok((chosen, notes))
+}
+
 /// What a bundle's Python is to packages, and its version.
 fn platform(manifest: &Manifest) -> Result<(PythonPlatform, String), EnvironmentError> {
     let python = manifest
@@ -403,17 +464,6 @@ fn platform(manifest: &Manifest) -> Result<(PythonPlatform, String), Environment
         PythonPlatform::new(&python.version)?,
         python.version.clone(),
     ))
-}
-
-/// The name of a layer's folder: compiled files are one version's of Python.
-fn layer_name(sha256: &str, version: &str) -> String {
-    let mut short = version.split('.');
-    let (major, minor) = (short.next(), short.next());
-    format!(
-        "{sha256}-cp{}{}",
-        major.unwrap_or_default(),
-        minor.unwrap_or_default()
-    )
 }
 
 /// Waits until nobody else, in this process or another, makes the thing of this name.

@@ -38,6 +38,25 @@ enum Failed {
     Perhaps(String, Option<Duration>),
 }
 
+/// The wheel, if the store has it and it is known by its SHA-256; it stays then.
+///
+/// # Errors
+/// When the store cannot be written to.
+pub(crate) fn kept(chosen: &Chosen, store: &Store) -> Result<Option<Wheel>, EnvironmentError> {
+    let sha256 = chosen.wheel.hashes.get("sha256");
+    let Some(sha256) = sha256.filter(|text| is_sha256(text)) else {
+        return Ok(None);
+    };
+    let sha256 = sha256.to_ascii_lowercase();
+    let lease = lease(store, &sha256)?;
+    let path = store.cache().join("wheels").join(format!("{sha256}.whl"));
+    Ok(path.exists().then_some(Wheel {
+        path,
+        sha256,
+        _lease: lease,
+    }))
+}
+
 /// The wheel in the folder `wheels`; it is downloaded if it is not there.
 ///
 /// # Errors
@@ -48,23 +67,10 @@ pub(crate) async fn wheel(
     store: &Store,
     most: u64,
 ) -> Result<Wheel, EnvironmentError> {
+    if let Some(kept) = kept(chosen, store)? {
+        return Ok(kept);
+    }
     let wheels = &store.cache().join("wheels");
-    if let Some(sha256) = chosen
-        .wheel
-        .hashes
-        .get("sha256")
-        .filter(|text| is_sha256(text))
-    {
-        let sha256 = sha256.to_ascii_lowercase();
-        let lease = lease(store, &sha256)?;
-        let path = wheels.join(format!("{sha256}.whl"));
-        if path.exists() {
-            return Ok(Wheel {
-                path,
-                sha256,
-                _lease: lease,
-            });
-        }
     }
     let what = chosen.filename.to_string();
     let url =

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use flowcell_registry::{Credentials as RegistryCredentials, RegistryError};
 use http_body_util::Limited;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::{Request, Response, ResponseBuilderExt as _, Url};
@@ -90,6 +91,17 @@ impl std::fmt::Debug for Credential {
 }
 
 impl Credential {
+    /// As a registry is shown it: `host` or `host:port`.
+    ///
+    /// # Errors
+    /// When it has what cannot be sent.
+    pub fn for_registry(&self, registry: &str) -> Result<RegistryCredentials, RegistryError> {
+        match self.password.as_str() {
+            "" => RegistryCredentials::bearer(registry, self.username.as_str()),
+            password => RegistryCredentials::basic(registry, self.username.as_str(), password),
+        }
+    }
+
     /// A token, as pip sends it for `https://TOKEN@host/`: in place of the user's name, without a password.
     pub fn token(token: String) -> Self {
         Self {

@@ -292,7 +292,7 @@ fn metadata(target: &Path, filename: &WheelFilename) -> Result<Option<String>, E
 
 /// The license that core metadata names: an expression (PEP 639), the older field if it is a name and no text, or the
 /// classifiers.
-fn license(metadata: &[u8]) -> Option<String> {
+pub(crate) fn license(metadata: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(metadata);
     let head = text.split("\n\n").next().unwrap_or_default();
     let field = |name: &str| {

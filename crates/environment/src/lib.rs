@@ -4,7 +4,7 @@
 //! requirements.txt ──gather──► Requirements ──resolve──► Lock (pylock.toml)
 //!                                                          │ choose a wheel of each package
 //!                                                          ▼
-//!              wheels/<sha256>.whl ──unpack, compile──► layers/<sha256>-cp<version>
+//!              wheels/<sha256>.whl ──unpack, compile──► layers/<sha256>-cp<version>-<bundle>
 //!                                                          │ link side by side, import what lost compiled modules
 //!                                                          ▼
 //!                                                     sites/<digest>: what instances see as /site
@@ -12,6 +12,7 @@
 //! Everything on the way is named by digest, made once for all sessions, and appears whole or not at all. The code of
 //! packages runs in sandboxes only.
 
+mod carried;
 mod components;
 mod environments;
 mod error;
@@ -27,6 +28,7 @@ mod requirements;
 mod resolve;
 mod site;
 
+pub use carried::{CarriedWheel, keep_wheel, licenses};
 pub use environments::{Environments, Image, Locked};
 pub use error::EnvironmentError;
 pub use index::{Credential, Credentials, IndexSettings};

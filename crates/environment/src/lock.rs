@@ -300,6 +300,24 @@ impl Lock {
             .map_err(|error| EnvironmentError::Host(format!("no lock can be written: {error}")))
     }
 
+    /// Adds the SHA-256 of a wheel that is named by this address, or by nothing but this file name.
+    pub(crate) fn note_sha256(&mut self, chosen: &LockedWheel, sha256: &str) {
+        for package in &mut self.packages {
+            for wheel in &mut package.wheels {
+                if (&wheel.name, &wheel.url) == (&chosen.name, &chosen.url) {
+                    wheel.hashes.insert("sha256".to_owned(), sha256.to_owned());
+                }
+            }
+            if let Some(archive) = &mut package.archive
+                && archive.url == chosen.url
+            {
+                archive
+                    .hashes
+                    .insert("sha256".to_owned(), sha256.to_owned());
+            }
+        }
+    }
+
     /// What this host has added.
     pub fn here(&self) -> Option<&LockedHere> {
         self.tool.as_ref()?.flowcell.as_ref()

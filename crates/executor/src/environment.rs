@@ -81,8 +81,7 @@ pub async fn make_environment(
     let (used, note) = host.image(workspace.flow(), image, default)?;
     let image = used.manifest.reference();
     let mut notes: Vec<String> = note.into_iter().collect();
-    let read = |name: &str| read(workspace, name);
-    let (lock, site) = match asked(workspace.flow(), &read)? {
+    let (lock, site) = match asked_of(workspace)? {
         None => (None, None),
         Some(asked) => {
             let (lock, site, found) = install_over(host, &image, &used, &asked, options).await?;
@@ -178,6 +177,11 @@ pub fn asked(flow: &Flow, read: &ReadText<'_>) -> Result<Option<Asked>, RunError
         return Ok(Some(Asked::Lock(text)));
     }
     Ok(requirements(flow, read)?.map(Asked::Requirements))
+}
+
+/// The same for a flow's working copy.
+pub(crate) fn asked_of(workspace: &Workspace) -> Result<Option<Asked>, RunError> {
+    asked(workspace.flow(), &|name| read(workspace, name))
 }
 
 fn requirements(flow: &Flow, read: &ReadText<'_>) -> Result<Option<Requirements>, RunError> {

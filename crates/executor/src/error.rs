@@ -209,11 +209,14 @@ impl From<FlowError> for RunError {
 
 impl From<BundleError> for RunError {
     fn from(error: BundleError) -> Self {
-        let message = match &error {
+        let text = match &error {
             BundleError::Io { source, .. } => format!("{error}: {source}"),
             other => other.to_string(),
         };
-        Self::system("BundleError", message).caused_by(error)
+        if error.is_about_app() {
+            return Self::user("InvalidApp", text);
+        }
+        Self::system("BundleError", text).caused_by(error)
     }
 }
 

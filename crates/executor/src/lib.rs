@@ -6,6 +6,7 @@
 //! evaluates a flow's code, templates or objects itself.
 
 mod aggregation;
+mod app;
 mod calls;
 mod check;
 mod describe;
@@ -35,6 +36,7 @@ mod tools;
 mod value;
 mod workspace;
 
+pub use app::{BuiltApp, OpenedApp, build_app, import_app, open_app};
 pub use check::{Problem, check};
 pub use describe::{NodeTool, describe, described_json};
 pub use doctor::{Diagnosis, Subject, diagnose};

@@ -86,6 +86,27 @@ impl Workspace {
         })
     }
 
+    /// A working copy for a single session whose files somebody else puts into its folder: `fill` gets that, empty. `name` is
+    /// as for [`Workspace::open`].
+    ///
+    /// # Errors
+    /// That of `fill`, or as [`Workspace::open`].
+    pub(crate) fn made(
+        name: &str,
+        fill: impl FnOnce(&Path) -> Result<(), RunError>,
+    ) -> Result<Self, RunError> {
+        let folder = tempfile::Builder::new()
+            .prefix("flowcell-")
+            .tempdir()
+            .map_err(|error| cannot("make a folder in", &std::env::temp_dir(), &error))?;
+        let target = folder.path().join(FLOW);
+        fs::create_dir(&target).map_err(|error| cannot("make", &target, &error))?;
+        fill(&target)?;
+        let mut workspace = Self::open(folder.path(), name)?;
+        workspace._copy = Some(folder);
+        Ok(workspace)
+    }
+
     /// Opens a working copy that is there already and stays: `folder` has the flow's files in its folder `flow`, and in
     /// its folder `tmp` (made if it is missing) the tools' `/tmp`.
     ///

@@ -7,6 +7,7 @@
 mod delta;
 mod error;
 mod file;
+mod filled;
 mod memory;
 mod shell;
 mod spread;

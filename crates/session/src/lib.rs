@@ -52,4 +52,4 @@ pub use session::{
     NamedBy, Packages, Session, SessionState, Stored,
 };
 pub use state::{Answered, Change, State, Workspace};
-pub use tenancy::{Flow, Key, MAX_FLOWS, Role, User, WorkspaceRecord};
+pub use tenancy::{CarriedImage, Flow, Key, MAX_FLOWS, Role, User, WorkspaceRecord};

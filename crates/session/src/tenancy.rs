@@ -87,6 +87,22 @@ pub struct Flow {
     pub files: u64,
     /// Bytes in all files.
     pub bytes: u64,
+    /// The base image that came with its files, where these came as an app.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<CarriedImage>,
+}
+
+/// A base image that came with a flow's files. It counts as long as the flow's own file names the image that it named then.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CarriedImage {
+    /// The digests of the wheels that came with it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub wheels: Vec<String>,
+    /// The digest of its manifest.
+    pub digest: String,
+    /// The image that the flow's file named, if it named one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub named: Option<String>,
 }
 
 impl Flow {
@@ -101,6 +117,7 @@ impl Flow {
             revision: 0,
             files: 0,
             bytes: 0,
+            image: None,
         }
     }
 }

@@ -125,14 +125,7 @@ async fn pull(job: &PullJob) -> Result<Pulled, RunError> {
     let client = Client::new(registries).map_err(registry)?;
     let credentials = match &job.credential {
         None => Ok(Credentials::anonymous()),
-        Some(one) if one.username.is_empty() => {
-            Credentials::bearer(image.registry(), one.password.as_str())
-        }
-        Some(one) => Credentials::basic(
-            image.registry(),
-            one.username.as_str(),
-            one.password.as_str(),
-        ),
+        Some(one) => one.for_registry(image.registry()),
     };
     let credentials = credentials.map_err(registry)?;
     if job.look {

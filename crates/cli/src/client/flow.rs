@@ -10,7 +10,7 @@ use reqwest::header::CONTENT_TYPE;
 use reqwest::{Method, StatusCode};
 
 use super::api::{Answer, Api};
-use super::archive::{Target, name_of, pack};
+use super::archive::{Target, Upload, name_of, pack};
 use super::arguments::{Named, revision};
 use super::confirm::confirm;
 use super::error::ClientError;
@@ -27,17 +27,17 @@ pub(crate) struct FlowNameArgs {
 pub(crate) struct CreateArgs {
     #[command(flatten)]
     named: Named,
-    /// A folder whose files are uploaded.
+    /// A folder whose files are uploaded, or an app.
     #[arg(long, value_name = "DIR")]
     source: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct UploadArgs {
-    /// The flow's folder, or its flow.dag.yaml.
+    /// The flow's folder, its flow.dag.yaml, or an app that `flowcell flow build` has made.
     #[arg(long, value_name = "DIR")]
     source: PathBuf,
-    /// The flow's name; the folder's, if absent.
+    /// The flow's name; the folder's or the app's, if absent.
     #[arg(long, value_name = "NAME")]
     name: Option<Name>,
     /// Only if the flow has this revision still.
@@ -125,15 +125,15 @@ async fn create(api: &Api, args: CreateArgs) -> Result<(), ClientError> {
 async fn upload(
     api: &Api,
     name: &Name,
-    archive: Vec<u8>,
+    archive: Upload,
     seen: Option<u64>,
 ) -> Result<Answer, ClientError> {
     let url = api.here(["flows", name.as_str(), "files"]);
     let request = api
         .change(Method::PUT, url, seen)
-        .header(CONTENT_TYPE, "application/gzip")
+        .header(CONTENT_TYPE, archive.media)
         .timeout(super::call::LONGEST)
-        .body(archive);
+        .body(archive.bytes);
     let answer = api.send(request).await?;
     if api.output() == Output::Text {
         let what = match answer.status {

@@ -33,9 +33,9 @@ const RESETS: [&str; 2] = ["__wasilibc_reset_preopens", "reset_adapter_state"];
 /// Most mutable globals of a component; the Python runner has 493.
 const MAX_GLOBALS: usize = 10_000;
 /// Largest initial memory, in bytes.
-const MAX_MEMORY: u64 = 256 << 20;
+pub(super) const MAX_MEMORY: u64 = 256 << 20;
 /// Bytes of a page of linear memory.
-const WASM_PAGE: u64 = 64 << 10;
+pub(super) const WASM_PAGE: u64 = 64 << 10;
 
 /// A component without its data, and the data.
 #[derive(Debug)]
@@ -58,14 +58,14 @@ pub enum ShellError {
 }
 
 /// A section of the file; that it ends within is not known before the file is read to its end.
-fn part(wasm: &[u8], range: std::ops::Range<usize>) -> Result<&[u8], ShellError> {
+pub(super) fn part(wasm: &[u8], range: std::ops::Range<usize>) -> Result<&[u8], ShellError> {
     match wasm.get(range) {
         Some(part) => Ok(part),
         None => unsuitable("it ends early"),
     }
 }
 
-fn unsuitable<T>(why: impl Into<String>) -> Result<T, ShellError> {
+pub(super) fn unsuitable<T>(why: impl Into<String>) -> Result<T, ShellError> {
     Err(ShellError::Unsuitable(why.into()))
 }
 
@@ -77,7 +77,7 @@ struct Global {
 }
 
 #[derive(Clone, Copy)]
-enum Constant {
+pub(super) enum Constant {
     I32(i32),
     I64(i64),
     F32(u32),
@@ -550,7 +550,7 @@ impl Constant {
     }
 }
 
-fn constant(expression: &wasmparser::ConstExpr<'_>) -> Result<Constant, ShellError> {
+pub(super) fn constant(expression: &wasmparser::ConstExpr<'_>) -> Result<Constant, ShellError> {
     let mut operators = expression.get_operators_reader();
     let constant = match operators.read()? {
         Operator::I32Const { value } => Constant::I32(value),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::Bytes;
 use flowcell_bundle::{ImageName, Store};
 use flowcell_flow::Flow;
 use flowcell_session::{Image, Name, NamedBy, Session};
@@ -160,9 +161,15 @@ fn not_here(store: &Store, name: &str) -> String {
     }
 }
 
-/// The image of a flow: what its file says, if this host can have that, and the default one otherwise.
+/// The image of a flow: what its file says, if this host can have that, and the default one otherwise. An app's flow has
+/// brought its own.
 fn of_flow(app: &App, name: &Name, flow: &Name) -> Result<Image, Problem> {
-    let note = match flow_says(app, name, flow)? {
+    let registry = app.ledger().registry();
+    let says = image_named(|file| registry.file(name, flow, file))?;
+    if let Some(carried) = carried(app, name, flow, says.as_deref())? {
+        return Ok(carried);
+    }
+    let note = match says {
         None => None,
         Some(says) => match named(app, &says, NamedBy::Flow) {
             Ok(image) => return Ok(image),
@@ -186,16 +193,53 @@ fn of_flow(app: &App, name: &Name, flow: &Name) -> Result<Image, Problem> {
     })
 }
 
-/// What the flow's file says, if it can be read: a flow that is wrong can have a session in which it is mended.
-fn flow_says(app: &App, name: &Name, flow: &Name) -> Result<Option<String>, Problem> {
-    let registry = app.ledger().registry();
+/// The image that the flow's file names, if it can be read: a flow that is wrong can have a session in which it is mended.
+/// `read` gives a file of the flow.
+pub(crate) fn image_named<E>(
+    read: impl Fn(&str) -> Result<Option<Bytes>, E>,
+) -> Result<Option<String>, E> {
     for file in ["flow.dag.yaml", "flow.dag.yml"] {
-        let content = registry.file(name, flow, file)?;
+        let content = read(file)?;
         let text = content.and_then(|content| String::from_utf8(content.into()).ok());
         if let Some(text) = text.filter(|text| text.len() <= flowcell_flow::MAX_BYTES) {
-            let parsed = Flow::parse(&text, flow.as_str()).ok();
+            let parsed = Flow::parse(&text, "flow").ok();
             return Ok(parsed.and_then(|flow| flow.environment?.image));
         }
     }
     Ok(None)
+}
+
+/// The image that came with the flow's files, if these name the same image as then.
+fn carried(
+    app: &App,
+    name: &Name,
+    flow: &Name,
+    named: Option<&str>,
+) -> Result<Option<Image>, Problem> {
+    let state = app.ledger().state();
+    let flow = state
+        .workspaces
+        .get(name)
+        .and_then(|workspace| workspace.flows.get(flow));
+    let carried = flow.and_then(|flow| flow.image.as_ref());
+    let Some(carried) = carried.filter(|carried| carried.named.as_deref() == named) else {
+        return Ok(None);
+    };
+    let there = carried.digest.parse().ok();
+    match there.filter(|reference| app.sessions().store().resolve(reference).is_ok()) {
+        Some(_) => Ok(Some(Image {
+            reference: carried.digest.clone(),
+            digest: Some(carried.digest.clone()),
+            artifact: None,
+            named_by: NamedBy::Flow,
+            note: None,
+        })),
+        None => Err(Problem::new(
+            Kind::Conflict,
+            format!(
+                "the base image {} that came with the flow is gone from the host; upload the app again, or name a base_image",
+                carried.digest
+            ),
+        )),
+    }
 }

@@ -1,5 +1,6 @@
 //! The files of a flow.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use axum::Json;
@@ -8,8 +9,11 @@ use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use flowcell_bundle::{App as CarriedFlow, BundleError, Store};
+use flowcell_executor::{Code, import_app};
 use flowcell_session::{
-    FileInfo, FileLimits, Files, Flow, FlowPath, Format, Name, Role, edit, replace, unpack,
+    CarriedImage, FileInfo, FileLimits, Files, Flow, FlowPath, Format, Name, Role, edit, replace,
+    unpack,
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -17,6 +21,7 @@ use utoipa::ToSchema;
 
 use super::flows::{FlowView, find, room_for_a_flow, workspace};
 use super::page::Page;
+use super::base_images::image_named;
 use crate::app::{App, blocking};
 use crate::auth::Caller;
 use crate::extract::{At, entity_tag, if_match, of_body};
@@ -64,13 +69,15 @@ pub async fn list(
     }))
 }
 
-/// Uploads a whole flow as an archive, in place of all its files. The flow is made if there is none.
+/// Uploads a whole flow as an archive or an app, in place of all its files. The flow is made if there is none.
 ///
-/// A folder around everything is left off. Links, special files and paths that lead out are refused.
+/// A folder around everything is left off. Links, special files and paths that lead out are refused. An app is what
+/// `flowcell flow build` makes: it brings the flow's files with a lock, and to the host the base image and the wheels that
+/// they need, so that a session starts without a registry or an index.
 #[utoipa::path(put, path = "/v1/workspaces/{workspace}/flows/{flow}/files", tag = "flows",
     params(("workspace" = String, Path), ("flow" = String, Path),
         ("If-Match" = Option<String>, Header, description = "The flow's entity tag")),
-    request_body(content(("application/x-tar"), ("application/gzip"), ("application/zip")), description = "The archive"),
+    request_body(content(("application/x-tar"), ("application/gzip"), ("application/zip"), ("application/wasm")), description = "The archive, or the app"),
     responses((status = 200, body = FlowView), (status = 201, body = FlowView), (status = 412, body = Problem),
         (status = 413, body = Problem), (status = 422, body = Problem)))]
 pub async fn put_all(
@@ -82,16 +89,77 @@ pub async fn put_all(
 ) -> Result<Response, Problem> {
     caller.require(&app, &name, Role::DataScientist)?;
     let seen = if_match(&headers)?;
-    let format = format(&headers)?;
+    let media = media(&headers)?;
     let body = body.map_err(of_body)?;
     let limits = app.config().flows.clone();
-    let files = {
-        let limits = limits.clone();
-        blocking(move || unpack(&body, format, &limits)).await??
+    let content = {
+        let (limits, bundles) = (limits.clone(), app.sessions().store().clone());
+        blocking(move || match media {
+            Media::Archive(format) => Ok(Content {
+                files: unpack(&body, format, &limits)?,
+                image: None,
+            }),
+            Media::App => of_app(&bundles, &body, &limits),
+        })
+        .await??
     };
-    let (status, view) = store(&app, &caller, name, flow, seen, files, limits).await?;
+    let (status, view) = store(&app, &caller, name, flow, seen, content, limits).await?;
     let headers = [(header::ETAG, entity_tag(view.revision))];
     Ok((status, headers, Json(view)).into_response())
+}
+
+/// What is uploaded.
+struct Content {
+    files: Files,
+    /// The base image that came with them.
+    image: Option<CarriedImage>,
+}
+
+/// What an app holds; its bundle and wheels go into the host's store. They are kept by digest, so nobody's sessions find
+/// them but those that want this very content.
+fn of_app(bundles: &Store, body: &[u8], limits: &FileLimits) -> Result<Content, Problem> {
+    let app = CarriedFlow::read("the app", body).map_err(of_bundle)?;
+    // What the flow may not have is said before anything is stored.
+    let most = limits.flow_bytes.saturating_mul(2).saturating_add(16 << 20);
+    let archive = app.flow(most).map_err(of_bundle)?;
+    let files = unpack(&archive, Format::Tar, limits)?;
+    let (imported, leases) = import_app(bundles, &app).map_err(|error| match error.code {
+        Code::User => Problem::new(Kind::Invalid, error.message),
+        Code::System => match error.source.as_deref() {
+            Some(source) if is_full(source) => Problem::new(
+                Kind::DiskFull,
+                "the host's disk is full; nothing was stored",
+            ),
+            _ => Problem::internal(&error),
+        },
+    })?;
+    // Until the flow is stored, which has them from then on.
+    for lease in &leases {
+        let rooted = bundles.add_root(lease.thing());
+        rooted.map_err(|error| Problem::internal(&error))?;
+    }
+    Ok(Content {
+        image: Some(CarriedImage {
+            digest: imported.bundle.to_string(),
+            wheels: app.index.wheels.iter().map(ToString::to_string).collect(),
+            named: image_named(|file| Ok::<_, Infallible>(files.get(file).cloned()))
+                .unwrap_or_default(),
+        }),
+        files,
+    })
+}
+
+fn of_bundle(error: BundleError) -> Problem {
+    if error.is_about_app() {
+        Problem::new(Kind::Invalid, error.to_string())
+    } else {
+        Problem::internal(&error)
+    }
+}
+
+fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
+    let full = |error: &std::io::Error| error.kind() == std::io::ErrorKind::StorageFull;
+    error.downcast_ref().is_some_and(full) || error.source().is_some_and(is_full)
 }
 
 async fn store(
@@ -100,9 +168,10 @@ async fn store(
     name: Name,
     flow: Name,
     seen: Option<u64>,
-    files: Files,
+    content: Content,
     limits: FileLimits,
 ) -> Result<(StatusCode, FlowView), Problem> {
+    let Content { files, image } = content;
     let user = caller.user.clone();
     let ledger = Arc::clone(app.ledger());
     app.change(move |state| {
@@ -115,7 +184,10 @@ async fn store(
         let old_files = ledger.registry().files(&name, &flow)?;
         let now = Timestamp::now();
         let new = || Flow::new(name.clone(), flow.clone(), user, now);
-        let before = old.cloned().unwrap_or_else(new);
+        let before = Flow {
+            image,
+            ..old.cloned().unwrap_or_else(new)
+        };
         let (changed, changes) = replace(&before, &old_files, &files, now, &limits)?;
         let status = match old {
             Some(_) => StatusCode::OK,
@@ -227,18 +299,24 @@ fn check_seen(seen: Option<u64>, current: Option<u64>) -> Result<(), Problem> {
     }
 }
 
-fn format(headers: &HeaderMap) -> Result<Format, Problem> {
+enum Media {
+    Archive(Format),
+    App,
+}
+
+fn media(headers: &HeaderMap) -> Result<Media, Problem> {
     let text = headers
         .get(header::CONTENT_TYPE)
         .and_then(|value| value.to_str().ok())
         .unwrap_or_default();
     match text.split(';').next().unwrap_or_default().trim() {
-        "application/x-tar" => Ok(Format::Tar),
-        "application/gzip" | "application/x-gzip" => Ok(Format::TarGzip),
-        "application/zip" | "application/x-zip-compressed" => Ok(Format::Zip),
+        "application/x-tar" => Ok(Media::Archive(Format::Tar)),
+        "application/gzip" | "application/x-gzip" => Ok(Media::Archive(Format::TarGzip)),
+        "application/zip" | "application/x-zip-compressed" => Ok(Media::Archive(Format::Zip)),
+        "application/wasm" => Ok(Media::App),
         _ => Err(Problem::new(
             Kind::UnsupportedMediaType,
-            "send the archive as application/x-tar, application/gzip or application/zip",
+            "send the archive as application/x-tar, application/gzip or application/zip, or an app as application/wasm",
         )),
     }
 }

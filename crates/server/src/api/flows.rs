@@ -42,6 +42,9 @@ pub struct FlowView {
     /// Its session, if it ever had one.
     #[schema(value_type = Option<String>)]
     pub session: Option<Name>,
+    /// The digest of the base image that came with its files, where these were uploaded as an app.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
 }
 
 impl FlowView {
@@ -55,6 +58,7 @@ impl FlowView {
             files: flow.files,
             bytes: flow.bytes,
             session: workspace.session_of.get(&flow.name).cloned(),
+            image: flow.image.as_ref().map(|image| image.digest.clone()),
         }
     }
 }
@@ -125,6 +129,7 @@ pub async fn create(
         files: 0,
         bytes: 0,
         session: None,
+        image: None,
     };
     let answered = creation.answered(StatusCode::CREATED, &location, &view);
     app.change(move |state| {

@@ -10,6 +10,7 @@ use flowcell_bundle::{BundleError, Collected, Collection, Thing, collect};
 use super::{Inner, SessionHost, blocking};
 use crate::session::Session;
 use crate::state::{Change, State};
+use crate::tenancy::Flow;
 
 /// When and how much is collected.
 #[derive(Debug, Clone)]
@@ -114,11 +115,22 @@ fn tell(collected: &Collected, size: u64) {
 }
 
 fn used(state: &State) -> HashSet<Thing> {
-    let sessions = state.workspaces.values();
-    sessions
-        .flat_map(|workspace| workspace.sessions.values())
-        .flat_map(things)
-        .collect()
+    let mut used = HashSet::new();
+    for workspace in state.workspaces.values() {
+        used.extend(workspace.sessions.values().flat_map(things));
+        used.extend(workspace.flows.values().flat_map(carried));
+    }
+    used
+}
+
+/// What came to the store with a flow's files.
+fn carried(flow: &Flow) -> Vec<Thing> {
+    let Some(image) = &flow.image else {
+        return Vec::new();
+    };
+    let wheels = image.wheels.iter().map(|wheel| wheel.parse().map(Thing::Wheel));
+    let bundle = image.digest.parse().map(Thing::Bundle);
+    wheels.chain([bundle]).flatten().collect()
 }
 
 /// What a session has in the store. One that has ended has its lock only, which can be asked for.

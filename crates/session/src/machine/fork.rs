@@ -65,6 +65,7 @@ impl Scene<'_> {
             revision: 1,
             files: files.files,
             bytes: files.bytes,
+            image: files.image.clone(),
             ..Flow::new(files.workspace.clone(), flow.clone(), user.clone(), now)
         };
         let session = Session {

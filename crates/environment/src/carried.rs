@@ -1,0 +1,131 @@
+//! Wheels that travel with a flow: taken out of the store with their lock, and put into another one.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use flowcell_bundle::{Digest, Store};
+use tokio::sync::OnceCell;
+
+use crate::environments::{Environments, Image, choose};
+use crate::error::{At as _, EnvironmentError};
+use crate::fetch::{self, Wheel};
+use crate::index::Credentials;
+use crate::layer;
+use crate::lock::Lock;
+
+/// A wheel of a lock.
+#[derive(Debug, Clone)]
+pub struct CarriedWheel {
+    /// The package's name.
+    pub package: String,
+    /// Its version.
+    pub version: String,
+    /// The wheel's file name.
+    pub file: String,
+    /// Its digest.
+    pub digest: Digest,
+    /// Where it is.
+    pub path: PathBuf,
+    /// Keeps it there.
+    _wheel: Wheel,
+}
+
+impl Environments<'_> {
+    /// The wheels that a lock asks for over an image, downloaded if they are not here. The lock gets the SHA-256 of each, by
+    /// which it is found again without an index.
+    ///
+    /// # Errors
+    /// As when the lock is installed.
+    pub async fn carried(
+        &self,
+        image: Image<'_>,
+        file: &str,
+        lock: &mut Lock,
+        credentials: &Credentials,
+    ) -> Result<Vec<CarriedWheel>, EnvironmentError> {
+        let (chosen, _) = choose(image, file, lock)?;
+        let mut wheels = Vec::new();
+        let indexes = OnceCell::new();
+        for chosen in chosen {
+            let wheel = match fetch::kept(&chosen, self.store())? {
+                Some(wheel) => wheel,
+                None => {
+                    let opening = indexes.get_or_try_init(|| self.client(credentials));
+                    let client = &opening.await?.client;
+                    fetch::wheel(&chosen, client, self.store(), self.indexes.wheel_bytes).await?
+                }
+            };
+            lock.note_sha256(&chosen.wheel, &wheel.sha256);
+            let digest = format!("sha256:{}", wheel.sha256).parse();
+            wheels.push(CarriedWheel {
+                package: chosen.filename.name.to_string(),
+                version: chosen.filename.version.to_string(),
+                file: chosen.filename.to_string(),
+                digest: digest.map_err(|_| {
+                    EnvironmentError::Host(format!("{} has no digest", chosen.filename))
+                })?,
+                path: wheel.path.clone(),
+                _wheel: wheel,
+            });
+        }
+        Ok(wheels)
+    }
+
+    /// Which of the wheels that a lock asks for over an image are not here, by file name.
+    ///
+    /// # Errors
+    /// When the lock asks for what cannot be used here.
+    pub fn missing(
+        &self,
+        image: Image<'_>,
+        file: &str,
+        lock: &Lock,
+    ) -> Result<Vec<String>, EnvironmentError> {
+        let (chosen, _) = choose(image, file, lock)?;
+        let mut missing = Vec::new();
+        for one in chosen {
+            if fetch::kept(&one, self.store())?.is_none() {
+                missing.push(one.filename.to_string());
+            }
+        }
+        Ok(missing)
+    }
+}
+
+/// Puts a wheel where those are that were downloaded. Whoever calls has compared it with its digest.
+///
+/// # Errors
+/// When the disk does not take it.
+pub fn keep_wheel(store: &Store, digest: &Digest, bytes: &[u8]) -> Result<(), EnvironmentError> {
+    let wheels = store.cache().join("wheels");
+    let target = wheels.join(format!("{}.whl", digest.hex()));
+    if target.exists() {
+        return Ok(());
+    }
+    fs::create_dir_all(&wheels).at("make the folder", &wheels)?;
+    let mut partial = store.partial_file(&wheels)?;
+    partial.write_all(bytes).at("write", &target)?;
+    partial.as_file().sync_all().at("write", &target)?;
+    let kept = partial.persist(&target).map_err(|error| error.error);
+    kept.at("write", &target)?;
+    Ok(())
+}
+
+/// The licenses that the packages of a folder name themselves, by normalized name; those that name none are left out.
+pub fn licenses(packages: &Path) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(packages).into_iter().flatten().flatten() {
+        let folder = entry.file_name();
+        let name = folder
+            .to_str()
+            .and_then(|name| name.strip_suffix(".dist-info"));
+        let name = name.and_then(|name| name.split_once('-'));
+        let metadata = fs::read(entry.path().join("METADATA")).ok();
+        let license = metadata.and_then(|metadata| layer::license(&metadata));
+        if let (Some((name, _)), Some(license)) = (name, license) {
+            found.push((name.to_lowercase().replace(['_', '.'], "-"), license));
+        }
+    }
+    found
+}
