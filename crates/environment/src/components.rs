@@ -6,7 +6,9 @@
 use std::path::PathBuf;
 use std::str::FromStr as _;
 
-use flowcell_bundle::{Component, Lease, Programs, Progress, Start, Store, Thing, Tool, chain, component_artifact};
+use flowcell_bundle::{
+    Component, Lease, Programs, Progress, Start, Store, Thing, Tool, chain, component_artifact,
+};
 use flowcell_registry::{Blob, Client, HostPattern, ImageReference, RegistryError, Settings};
 use flowcell_sandbox::{Environment, Instance, Limits, MAX_COMPONENT, ProgramKind, Sandbox};
 use uv_pep440::{Version, VersionSpecifiers};

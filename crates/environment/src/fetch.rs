@@ -71,7 +71,6 @@ pub(crate) async fn wheel(
         return Ok(kept);
     }
     let wheels = &store.cache().join("wheels");
-    }
     let what = chosen.filename.to_string();
     let url =
         DisplaySafeUrl::parse(&chosen.wheel.url).map_err(|error| EnvironmentError::Package {

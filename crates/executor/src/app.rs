@@ -7,7 +7,8 @@ use std::fs;
 use std::path::Path;
 
 use flowcell_bundle::{
-    App, AppParts, Digest, ImportedApp, Lease, MAX_MEMORY, Manifest, Reference, Store, Thing, write_app,
+    App, AppParts, Digest, ImportedApp, Lease, MAX_MEMORY, Manifest, Reference, Store, Thing,
+    write_app,
 };
 use flowcell_environment::{CarriedWheel, Image, IndexSettings, LOCK_FILE, Lock, Site, keep_wheel};
 use flowcell_sandbox::Isolation;
@@ -209,10 +210,7 @@ pub struct OpenedApp {
 ///
 /// # Errors
 /// When the app is damaged or has what no app may have, or the disk does not take it.
-pub fn import_app(
-    store: &Store,
-    app: &App<'_>,
-) -> Result<(ImportedApp, Vec<Lease>), RunError> {
+pub fn import_app(store: &Store, app: &App<'_>) -> Result<(ImportedApp, Vec<Lease>), RunError> {
     // All are looked at before anything is written.
     let wheels: Vec<_> = app
         .wheels(IndexSettings::default().wheel_bytes)

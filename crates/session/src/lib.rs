@@ -33,9 +33,9 @@ pub use files::{
 };
 pub use host::{
     ActiveCall, AdmissionError, CallError, CannotHibernate, CopyError, CredentialsError,
-    EnvironmentError, EnvironmentSettings, EventId, Fork, ForkError, GarbageSettings, HappenError, HibernateError,
-    HostSettings, Installing, InvalidEventId, Key as SessionKey, NotStored, SessionEvent,
-    SessionHost, SessionInstallError, Usage, Watched, Watcher,
+    EnvironmentError, EnvironmentSettings, EventId, Fork, ForkError, GarbageSettings, HappenError,
+    HibernateError, HostSettings, Installing, InvalidEventId, Key as SessionKey, NotStored,
+    SessionEvent, SessionHost, SessionInstallError, Usage, Watched, Watcher,
 };
 pub use identity::{
     IdentityError, IdentityKind, MAX_CREDENTIALS, MAX_GRANTS, MAX_IDENTITIES, ResealError,

@@ -9,8 +9,8 @@
 use flowcell_session::machine::{self, Context, Effect, Event, Refusal, Rules, Step, Wish};
 use flowcell_session::{
     Catalog, Change, Compute, ComputeKind, ComputeState, Flow, ForkedFrom, Identity, IdentityKind,
-    Image, Name, NamedBy, Packages, Quotas, Resources, Role, Session, SessionState, State, Stored, UserName,
-    WorkspaceIdentity, WorkspaceRecord, delete_identity, grant,
+    Image, Name, NamedBy, Packages, Quotas, Resources, Role, Session, SessionState, State, Stored,
+    UserName, WorkspaceIdentity, WorkspaceRecord, delete_identity, grant,
 };
 use jiff::{SignedDuration, Timestamp};
 

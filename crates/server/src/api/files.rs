@@ -19,9 +19,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::base_images::image_named;
 use super::flows::{FlowView, find, room_for_a_flow, workspace};
 use super::page::Page;
-use super::base_images::image_named;
 use crate::app::{App, blocking};
 use crate::auth::Caller;
 use crate::extract::{At, entity_tag, if_match, of_body};

@@ -128,7 +128,10 @@ fn carried(flow: &Flow) -> Vec<Thing> {
     let Some(image) = &flow.image else {
         return Vec::new();
     };
-    let wheels = image.wheels.iter().map(|wheel| wheel.parse().map(Thing::Wheel));
+    let wheels = image
+        .wheels
+        .iter()
+        .map(|wheel| wheel.parse().map(Thing::Wheel));
     let bundle = image.digest.parse().map(Thing::Bundle);
     wheels.chain([bundle]).flatten().collect()
 }
