@@ -9,7 +9,7 @@ use std::io::{self, Read, Write};
 use std::path::{Component, Path, PathBuf};
 
 use crate::error::{BundleError, IoContext as _};
-use crate::store::Store;
+use crate::store::{PartialFolder, Store};
 use flowcell_registry::Digest;
 
 /// Balances 0.3 s of packing against size; unpacking does not depend on it.

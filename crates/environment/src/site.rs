@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use flowcell_bundle::{Component, Digest, Lease, PartialFolder, Store, Thing};
 use serde::{Deserialize, Serialize};

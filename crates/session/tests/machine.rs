@@ -393,6 +393,7 @@ fn a_session_outlives_its_identity_and_does_not_begin_anew_without() {
         session: name("session-of-f"),
         seen: None,
         compute: world.fresh(),
+        image: None,
     };
     let refused = world.settle(&reset).unwrap_err();
     assert!(matches!(refused, Refusal::Missing(_)), "{refused}");

@@ -160,6 +160,7 @@ fn what_no_component_index_has_right_says_why() {
     );
     let docker = image_of(
         &fixture.registry,
+        "tools/docker",
         "application/vnd.docker.container.image.v1+json",
         "application/vnd.docker.distribution.manifest.v2+json",
     );

@@ -38,12 +38,12 @@ fn what_is_not_there() {
     }
 }
 
-pub(crate) fn image_of(registry: &Registry, config: &str, kind: &str) -> Value {
+pub(crate) fn image_of(registry: &Registry, repository: &str, config: &str, kind: &str) -> Value {
     json!({
         "schemaVersion": 2,
         "mediaType": kind,
-        "config": registry.put_blob("a", config, b"{}"),
-        "layers": [registry.put_blob("a", "application/vnd.docker.image.rootfs.diff.tar.gzip", b"x")],
+        "config": registry.put_blob(repository, config, b"{}"),
+        "layers": [registry.put_blob(repository, "application/vnd.docker.image.rootfs.diff.tar.gzip", b"x")],
     })
 }
 
@@ -52,6 +52,7 @@ pub(crate) fn docker_image(registry: &Registry) -> String {
     let v2 = "application/vnd.docker.distribution.manifest.v2+json";
     let image = image_of(
         registry,
+        "a",
         "application/vnd.docker.container.image.v1+json",
         v2,
     );
@@ -61,7 +62,7 @@ pub(crate) fn docker_image(registry: &Registry) -> String {
 #[test]
 fn what_is_no_bundle_says_what_it_is() {
     let registry = Registry::start();
-    let docker = |config: &str, kind: &str| image_of(&registry, config, kind);
+    let docker = |config: &str, kind: &str| image_of(&registry, "a", config, kind);
     let oci = "application/vnd.oci.image.manifest.v1+json";
     let image = docker_image(&registry);
     refused(&image, &["a Docker image", "no flowcell bundle"]);
