@@ -203,7 +203,7 @@ fn credentials_come_in_and_do_not_go_out() {
         json!({"token": {"value": SECRET}}),
         json!({"tokens": SECRET}),
         json!({SECRET: 1}),
-        json!({"token": 4_711_4711}),
+        json!({"token": 47_114_711}),
         json!({"token": SECRET, "password": SECRET}),
         json!({"username": SECRET}),
         json!({"password": SECRET}),
