@@ -134,6 +134,19 @@ pub enum Holder {
     User(UserName),
 }
 
+/// A credential's key from its parts as a request has them.
+///
+/// # Errors
+/// When one is not what it should be.
+pub fn credential_key(
+    holder: Holder,
+    kind: &str,
+    host: &str,
+) -> Result<CredentialKey, InvalidCredential> {
+    let kind: CredentialKind = kind.parse()?;
+    Ok((holder, kind, CredentialHost::new(host)?))
+}
+
 /// What makes a credential. Printing it shows nothing.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]

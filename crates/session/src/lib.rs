@@ -16,6 +16,7 @@ pub mod machine;
 mod name;
 mod quota;
 mod registry;
+mod reseal;
 mod secrets;
 mod session;
 mod state;
@@ -24,7 +25,7 @@ mod tenancy;
 pub use compute::{Catalog, Compute, ComputeKind, ComputeState, InstanceType, Resources};
 pub use credential::{
     CredentialHost, CredentialKey, CredentialKind, CredentialSecret, Holder, InvalidCredential,
-    MAX_SECRET, MAX_USERNAME, StoredCredential,
+    MAX_SECRET, MAX_USERNAME, StoredCredential, credential_key,
 };
 pub use digest::sha256;
 pub use files::{
@@ -38,14 +39,15 @@ pub use host::{
     SessionEvent, SessionHost, SessionInstallError, Usage, Watched, Watcher,
 };
 pub use identity::{
-    IdentityError, IdentityKind, MAX_CREDENTIALS, MAX_GRANTS, MAX_IDENTITIES, ResealError,
-    WantedIdentities, WorkspaceIdentity, create_identity, credential_key, delete_credential,
-    delete_identity, grant, own_identity, put_credential, reseal, set_identities, withdraw,
+    IdentityError, IdentityKind, MAX_CREDENTIALS, MAX_GRANTS, MAX_IDENTITIES, WantedIdentities,
+    WorkspaceIdentity, create_identity, delete_credential, delete_identity, grant, own_identity,
+    put_credential, set_identities, withdraw,
 };
 pub use ledger::{ChangeError, Ledger};
 pub use name::{InvalidName, Name, UserName};
 pub use quota::{Quota, QuotaExceeded, Quotas, Used, check as check_quota};
 pub use registry::{Durability, FileInfo, MemoryRegistry, Registry, RegistryError, SqliteRegistry};
+pub use reseal::{ResealError, reseal};
 pub use secrets::{Sealed, SecretError, SecretKey, Secrets};
 pub use session::{
     ForkedFrom, Happening, Identity, Image, InstalledPackage, MAX_IDLE_SECONDS, MIN_IDLE_SECONDS,

@@ -343,13 +343,13 @@ fn with_identity(users: &[&str]) -> World {
         created: world.now,
     }));
     for who in users {
-        let grant = machine_grant(&world.state, who);
+        let grant = granted_to(&world.state, who);
         world.state.apply(&grant);
     }
     world
 }
 
-fn machine_grant(state: &State, who: &str) -> Change {
+fn granted_to(state: &State, who: &str) -> Change {
     let mut state = state.clone();
     state.apply(&Change::PutRole {
         workspace: name("w"),

@@ -192,8 +192,8 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::credential::Holder;
-    use crate::identity::{credential_key, own_identity, put_credential};
+    use crate::credential::{Holder, credential_key};
+    use crate::identity::{own_identity, put_credential};
     use crate::secrets::SecretKey;
     use crate::state::{Change, State};
     use crate::tenancy::{Role, WorkspaceRecord};
