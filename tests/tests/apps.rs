@@ -211,7 +211,8 @@ fn the_bill_of_materials_names_everything() {
     let components = sbom["components"].as_array().unwrap();
     let by = |purl: &str| {
         let found = components.iter().find(|one| one["purl"] == purl);
-        found.unwrap_or_else(|| panic!("no {purl} in {sbom:#}"))
+        assert!(found.is_some(), "no {purl} in {sbom:#}");
+        found.unwrap()
     };
     let thing = by("pkg:pypi/thing@1.5");
     assert_eq!(thing["version"], "1.5");

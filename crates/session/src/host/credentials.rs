@@ -1,6 +1,5 @@
 //! What sessions show to package indexes and registries: the credentials of their identity, opened when they are needed.
 
-use flowcell_registry::Credentials as RegistryCredentials;
 use flowcell_worker::{Credential, Credentials};
 
 use super::environments::EnvironmentError;
@@ -27,15 +26,6 @@ pub enum CredentialsError {
         #[source]
         source: SecretError,
     },
-    /// One is not for a registry.
-    #[error("the credential for the registry {host} cannot be used")]
-    Registry {
-        /// Its host.
-        host: CredentialHost,
-        /// Why.
-        #[source]
-        source: flowcell_registry::RegistryError,
-    },
 }
 
 impl From<CredentialsError> for EnvironmentError {
@@ -58,52 +48,25 @@ impl SessionHost {
     pub fn secrets(&self) -> &Secrets {
         &self.inner.settings.secrets
     }
-
-    /// What a user's session with this identity shows to a registry (`host` or `host:port`) to pull base images;
-    /// anonymous if its identity holds nothing for it.
-    ///
-    /// # Errors
-    /// When the identity is not there or the user may not assign it, or what it holds does not open.
-    pub fn registry_credentials(
-        &self,
-        workspace: &Name,
-        user: &UserName,
-        identity: &Identity,
-        registry: &str,
-    ) -> Result<RegistryCredentials, CredentialsError> {
-        let read = |workspace: &Workspace| {
-            registry_credentials(workspace, self.secrets(), user, identity, registry)
-        };
-        self.inner.within(workspace, read)
-    }
 }
 
-fn registry_credentials(
+/// What a user's session with an identity shows to a registry, `host` or `host:port`.
+fn registry_credential(
     workspace: &Workspace,
     secrets: &Secrets,
     user: &UserName,
     identity: &Identity,
     registry: &str,
-) -> Result<RegistryCredentials, CredentialsError> {
+) -> Result<Option<Credential>, CredentialsError> {
     let holder = workspace.holder(user, identity)?;
     // What is no host holds nothing; whoever pulls says that it is none.
     let Ok(host) = CredentialHost::new(registry) else {
-        return Ok(RegistryCredentials::anonymous());
+        return Ok(None);
     };
     let key = (holder, CredentialKind::Registry, host);
-    let Some(stored) = workspace.credentials.get(&key) else {
-        return Ok(RegistryCredentials::anonymous());
-    };
-    let shown = match open(workspace, secrets, stored)? {
-        CredentialSecret::Token(token) => RegistryCredentials::bearer(registry, token),
-        CredentialSecret::Password { username, password } => {
-            RegistryCredentials::basic(registry, username, password)
-        }
-    };
-    shown.map_err(|source| CredentialsError::Registry {
-        host: stored.host.clone(),
-        source,
-    })
+    let stored = workspace.credentials.get(&key);
+    let opened = stored.map(|stored| open(workspace, secrets, stored));
+    Ok(opened.transpose()?.map(shown))
 }
 
 impl Inner {
@@ -113,16 +76,12 @@ impl Inner {
         session: &Session,
         reference: &str,
     ) -> Result<Option<Credential>, EnvironmentError> {
-        let registry = reference.split_once('/').map(|(registry, _)| registry);
-        let Some(Ok(host)) = registry.map(CredentialHost::new) else {
+        let Some((registry, _)) = reference.split_once('/') else {
             return Ok(None);
         };
         let read = |workspace: &Workspace| {
-            let holder = workspace.holder(&session.user, &session.identity)?;
-            let key = (holder, CredentialKind::Registry, host);
-            let stored = workspace.credentials.get(&key);
-            let opened = stored.map(|stored| open(workspace, &self.settings.secrets, stored));
-            Ok(opened.transpose()?.map(shown))
+            let (secrets, session) = (&self.settings.secrets, session);
+            registry_credential(workspace, secrets, &session.user, &session.identity, registry)
         };
         Ok(self.within(&session.workspace, read)?)
     }
@@ -244,23 +203,25 @@ mod tests {
         }
         let workspace = &state.workspaces[&name];
         let found = |user: &UserName, identity: Identity, registry: &str| {
-            registry_credentials(workspace, &secrets, user, &identity, registry)
+            registry_credential(workspace, &secrets, user, &identity, registry)
         };
         let managed = || Identity::Managed { client_id: None };
         let registry = "registry.example:5000";
-        let bearer = RegistryCredentials::bearer(registry, "a-token").unwrap();
-        assert_eq!(found(&ana, managed(), registry).unwrap(), bearer);
-        let basic = RegistryCredentials::basic(registry, "ben", "a password").unwrap();
+        let token = Credential::token("a-token".to_owned());
+        assert_eq!(found(&ana, managed(), registry).unwrap(), Some(token));
+        let password = Credential {
+            username: "ben".to_owned(),
+            password: "a password".to_owned(),
+        };
         let own = Identity::UserIdentity;
-        assert_eq!(found(&ben, own.clone(), registry).unwrap(), basic);
+        assert_eq!(found(&ben, own.clone(), registry).unwrap(), Some(password));
         for (user, identity, registry) in [
             (&ana, own, registry),
             (&ana, managed(), "registry.example"),
             (&ana, managed(), "other.example:5000"),
             (&ana, managed(), "no host"),
         ] {
-            let none = RegistryCredentials::anonymous();
-            assert_eq!(found(user, identity, registry).unwrap(), none);
+            assert_eq!(found(user, identity, registry).unwrap(), None);
         }
         let refused = found(&ben, managed(), registry);
         assert!(matches!(
