@@ -306,19 +306,20 @@ fn ranges(memory: &[u8], most: usize) -> Result<Vec<Range<usize>>, ShellError> {
             .map(|two| two[1].start - two[0].end)
             .collect();
         gaps.sort_unstable_by(|a, b| b.cmp(a));
-        let mut kept = most - 1;
+        let kept = most - 1;
         let narrowest = gaps.get(kept).copied().unwrap_or(0);
+        // Of those that are as wide as the narrowest, only some can stay.
+        let mut ties = kept - gaps.partition_point(|gap| *gap > narrowest);
         let mut joined: Vec<Range<usize>> = Vec::with_capacity(most);
         for range in ranges {
+            let gap = joined
+                .last()
+                .map_or(usize::MAX, |last| range.start - last.end);
+            let is_tie = gap == narrowest && ties > 0;
+            ties -= usize::from(is_tie);
             match joined.last_mut() {
-                Some(last) if kept == 0 || range.start - last.end <= narrowest => {
-                    last.end = range.end
-                }
-                Some(_) => {
-                    kept -= 1;
-                    joined.push(range);
-                }
-                None => joined.push(range),
+                Some(last) if gap <= narrowest && !is_tie => last.end = range.end,
+                _ => joined.push(range),
             }
         }
         ranges = joined;
