@@ -81,7 +81,13 @@ impl Inner {
         };
         let read = |workspace: &Workspace| {
             let (secrets, session) = (&self.settings.secrets, session);
-            registry_credential(workspace, secrets, &session.user, &session.identity, registry)
+            registry_credential(
+                workspace,
+                secrets,
+                &session.user,
+                &session.identity,
+                registry,
+            )
         };
         Ok(self.within(&session.workspace, read)?)
     }
