@@ -268,7 +268,7 @@ fn a_worker_gets_nothing_of_its_host() {
     for file in &files {
         let file = file.to_string_lossy();
         assert!(
-            !file.contains("registry") && !file.ends_with("/lock"),
+            !file.contains("registry") && !file.ends_with("/server/lock"),
             "{files:?}"
         );
     }
