@@ -328,7 +328,7 @@ fn left(home: &Path) -> Vec<String> {
         for entry in fs::read_dir(folder).unwrap().flatten() {
             if entry.file_type().unwrap().is_dir() {
                 folders.push(entry.path());
-            } else {
+            } else if !entry.path().ends_with("leases/lock") {
                 found.push(entry.path().display().to_string());
             }
         }

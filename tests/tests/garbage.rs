@@ -101,7 +101,9 @@ fn what_nobody_uses_goes_and_comes_again() {
     assert_eq!(test(home, &index, "1.0").outputs()["out"], "1.01.0");
 
     let stats = store(home, &["stats"]);
-    assert_eq!(stats["bytes"], du(home));
+    // The file system may still be about the blocks of what was just written.
+    let told = stats["bytes"].as_u64().unwrap();
+    assert!(told.abs_diff(du(home)) < 1 << 20, "{stats:#}");
     let kinds = stats["kinds"].as_object().unwrap();
     let bytes = |field: &str| -> u64 {
         kinds

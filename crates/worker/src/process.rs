@@ -32,6 +32,8 @@ use crate::work::Answer;
 
 /// How often what is in use is told while something is under way.
 const TICK: Duration = Duration::from_millis(100);
+/// Ticks without news after which what is in use without a job is taken to stay so.
+const QUIET: u32 = 100;
 /// News that wait to be sent, in bytes; what comes beyond that is not told.
 const MAX_WAITING: usize = 32 << 20;
 
@@ -302,12 +304,16 @@ impl Worker {
     async fn watch(self: Arc<Self>) {
         loop {
             self.active.notified().await;
-            loop {
+            let mut quiet = 0;
+            while quiet < QUIET {
                 tokio::time::sleep(TICK).await;
                 let changed = self.tell_news(|told| self.flows.news(told));
-                if !changed && self.jobs().is_empty() {
+                let is_idle = self.jobs().is_empty();
+                // What a job held is given back some time after its answer.
+                if !changed && is_idle && self.flows.used().busy() == 0 {
                     break;
                 }
+                quiet = if changed || !is_idle { 0 } else { quiet + 1 };
             }
         }
     }
