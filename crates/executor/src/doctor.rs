@@ -154,6 +154,12 @@ fn of_environment(host: &Host, found: &FlowEnvironment) -> Result<Vec<Diagnosis>
             what,
         ));
     }
+    let here = found.lock.iter().filter_map(|lock| lock.here());
+    for component in here.flat_map(|here| &here.components) {
+        let from = format!("a component package, from {}", component.repository);
+        let subject = Subject::Requirement;
+        all.push(Diagnosis::new(subject, component.shown(), true, from));
+    }
     for note in &found.notes {
         all.push(Diagnosis::new(
             Subject::Requirement,

@@ -132,6 +132,11 @@ fn a_requirement_can_be_a_component() {
         "{asked:?}"
     );
 
+    let told = fixture.run(&["doctor", "--flow", path.to_str().unwrap()]);
+    assert_eq!(told.code, Some(0), "{told:#?}");
+    let line = "ok    requirement text-statistics==0.2.0: a component package";
+    assert!(told.stdout.contains(line), "{told:#?}");
+
     // The lock stays what it is, and what is there needs no registry.
     publish(&fixture.registry, "text-statistics", "0.2.1");
     fixture.registry.end();
