@@ -20,6 +20,8 @@ use crate::cases::{Case, INPUTS};
 
 /// How often each case is measured with a store of its own, and beside it with one.
 const RUNS: usize = 5;
+/// How long an image is waited for.
+const LONGEST: Duration = Duration::from_secs(60);
 /// Sessions that start together with the same requirements.
 const TOGETHER: usize = 100;
 
@@ -73,11 +75,16 @@ fn main() -> Result<()> {
 fn starts_of(index: &Index, case: &Case) -> Result<[Start; 3]> {
     let server = server(index)?;
     let cold = start(&server, case, "cold")?;
-    for folder in ["sites", "layers", "images"] {
+    for folder in ["sites", "layers", "images/sessions"] {
         let folder = server.home().join("cache").join(folder);
-        if folder.exists() {
-            std::fs::remove_dir_all(&folder)?;
-            std::fs::create_dir(&folder)?;
+        let entries = std::fs::read_dir(&folder).into_iter().flatten();
+        for entry in entries {
+            let path = entry?.path();
+            if path.is_dir() {
+                std::fs::remove_dir_all(&path)?;
+            } else {
+                std::fs::remove_file(&path)?;
+            }
         }
     }
     let warm = start(&server, case, "warm")?;
@@ -103,11 +110,13 @@ fn start(server: &Server, case: &Case, flow: &str) -> Result<Start> {
     let answer = begun.elapsed();
     loop {
         let image = server.show(&session)?["memory"]["image"].clone();
-        match image["state"].as_str() {
-            Some("ready") => break,
-            Some("none") => return Err(format!("there is no image: {image}").into()),
-            _ => std::thread::sleep(Duration::from_millis(1)),
+        if image["state"] == "ready" {
+            break;
         }
+        if begun.elapsed() > LONGEST {
+            return Err(format!("there is no image: {image}").into());
+        }
+        std::thread::sleep(Duration::from_millis(2));
     }
     let image = begun.elapsed();
     server.stop(&session)?;

@@ -141,7 +141,7 @@ impl Preparation {
         if pool.image().is_some_and(|image| image.info().is_some()) {
             return;
         }
-        let Some(build) = host.images.begin(name) else {
+        let Some(build) = host.images.begin(name, pool) else {
             return;
         };
         let maker = Maker {
@@ -153,20 +153,15 @@ impl Preparation {
             bundle: self.bundle.clone(),
             options: self.options.clone(),
         };
-        let (pool, program) = (Arc::downgrade(pool), Arc::clone(pool.program()));
+        let program = Arc::clone(pool.program());
         tokio::spawn(async move {
             let made = maker.make(&build, &program).await;
-            match &made {
-                Ok(image) => {
-                    if let Some(pool) = pool.upgrade() {
-                        pool.set_image(image.clone());
-                    }
-                }
-                Err(error) => tracing::info!(
+            if let Err(error) = &made {
+                tracing::info!(
                     error = error as &dyn std::error::Error,
                     owner = ?maker.owner,
                     "a session runs without an image"
-                ),
+                );
             }
             build.end(&made);
         });

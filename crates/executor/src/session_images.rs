@@ -5,15 +5,15 @@
 //! made from the flow's files as they were uploaded, in a folder of its own, so nothing of a session can get into what
 //! other sessions start from.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use flowcell_bundle::{Digest, Store, touch, trim};
-use flowcell_sandbox::{Destination, Image, ImageError, ImageKey, Owner, Program, WeakImage};
+use flowcell_sandbox::{Destination, Image, ImageError, ImageKey, Owner, Pool, Program, WeakImage};
 use serde::Serialize;
 
 /// Version of the way in which images are made; another one makes them anew.
@@ -95,7 +95,7 @@ struct State {
     key: Option<Arc<ImageKey>>,
     /// Those that sessions use: nobody else keeps a file open that may have been deleted.
     known: HashMap<String, WeakImage>,
-    building: HashSet<String>,
+    building: HashMap<String, Vec<Weak<Pool>>>,
     failed: HashMap<String, (Instant, String)>,
 }
 
@@ -161,7 +161,7 @@ impl SessionImages {
     /// Where an image stands that is not there.
     pub(crate) fn state(&self, name: &str) -> ImageState {
         let state = self.lock();
-        if state.building.contains(name) {
+        if state.building.contains_key(name) {
             return ImageState::Building;
         }
         match state.failed.get(name) {
@@ -170,20 +170,24 @@ impl SessionImages {
         }
     }
 
-    /// Begins to make an image; `None` when somebody else is at it, when it could not be made a short while ago, or when too
-    /// many others wait.
-    pub(crate) fn begin(self: &Arc<Self>, name: &str) -> Option<Build> {
+    /// Begins to make an image for a pool; `None` when somebody else is at it, when it could not be made a short while ago,
+    /// or when too many others wait. Who else is at it brings it to this pool too.
+    pub(crate) fn begin(self: &Arc<Self>, name: &str, pool: &Arc<Pool>) -> Option<Build> {
         let mut state = self.lock();
         let is_hopeless = state
             .failed
             .get(name)
             .is_some_and(|(at, _)| at.elapsed() < RETRY);
-        if is_hopeless
-            || state.building.len() >= MAX_BUILDING
-            || !state.building.insert(name.to_owned())
-        {
+        if let Some(pools) = state.building.get_mut(name) {
+            pools.retain(|pool| pool.strong_count() > 0);
+            pools.push(Arc::downgrade(pool));
             return None;
         }
+        if is_hopeless || state.building.len() >= MAX_BUILDING {
+            return None;
+        }
+        let pools = vec![Arc::downgrade(pool)];
+        state.building.insert(name.to_owned(), pools);
         state.failed.remove(name);
         Some(Build {
             images: Arc::clone(self),
@@ -281,11 +285,19 @@ impl Build {
         self.images.find(&self.name, program, owner)
     }
 
-    /// Ends with the image, or with why there is none.
+    /// Ends with the image, which all pools get that wait for it, or with why there is none.
     pub(crate) fn end(self, made: &Result<Image, BuildError>) {
         match made {
             Ok(image) => {
                 self.images.remember(&self.name, image);
+                let pools = self.images.lock().building.remove(&self.name);
+                for pool in pools
+                    .into_iter()
+                    .flatten()
+                    .filter_map(|pool| pool.upgrade())
+                {
+                    pool.set_image(image.clone());
+                }
                 if let Err(error) = trim(&self.images.folder, "image", MAX_FILES) {
                     tracing::warn!(%error, "old images could not be deleted");
                 }
