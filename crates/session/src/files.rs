@@ -6,6 +6,7 @@ mod path;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use flowcell_worker::text_of;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -60,6 +61,28 @@ pub enum TooLarge {
         /// The limit.
         limit: u64,
     },
+}
+
+/// Names of the file that says what a DAG flow is.
+const DAG_FILES: [&str; 2] = ["flow.dag.yaml", "flow.dag.yml"];
+
+/// What a flow's file says, if it can be read: a flow that is wrong can have a session, in which it is mended. `name` is for
+/// messages, and `read` gives a file of the flow.
+///
+/// # Errors
+/// Those of `read`.
+pub fn flow_in<E>(
+    name: &str,
+    read: impl Fn(&str) -> Result<Option<Bytes>, E>,
+) -> Result<Option<flowcell_flow::Flow>, E> {
+    for file in DAG_FILES {
+        if let Some(content) = read(file)? {
+            let fits = content.len() <= flowcell_flow::MAX_BYTES;
+            let text = fits.then(|| text_of(content.into())).and_then(Result::ok);
+            return Ok(text.and_then(|text| flowcell_flow::Flow::parse(&text, name).ok()));
+        }
+    }
+    Ok(None)
 }
 
 /// Files by path.

@@ -13,6 +13,7 @@ mod hibernate;
 mod idle;
 mod install;
 mod live;
+mod once;
 mod work;
 
 use std::collections::HashSet;

@@ -86,15 +86,6 @@ fn fresh_client_id() -> String {
     uuid::Uuid::new_v4().to_string()
 }
 
-impl State {
-    fn workspace(&self, name: &Name) -> Result<&Workspace, Refusal> {
-        self.workspaces.get(name).ok_or_else(|| Refusal::NotFound {
-            what: "workspace",
-            name: name.to_string(),
-        })
-    }
-}
-
 impl Workspace {
     /// An identity by name.
     ///

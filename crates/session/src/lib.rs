@@ -30,7 +30,7 @@ pub use credential::{
 pub use digest::sha256;
 pub use files::{
     ArchiveError, EditError, FileLimits, Files, FlowPath, Format, InvalidPath, TooLarge, edit,
-    replace, unpack,
+    flow_in, replace, unpack,
 };
 pub use host::{
     ActiveCall, AdmissionError, CallError, CannotHibernate, CopyError, CredentialsError,

@@ -384,12 +384,7 @@ pub fn step(
     workspace: &Name,
     event: &Event,
 ) -> Result<Step, Refusal> {
-    let Some(workspace) = state.workspaces.get(workspace) else {
-        return Err(Refusal::NotFound {
-            what: "workspace",
-            name: workspace.to_string(),
-        });
-    };
+    let workspace = state.workspace(workspace)?;
     let scene = Scene {
         state,
         workspace,

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::compute::{Compute, Resources};
 use crate::credential::{CredentialHost, CredentialKey, CredentialKind, Holder, StoredCredential};
 use crate::identity::WorkspaceIdentity;
+use crate::machine::Refusal;
 use crate::name::{Name, UserName};
 use crate::quota::Used;
 use crate::session::{Happening, Session};
@@ -216,6 +217,17 @@ pub struct Workspace {
 }
 
 impl State {
+    /// A workspace by name.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub(crate) fn workspace(&self, name: &Name) -> Result<&Workspace, Refusal> {
+        self.workspaces.get(name).ok_or_else(|| Refusal::NotFound {
+            what: "workspace",
+            name: name.to_string(),
+        })
+    }
+
     /// Takes in a change.
     pub fn apply(&mut self, change: &Change) {
         match change {

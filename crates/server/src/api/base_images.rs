@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use axum::body::Bytes;
 use flowcell_bundle::{ImageName, Store};
-use flowcell_flow::Flow;
-use flowcell_session::{Image, Name, NamedBy, Session};
+use flowcell_session::{Image, Name, NamedBy, Session, flow_in};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -198,15 +197,7 @@ fn of_flow(app: &App, name: &Name, flow: &Name) -> Result<Image, Problem> {
 pub(crate) fn image_named<E>(
     read: impl Fn(&str) -> Result<Option<Bytes>, E>,
 ) -> Result<Option<String>, E> {
-    for file in ["flow.dag.yaml", "flow.dag.yml"] {
-        let content = read(file)?;
-        let text = content.and_then(|content| String::from_utf8(content.into()).ok());
-        if let Some(text) = text.filter(|text| text.len() <= flowcell_flow::MAX_BYTES) {
-            let parsed = Flow::parse(&text, "flow").ok();
-            return Ok(parsed.and_then(|flow| flow.environment?.image));
-        }
-    }
-    Ok(None)
+    Ok(flow_in("flow", read)?.and_then(|flow| flow.environment?.image))
 }
 
 /// The image that came with the flow's files, if these name the same image as then.

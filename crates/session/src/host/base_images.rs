@@ -3,27 +3,20 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use dashmap::DashMap;
-use flowcell_bundle::{Digest, Reference, Store};
+use flowcell_bundle::{Digest, DigestError, ImageName, Reference, Store};
 use flowcell_worker::{Credential, Installer, PullJob, Pulled, RegistrySettings};
 
 use super::environments::EnvironmentError;
-use crate::digest::sha256;
+use super::once::Once;
 use crate::session::{Image, NamedBy};
 
 /// How long what a tag means is not asked again by somebody who only looks at a session.
 const LOOKED: Duration = Duration::from_secs(60);
-/// Answers that are remembered.
-const MAX_KNOWN: usize = 1_000;
-
-/// Whoever comes first asks the registry, while others that want the same wait.
-type Slot = Arc<tokio::sync::Mutex<Option<(Instant, Result<Pulled, EnvironmentError>)>>>;
-
 pub(super) struct BaseImages {
     store: Store,
     installer: Arc<Installer>,
     registries: RegistrySettings,
-    known: DashMap<String, Slot>,
+    known: Once<Result<Pulled, EnvironmentError>>,
 }
 
 impl BaseImages {
@@ -36,7 +29,7 @@ impl BaseImages {
             store,
             installer,
             registries,
-            known: DashMap::new(),
+            known: Once::default(),
         }
     }
 
@@ -95,12 +88,14 @@ impl BaseImages {
             return found.map(|_| ()).map_err(|error| failed(&error));
         };
         tracing::info!(image = image.reference, %error, "a session's image is gone from the store, and is pulled again");
-        let by_tag = image.reference.as_str();
-        let name = by_tag.rfind('/').map_or(0, |slash| slash + 1);
-        let end = by_tag[name..]
-            .find([':', '@'])
-            .map_or(by_tag.len(), |at| name + at);
-        let by_digest = format!("{}@{artifact}", &by_tag[..end]);
+        let name: ImageName = image.reference.parse().map_err(|error| failed(&error))?;
+        let ImageName::Registry(name) = name else {
+            return Err(failed(error));
+        };
+        let artifact = artifact
+            .parse()
+            .map_err(|error: DigestError| failed(&error))?;
+        let by_digest = name.with_digest(artifact).to_string();
         match self.pull(&by_digest, credential()?).await? {
             Pulled::Bundle { bundle, .. } if bundle == digest => Ok(()),
             _ => Err(EnvironmentError::Failed(format!(
@@ -140,13 +135,7 @@ impl BaseImages {
         look: bool,
         since: Instant,
     ) -> Result<Pulled, EnvironmentError> {
-        let failed = |error: &dyn std::error::Error| EnvironmentError::Failed(error.to_string());
-        let key = serde_json::to_vec(&(reference, &credential, look));
-        let key = sha256(&key.map_err(|error| failed(&error))?);
-        if self.known.len() >= MAX_KNOWN {
-            self.known.retain(|_, slot| Arc::strong_count(slot) > 1);
-        }
-        let slot = Arc::clone(&*self.known.entry(key).or_default());
+        let slot = self.known.slot(&(reference, &credential, look))?;
         let mut slot = slot.lock().await;
         if let Some((at, answer)) = slot.as_ref().filter(|(at, _)| *at >= since) {
             tracing::trace!(reference, age = ?at.elapsed(), "a registry's answer is used again");

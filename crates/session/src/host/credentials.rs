@@ -79,15 +79,9 @@ impl Inner {
         let Some((registry, _)) = reference.split_once('/') else {
             return Ok(None);
         };
+        let (secrets, identity) = (&self.settings.secrets, &session.identity);
         let read = |workspace: &Workspace| {
-            let (secrets, session) = (&self.settings.secrets, session);
-            registry_credential(
-                workspace,
-                secrets,
-                &session.user,
-                &session.identity,
-                registry,
-            )
+            registry_credential(workspace, secrets, &session.user, identity, registry)
         };
         Ok(self.within(&session.workspace, read)?)
     }
@@ -120,14 +114,7 @@ impl Inner {
         read: impl FnOnce(&Workspace) -> Result<T, CredentialsError>,
     ) -> Result<T, CredentialsError> {
         let state = self.ledger.state();
-        let workspace = state
-            .workspaces
-            .get(name)
-            .ok_or_else(|| Refusal::NotFound {
-                what: "workspace",
-                name: name.to_string(),
-            })?;
-        read(workspace)
+        read(state.workspace(name)?)
     }
 }
 

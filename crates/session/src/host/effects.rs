@@ -111,23 +111,13 @@ impl Inner {
         }
         let brought = self.bring(&session).await?;
         let image = brought.as_ref().unwrap_or(&session.image);
-        // A fork has the packages of the session that its memory comes from.
         let packages = match session.packages.clone() {
-            Some(packages) => Some(packages),
-            None => {
-                let ledger = Arc::clone(&self.ledger);
-                let flow = session.flow.clone();
-                match Environments::asked(ledger, workspace.clone(), flow).await? {
-                    None => None,
-                    Some(asked) => {
-                        let credentials = self.index_credentials(&session)?;
-                        let made =
-                            self.environments
-                                .make(image.in_store(), asked, credentials, &|_| {});
-                        Some(Box::new(made.await?))
-                    }
-                }
+            // A fork has the packages of the session that its memory comes from.
+            Some(packages) => {
+                self.restore(&session, image, &packages).await?;
+                Some(packages)
             }
+            None => self.packages(&session, image, &|_| {}).await?,
         };
         self.open(workspace, id, generation, image, packages.as_deref())
             .await?;
@@ -140,9 +130,44 @@ impl Inner {
         session: &Session,
     ) -> Result<Arc<Live>, OpenError> {
         self.bring(session).await?;
+        let (image, packages) = (&session.image, session.packages.as_deref());
+        if let Some(packages) = packages {
+            self.restore(session, image, packages).await?;
+        }
         let (workspace, id) = (&session.workspace, &session.id);
-        let packages = session.packages.as_deref();
-        self.open(workspace, id, session.generation, &session.image, packages)
+        self.open(workspace, id, session.generation, image, packages)
+            .await
+    }
+
+    /// What a session's flow asks for now, over an image. `hear` is told of each long step.
+    pub(super) async fn packages(
+        &self,
+        session: &Session,
+        image: &Image,
+        hear: &(dyn Fn(String) + Sync),
+    ) -> Result<Option<Box<Packages>>, EnvironmentError> {
+        let ledger = Arc::clone(&self.ledger);
+        let (workspace, flow) = (session.workspace.clone(), session.flow.clone());
+        let Some(asked) = Environments::asked(ledger, workspace, flow).await? else {
+            return Ok(None);
+        };
+        let credentials = self.index_credentials(session)?;
+        let made = self
+            .environments
+            .make(image.in_store(), asked, credentials, hear);
+        Ok(Some(Box::new(made.await?)))
+    }
+
+    /// Makes sure that the store has what a session's requirements have brought.
+    async fn restore(
+        &self,
+        session: &Session,
+        image: &Image,
+        packages: &Packages,
+    ) -> Result<(), EnvironmentError> {
+        let credentials = || self.index_credentials(session);
+        self.environments
+            .restore(image.in_store(), packages, credentials)
             .await
     }
 
@@ -153,7 +178,7 @@ impl Inner {
         self.images.bring(&session.image, credential, default).await
     }
 
-    /// Makes a session's working copy, and makes sure of its environment.
+    /// Makes a session's working copy, over an image and packages that are there.
     pub(super) async fn open(
         self: &Arc<Self>,
         workspace: &Name,
@@ -162,14 +187,6 @@ impl Inner {
         image: &Image,
         packages: Option<&Packages>,
     ) -> Result<Arc<Live>, OpenError> {
-        if let Some(packages) = packages {
-            let session = self.session(&(workspace.clone(), id.clone()));
-            let session = session.map_err(|_| OpenError::Over)?;
-            let credentials = || self.index_credentials(&session);
-            self.environments
-                .restore(image.in_store(), packages, credentials)
-                .await?;
-        }
         let key = (workspace.clone(), id.clone());
         let _lock = self.lock(&key).lock().await;
         if let Some(live) = self.live.get(&key)
@@ -199,9 +216,7 @@ impl Inner {
         let (inner, to_write) = (Arc::clone(self), copy.clone());
         let (of, flow) = (session.workspace.clone(), session.flow.clone());
         blocking(move || to_write.update(inner.ledger.registry(), &of, &flow)).await?;
-        let mut spec = self.spec(&session, &compute, &copy);
-        image.in_store().clone_into(&mut spec.image);
-        spec.site = packages.and_then(|packages| packages.site.clone());
+        let spec = self.spec(&session, &compute, &copy, (image, packages));
         // So that the first call does not wait for it.
         let loaded = self.workers.open(spec.clone()).await?;
         loaded.map_err(|why| {
@@ -228,6 +243,7 @@ impl Inner {
         session: &Session,
         compute: &Compute,
         copy: &WorkingCopy,
+        (image, packages): (&Image, Option<&Packages>),
     ) -> SessionSpec {
         SessionSpec {
             id: SessionId {
@@ -243,11 +259,8 @@ impl Inner {
             },
             folder: copy.folder().into(),
             flow: session.flow.to_string(),
-            image: session.image.in_store().to_owned(),
-            site: session
-                .packages
-                .as_ref()
-                .and_then(|packages| packages.site.clone()),
+            image: image.in_store().to_owned(),
+            site: packages.and_then(|packages| packages.site.clone()),
             stored_memory: self.settings.stored_memory,
             instance_memory: self.settings.instance_memory as u64,
             call_time: self.settings.call_time,

@@ -4,9 +4,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use dashmap::DashMap;
 use flowcell_bundle::{Digest, DigestError, Store, Thing};
-use flowcell_flow::Flow;
 use flowcell_worker::{
     Asked, Credentials, IndexSettings, InstallError, InstallJob, Installed, Installer,
     RegistrySettings, WorkerCommand, asked, text_of,
@@ -14,7 +12,9 @@ use flowcell_worker::{
 use jiff::Timestamp;
 
 use super::blocking;
+use super::once::Once;
 use crate::digest::sha256;
+use crate::files::flow_in;
 use crate::ledger::Ledger;
 use crate::name::Name;
 use crate::registry::RegistryError;
@@ -24,11 +24,6 @@ use crate::session::{InstalledPackage, Packages};
 const FRESH: Duration = Duration::from_secs(600);
 /// Times that an environment is made which is collected before it is used.
 const TRIES: u32 = 4;
-/// Environments that are remembered.
-const MAX_KNOWN: usize = 1_000;
-/// Names that a flow's file can have.
-const FLOW_FILES: [&str; 2] = ["flow.dag.yaml", "flow.dag.yml"];
-
 /// How environments are made.
 #[derive(Debug, Clone)]
 pub struct EnvironmentSettings {
@@ -72,14 +67,11 @@ impl From<InstallError> for EnvironmentError {
     }
 }
 
-/// Whoever comes first makes it, while others that want the same wait.
-type Slot = Arc<tokio::sync::Mutex<Option<(Instant, Installed)>>>;
-
 pub(super) struct Environments {
     store: Store,
     indexes: IndexSettings,
     installer: Arc<Installer>,
-    known: DashMap<String, Slot>,
+    known: Once<Installed>,
 }
 
 impl Environments {
@@ -88,7 +80,7 @@ impl Environments {
             store,
             indexes,
             installer,
-            known: DashMap::new(),
+            known: Once::default(),
         }
     }
 
@@ -109,9 +101,8 @@ impl Environments {
                     Err("it cannot be read".to_owned())
                 }
             };
-            let text = FLOW_FILES.iter().find_map(|file| read(file).ok().flatten());
-            let text = text.filter(|text| text.len() <= flowcell_flow::MAX_BYTES);
-            let parsed = text.and_then(|text| Flow::parse(&text, flow.as_str()).ok());
+            let parsed = flow_in(flow.as_str(), |file| registry.file(&workspace, &flow, file));
+            let parsed = parsed.map_err(|error| EnvironmentError::Registry(Arc::new(error)))?;
             let found = parsed.map_or(Ok(None), |parsed| asked(&parsed, &read));
             match failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
                 Some(error) => Err(EnvironmentError::Registry(Arc::new(error))),
@@ -121,7 +112,8 @@ impl Environments {
         blocking(look).await
     }
 
-    /// Makes an environment over an image that the store has by this digest, unless it was made before. `hear` is told of each long step.
+    /// Makes an environment over an image that the store has by this digest, unless it was made before. `hear` is told of
+    /// each long step.
     pub(super) async fn make(
         &self,
         image: &str,
@@ -133,12 +125,7 @@ impl Environments {
         let of = asked_digest(&asked)?;
         let is_lock = matches!(asked, Asked::Lock(_));
         // Whoever has other credentials may get something else for the same question, or nothing.
-        let key = (image, &of, credentials.scope());
-        let key = sha256(&serde_json::to_vec(&key).map_err(|error| failed(&error))?);
-        if self.known.len() >= MAX_KNOWN {
-            self.known.retain(|_, slot| Arc::strong_count(slot) > 1);
-        }
-        let slot = Arc::clone(&*self.known.entry(key).or_default());
+        let slot = self.known.slot(&(image, &of, credentials.scope()))?;
         let mut slot = slot.lock().await;
         let known = slot.as_ref().filter(|(since, installed)| {
             (is_lock || since.elapsed() < FRESH) && self.is_there(installed.site.as_deref())

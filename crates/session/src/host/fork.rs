@@ -175,7 +175,8 @@ impl Inner {
             let (bytes, files) = flow.map_or((0, 0), |flow| (flow.bytes, flow.files));
             let folder = self.folder(&session.workspace, &session.id, session.generation);
             let to = WorkingCopy::new(folder);
-            let spec = self.spec(session, compute, &to);
+            let environment = (&*session.image, session.packages.as_deref());
+            let spec = self.spec(session, compute, &to, environment);
             (to, spec, bytes, files)
         };
         let (from, target) = (live.copy.clone(), to.clone());

@@ -115,22 +115,11 @@ impl Inner {
         user: &UserName,
     ) -> Result<(), SessionInstallError> {
         let session = self.session(key)?;
-        let ledger = Arc::clone(&self.ledger);
-        let asked = Environments::asked(ledger, key.0.clone(), session.flow.clone()).await?;
-        let packages = match asked {
-            None => None,
-            Some(asked) => {
-                let hear = |step: String| {
-                    live.install_step(step.clone());
-                    live.events.push(SessionEvent::InstallStep { step });
-                };
-                let credentials = self.index_credentials(&session)?;
-                let made =
-                    self.environments
-                        .make(session.image.in_store(), asked, credentials, &hear);
-                Some(Box::new(made.await?))
-            }
+        let hear = |step: String| {
+            live.install_step(step.clone());
+            live.events.push(SessionEvent::InstallStep { step });
         };
+        let packages = self.packages(&session, &session.image, &hear).await?;
         let site = packages.as_ref().and_then(|packages| packages.site.clone());
         let event = Event::Installed {
             session: key.1.clone(),
