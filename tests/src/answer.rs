@@ -61,14 +61,17 @@ impl Answer {
         format!("{}\n{}", text("message"), text("help"))
     }
 
+    /// What is told of a node; null if there is none of this name.
+    pub fn node(&self, node: &str) -> &Value {
+        let nodes = self.json["nodes"].as_array().map_or(&[][..], Vec::as_slice);
+        let found = nodes.iter().find(|entry| entry["name"] == node);
+        found.unwrap_or(&Value::Null)
+    }
+
     /// What a node printed on stdout.
     pub fn printed(&self, node: &str) -> &str {
-        let nodes = self.json["nodes"].as_array().map_or(&[][..], Vec::as_slice);
-        nodes
-            .iter()
-            .find(|entry| entry["name"] == node)
-            .and_then(|entry| entry["logs"]["stdout"].as_str())
-            .unwrap_or_default()
+        let stdout = &self.node(node)["logs"]["stdout"];
+        stdout.as_str().unwrap_or_default()
     }
 
     /// Checks a failure: its class, and words that its message or help must have.

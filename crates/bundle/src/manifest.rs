@@ -218,32 +218,33 @@ impl Manifest {
     /// The component and tool behind a tool id `<component>.<tool>`, or behind the bare name of a tool whose component
     /// gives promptflow's own ids (`promptflow.tools.…`).
     pub fn tool(&self, id: &str) -> Option<(&Component, &Tool)> {
-        self.components.iter().find_map(|component| {
-            let tool = component.tools.iter().find(|tool| {
-                tool.name == id
-                    || id
-                        .strip_prefix(component.name.as_str())
-                        .and_then(|rest| rest.strip_prefix('.'))
-                        == Some(tool.name.as_str())
-            })?;
-            Some((component, tool))
-        })
-    }
-
-    /// The ids of all tools, as a flow's `source.tool` names them.
-    pub fn tool_ids(&self) -> Vec<String> {
         self.components
             .iter()
-            .flat_map(|component| {
-                component.tools.iter().map(|tool| {
-                    if tool.name.contains('.') {
-                        tool.name.clone()
-                    } else {
-                        format!("{}.{}", component.name, tool.name)
-                    }
-                })
-            })
-            .collect()
+            .find_map(|component| Some((component, component.tool(id)?)))
+    }
+}
+
+impl Component {
+    /// The id of one of its tools, as a flow's `source.tool` names it: the tool's name if that has a dot, as promptflow's do,
+    /// and otherwise that within the component's.
+    pub fn tool_id(&self, tool: &Tool) -> String {
+        if tool.name.contains('.') {
+            tool.name.clone()
+        } else {
+            format!("{}.{}", self.name, tool.name)
+        }
+    }
+
+    /// The ids of all its tools.
+    pub fn tool_ids(&self) -> impl Iterator<Item = String> {
+        self.tools.iter().map(|tool| self.tool_id(tool))
+    }
+
+    /// A tool by its id, or by its name alone.
+    pub fn tool(&self, id: &str) -> Option<&Tool> {
+        self.tools
+            .iter()
+            .find(|tool| tool.name == id || self.tool_id(tool) == id)
     }
 }
 
@@ -254,6 +255,30 @@ impl From<ToolInfo> for Tool {
             description: info.description,
             inputs: info.inputs.into_iter().map(ToolInput::from).collect(),
             open_inputs: info.open_inputs,
+        }
+    }
+}
+
+impl From<Tool> for ToolInfo {
+    fn from(tool: Tool) -> Self {
+        Self {
+            name: tool.name,
+            description: tool.description,
+            inputs: tool.inputs.into_iter().map(Parameter::from).collect(),
+            open_inputs: tool.open_inputs,
+        }
+    }
+}
+
+impl From<ToolInput> for Parameter {
+    fn from(input: ToolInput) -> Self {
+        Self {
+            name: input.name,
+            types: input.types,
+            default: input.default,
+            required: input.required,
+            // Components have functions only.
+            init: false,
         }
     }
 }
@@ -337,6 +362,7 @@ mod tests {
         ] {
             assert_eq!(found(id), None, "{id}");
         }
-        assert_eq!(manifest.tool_ids(), ["text.count", "promptflow.tools.x.y"]);
+        let ids = manifest.components.iter().flat_map(Component::tool_ids);
+        assert!(ids.eq(["text.count", "promptflow.tools.x.y"]));
     }
 }

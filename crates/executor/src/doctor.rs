@@ -7,6 +7,7 @@ use flowcell_sandbox::{Access, Argument, Environment, Instance, Limits, Mount, O
 use serde::{Deserialize, Serialize};
 
 use crate::check::{Problem, check};
+use crate::components::Components;
 use crate::environment::{EnvironmentOptions, FlowEnvironment, make_environment};
 use crate::error::RunError;
 use crate::host::Host;
@@ -187,6 +188,15 @@ async fn of_imports(
         .iter_mut()
         .for_each(|mount| mount.access = Access::ReadOnly);
     let environment = Environment::new(mounts, Vec::new(), Limits::default());
+    let site = options.site.as_ref();
+    let components = Components::new(
+        host,
+        manifest.clone(),
+        site,
+        environment.clone(),
+        options.into(),
+    );
+    let environment = environment.with_tools(components);
     let mut instance = Instance::start(&host.sandbox, &program, &environment, None).await?;
     let request = Request {
         node: IMPORTS.to_owned(),
@@ -216,6 +226,7 @@ fn of_import(import: Import) -> Diagnosis {
         (Some("requirements"), _) => {
             Diagnosis::new(subject, name, true, "the requirements bring it")
         }
+        (Some("component"), _) => Diagnosis::new(subject, name, true, "functions of a component"),
         (Some("image"), _) => Diagnosis::new(subject, name, true, "the image has it"),
         (Some(_), _) => Diagnosis::new(subject, name, true, "Python's own library"),
         (None, true) => Diagnosis::new(

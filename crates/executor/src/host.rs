@@ -21,11 +21,12 @@ pub struct HostOptions {
     pub progress: Arc<Progress>,
 }
 
-/// The engine, the bundle store and the compiled programs.
+/// The engine, the bundle store and the compiled programs. Copies are cheap, and share all of that.
+#[derive(Clone)]
 pub struct Host {
     pub(crate) sandbox: Arc<Sandbox>,
     pub(crate) store: Store,
-    pub(crate) programs: Programs,
+    pub(crate) programs: Arc<Programs>,
     pub(crate) images: Arc<SessionImages>,
     pub(crate) progress: Arc<Progress>,
 }
@@ -53,7 +54,7 @@ impl Host {
         Ok(Self {
             sandbox,
             store,
-            programs,
+            programs: Arc::new(programs),
             images,
             progress: options.progress,
         })

@@ -9,6 +9,7 @@ mod aggregation;
 mod app;
 mod calls;
 mod check;
+mod components;
 mod describe;
 mod doctor;
 mod envelope;

@@ -17,27 +17,25 @@ pub fn package_tools_json(
     image: &str,
     site: Option<&Digest>,
 ) -> Result<Json, RunError> {
-    let mut manifest = store.manifest(&image.parse()?)?;
+    let manifest = store.manifest(&image.parse()?)?;
     let site = match site {
         Some(site) => Environments::find(store, site)?,
         None => None,
     };
     let packages = site.map(|site| site.components).unwrap_or_default();
-    let own = manifest.components.len();
-    let added = packages.iter().map(|package| package.component.clone());
-    manifest.components.extend(added);
-    let version = |component: &Component| {
-        let at = manifest.components.iter().position(|one| one == component);
-        let package = at.and_then(|at| packages.get(at.checked_sub(own)?));
-        package.map_or(&manifest.version, |package| &package.version)
-    };
-    let ids = manifest.tool_ids().into_iter();
-    let tools = ids.filter_map(|id| {
-        let (component, tool) = manifest.tool(&id)?;
-        let entry = described(component, version(component), tool);
-        Some((id, entry))
-    });
-    Ok(Json::Object(tools.collect()))
+    let own = manifest.components.iter();
+    let own = own.map(|component| (component, manifest.version.as_str()));
+    let brought = packages.iter();
+    let brought = brought.map(|package| (&package.component, package.version.as_str()));
+    let mut all = JsonMap::new();
+    for (component, version) in own.chain(brought) {
+        for tool in &component.tools {
+            // The image's own come first: a package cannot take their place.
+            let entry = all.entry(component.tool_id(tool));
+            entry.or_insert_with(|| described(component, version, tool));
+        }
+    }
+    Ok(Json::Object(all))
 }
 
 fn described(component: &Component, version: &str, tool: &Tool) -> Json {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::{fs, io};
 
-use flowcell_bundle::{Manifest, Reference};
+use flowcell_bundle::{Digest, Manifest, Reference};
 use flowcell_flow::NodeKind;
 use flowcell_sandbox::{Hibernation, Image, Isolation, Owner, Pool, Program, StoreError};
 
@@ -34,7 +34,7 @@ pub(crate) struct Preparation {
     files: String,
     options: SessionOptions,
     variables: Vec<(String, String)>,
-    trees: Vec<String>,
+    parts: Vec<String>,
     bundle: Reference,
     /// The image's name, once the program is known.
     name: Option<String>,
@@ -50,17 +50,15 @@ impl Preparation {
     ) -> Option<Self> {
         let stored = options.stored.clone()?;
         let sources = workspace.sources()?;
+        let trees = manifest.trees.iter().map(|tree| &tree.digest);
+        let components = manifest.components.iter().map(|one| &one.digest);
         Some(Self {
             stored,
             folder: workspace.folder().to_owned(),
             files: sources.digest().to_owned(),
             options: options.clone(),
             variables: variables.to_vec(),
-            trees: manifest
-                .trees
-                .iter()
-                .map(|tree| tree.digest.to_string())
-                .collect(),
+            parts: trees.chain(components).map(Digest::to_string).collect(),
             bundle: manifest.reference(),
             name: None,
         })
@@ -77,7 +75,7 @@ impl Preparation {
             files: &self.files,
             variant: variant.as_deref(),
             variables: &self.variables,
-            trees: self.trees.clone(),
+            parts: self.parts.clone(),
             site: self.options.site.as_ref().map(|site| site.digest),
         };
         let owner = &self.stored.owner;

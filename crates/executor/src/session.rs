@@ -12,6 +12,7 @@ use flowcell_sandbox::{
 };
 use indexmap::IndexMap;
 
+use crate::components::Components;
 use crate::error::RunError;
 use crate::host::Host;
 use crate::images::ImageSink;
@@ -103,6 +104,7 @@ pub(crate) struct Inner {
     pub(crate) graph: Graph,
     /// For each node of the flow, by its index.
     pub(crate) resolved: Vec<Resolved>,
+    pub(crate) components: Arc<Components>,
     pub(crate) python: Option<Arc<Pool>>,
     pub(crate) wait: Duration,
     pub(crate) line_time: Duration,
@@ -130,6 +132,7 @@ impl Session {
     ) -> Result<Self, RunError> {
         let Prepared {
             flow,
+            components,
             mut tools,
             mut notes,
             line_time,
@@ -165,6 +168,7 @@ impl Session {
                 flow,
                 graph,
                 resolved,
+                components,
                 python,
                 wait: options.wait,
                 line_time,
@@ -211,11 +215,7 @@ impl Session {
 
     /// Stores the Python instances that no call uses, and frees their memory. Instances of components are dropped.
     pub async fn hibernate(&self) -> Hibernated {
-        for resolved in &self.inner.resolved {
-            if let Tool::Component { pool, .. } | Tool::Prompt { pool, .. } = &resolved.tool {
-                pool.shrink(Duration::ZERO);
-            }
-        }
+        self.shrink_components();
         match &self.inner.python {
             Some(pool) => pool.hibernate(Duration::ZERO).await,
             None => Hibernated::default(),
@@ -244,13 +244,19 @@ impl Session {
 
     /// Drops the instances that no run uses, with what they hold.
     pub fn shrink(&self) {
-        for resolved in &self.inner.resolved {
-            if let Tool::Component { pool, .. } | Tool::Prompt { pool, .. } = &resolved.tool {
-                pool.shrink(Duration::ZERO);
-            }
-        }
+        self.shrink_components();
         if let Some(pool) = &self.inner.python {
             pool.shrink(Duration::ZERO);
+        }
+    }
+
+    fn shrink_components(&self) {
+        self.inner.components.shrink();
+        // Those of the flow's own files.
+        for resolved in &self.inner.resolved {
+            if let Tool::Component { pool, .. } = &resolved.tool {
+                pool.shrink(Duration::ZERO);
+            }
         }
     }
 
@@ -306,6 +312,7 @@ impl Session {
 /// What comes before the tools are resolved.
 pub(crate) struct Prepared {
     pub(crate) flow: Flow,
+    pub(crate) components: Arc<Components>,
     pub(crate) tools: Tools,
     pub(crate) notes: Vec<String>,
     pub(crate) line_time: Duration,
@@ -351,10 +358,12 @@ pub(crate) fn prepare(
     let environment = Environment::new(mounts, variables, limits)
         .with_slice(Arc::clone(&options.slice))
         .with_owner(owner.unwrap_or_default());
-    let environment = Arc::new(environment);
-    let tools = Tools::new(manifest, environment, preparation, options, &flow);
+    let site = options.site.as_ref();
+    let components = Components::new(host, manifest, site, environment, options.into());
+    let tools = Tools::new(Arc::clone(&components), preparation, &flow);
     Ok(Prepared {
         flow,
+        components,
         tools,
         notes,
         line_time,

@@ -44,8 +44,8 @@ pub(crate) struct MadeFrom<'a> {
     pub(crate) variant: Option<&'a str>,
     /// Environment variables: imports can read them.
     pub(crate) variables: &'a [(String, String)],
-    /// The bundle's trees.
-    pub(crate) trees: Vec<String>,
+    /// The bundle's trees, and its components, whose functions may be imported.
+    pub(crate) parts: Vec<String>,
     /// What the flow's requirements have brought.
     pub(crate) site: Option<Digest>,
 }

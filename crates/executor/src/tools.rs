@@ -8,20 +8,19 @@ mod component;
 mod prompt;
 mod python;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flowcell_bundle::{Digest, Manifest, ToolInput};
-use flowcell_environment::SiteComponent;
+use flowcell_bundle::{Tool as ToolDescription, ToolInput};
 use flowcell_flow::{Flow, MessageFormat, Node, NodeInput, NodeKind, SourceKind, coerce_literals};
-use flowcell_sandbox::{Environment, Isolation, Lease, Pool, PoolOptions, Program};
+use flowcell_sandbox::{Lease, Pool, ToolInfo};
 use indexmap::IndexMap;
 
+use crate::components::Components;
 use crate::error::RunError;
 use crate::host::Host;
 use crate::preparing::Preparation;
-use crate::session::SessionOptions;
 use crate::workspace::Workspace;
 
 pub(crate) use self::prompt::{RENDER, read_template, stem};
@@ -54,6 +53,23 @@ pub struct Signature {
     pub open_inputs: bool,
 }
 
+impl From<ToolDescription> for Signature {
+    fn from(tool: ToolDescription) -> Self {
+        Self {
+            name: tool.name,
+            description: tool.description,
+            inputs: tool.inputs,
+            open_inputs: tool.open_inputs,
+        }
+    }
+}
+
+impl From<ToolInfo> for Signature {
+    fn from(info: ToolInfo) -> Self {
+        ToolDescription::from(info).into()
+    }
+}
+
 /// A node's tool, without a look at what the node gives it.
 #[derive(Debug)]
 pub(crate) struct Found {
@@ -83,20 +99,12 @@ impl Resolved {
     }
 }
 
-/// The tools of one session: its bundle, and a pool for each component that a node has asked for.
+/// The tools of one session.
 pub(crate) struct Tools {
-    /// With the components of packages among the image's own.
-    manifest: Manifest,
-    /// What requirements have brought.
-    packages: Vec<SiteComponent>,
-    environment: Arc<Environment>,
-    isolation: Isolation,
-    instances: usize,
-    wait: Duration,
+    components: Arc<Components>,
     pub(crate) message_format: MessageFormat,
     /// The package tools that the flow names.
     named: HashSet<String>,
-    pools: HashMap<Digest, Arc<Pool>>,
     python: Option<Arc<Pool>>,
     loader: Option<Lease>,
     preparation: Option<Preparation>,
@@ -105,33 +113,25 @@ pub(crate) struct Tools {
 
 impl Tools {
     pub(crate) fn new(
-        mut manifest: Manifest,
-        environment: Arc<Environment>,
+        components: Arc<Components>,
         preparation: Option<Preparation>,
-        options: &SessionOptions,
         flow: &Flow,
     ) -> Self {
         let sources = flow.nodes.iter().filter_map(|node| node.source.as_ref());
-        let site = options.site.as_ref();
-        let packages = site.map(|site| site.components.clone()).unwrap_or_default();
-        // The image's own come first: a package cannot take their place.
-        let added = packages.iter().map(|package| package.component.clone());
-        manifest.components.extend(added);
         Self {
-            manifest,
-            packages,
-            environment,
-            isolation: options.isolation,
-            instances: options.instances,
-            wait: options.wait,
+            components,
             message_format: flow.message_format,
             named: sources.filter_map(|source| source.tool.clone()).collect(),
-            pools: HashMap::new(),
             python: None,
             loader: None,
             preparation,
             notes: Vec::new(),
         }
+    }
+
+    /// How long an instance is waited for.
+    fn wait(&self) -> Duration {
+        self.components.options().1.wait
     }
 
     /// What Python files printed while they were imported.
@@ -152,7 +152,7 @@ impl Tools {
 
     /// Makes sure of a Python runner where the bundle has one: a flow's inputs may hold images, which it loads.
     pub(crate) fn with_python(&mut self, host: &Host) -> Result<(), RunError> {
-        if self.manifest.python_runner().is_some() {
+        if self.components.manifest().python_runner().is_some() {
             self.python_runner(host)?;
         }
         Ok(())
@@ -189,16 +189,14 @@ impl Tools {
                 })
         };
         let found = match (node.kind, source.map(|source| &source.kind)) {
-            (Some(NodeKind::Python), Some(SourceKind::Package)) => self.package(host, node),
+            (Some(NodeKind::Python), Some(SourceKind::Package)) => self.package(node),
             (Some(NodeKind::Python), _) => {
                 let source = code(&node.name)?;
                 let loaded = self.load(host, workspace, &node.name, &source).await;
                 loaded.map(|info| python::found(source, info))
             }
-            (Some(NodeKind::Prompt), _) => {
-                self.prompt(host, workspace, node, &code(&node.name)?).await
-            }
-            (Some(NodeKind::Wasm), Some(SourceKind::Package)) => self.package(host, node),
+            (Some(NodeKind::Prompt), _) => self.prompt(workspace, node, &code(&node.name)?).await,
+            (Some(NodeKind::Wasm), Some(SourceKind::Package)) => self.package(node),
             (Some(NodeKind::Wasm), _) => self.wasm(host, workspace, node, &code(&node.name)?).await,
             (Some(NodeKind::Llm), _) => {
                 let connection = node.connection.as_deref().unwrap_or_default();
@@ -253,30 +251,13 @@ impl Tools {
                 .map(|_| ()),
             (Some(NodeKind::Python), Some(SourceKind::Package), _)
             | (Some(NodeKind::CustomLlm), _, _)
-                if self.manifest.tool(tool.unwrap_or_default()).is_none() =>
+                if self.components.tool(tool.unwrap_or_default()).is_none() =>
             {
                 Err(self.no_such_tool(node))
             }
             _ => Ok(()),
         };
         searched.map_err(|error| error.in_node(&node.name))
-    }
-
-    fn pool(&mut self, host: &Host, program: Arc<Program>) -> Arc<Pool> {
-        let preparation = self.preparation.as_mut();
-        let (image, hibernation) = match preparation.filter(|_| program.base().is_some()) {
-            Some(preparation) => preparation.find(host, &program),
-            None => (None, None),
-        };
-        let options = PoolOptions {
-            program,
-            environment: Arc::clone(&self.environment),
-            isolation: self.isolation,
-            instances: self.instances,
-            image,
-            hibernation,
-        };
-        Pool::new(Arc::clone(&host.sandbox), options)
     }
 }
 

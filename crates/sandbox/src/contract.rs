@@ -18,7 +18,7 @@ pub(crate) mod runner {
     wasmtime::component::bindgen!({
         path: "../../wit",
         world: "python-runner",
-        imports: { default: trappable },
+        imports: { "flowcell:tool/tools.call": async | trappable, default: trappable },
         exports: { default: async },
         with: {
             "flowcell:tool/types": crate::contract::tool::flowcell::tool::types,

@@ -13,6 +13,7 @@ use wasmtime::{
 };
 use wasmtime_wasi::p2::bindings::filesystem;
 
+use crate::contract::runner::flowcell::tool::tools;
 use crate::contract::tool::ToolComponent;
 use crate::error::SandboxError;
 use crate::filesystem::HasQuotaFilesystem;
@@ -247,5 +248,6 @@ fn linker(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
         &mut linker,
         |guest| guest,
     )?;
+    tools::add_to_linker::<Guest, wasmtime::component::HasSelf<Guest>>(&mut linker, |guest| guest)?;
     Ok(linker)
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::called::Tools;
 use crate::image::Owner;
 use crate::limits::Limits;
 use crate::quota::Quota;
@@ -29,7 +30,7 @@ pub struct Mount {
 }
 
 /// The directories, environment variables and limits that all instances of one session share.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Environment {
     /// Directories, in the order in which the guest sees them.
     pub mounts: Vec<Mount>,
@@ -41,6 +42,8 @@ pub struct Environment {
     pub slice: Arc<Slice>,
     /// Whose instances these are: they start from no image of anybody else's.
     pub owner: Owner,
+    /// What Python code can call beside its own.
+    pub tools: Option<Arc<dyn Tools>>,
     pub(crate) quota: Arc<Quota>,
 }
 
@@ -59,6 +62,7 @@ impl Environment {
             limits,
             slice: Slice::unlimited(),
             owner: Owner::default(),
+            tools: None,
             quota,
         }
     }
@@ -67,8 +71,17 @@ impl Environment {
     pub fn with_slice(self, slice: Arc<Slice>) -> Self {
         Self { slice, ..self }
     }
+
     /// The same for a certain owner.
     pub fn with_owner(self, owner: Owner) -> Self {
         Self { owner, ..self }
+    }
+
+    /// The same with tools that Python code can call. It shares the disk quota with the one that it is made from.
+    pub fn with_tools(self, tools: Arc<dyn Tools>) -> Self {
+        Self {
+            tools: Some(tools),
+            ..self
+        }
     }
 }

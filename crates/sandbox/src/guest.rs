@@ -1,13 +1,14 @@
 //! The host's side of one instance: its WASI context, its limits, what it printed and measured.
 
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::filesystem::{Descriptor, WasiFilesystemCtxView};
 use wasmtime_wasi::p2::{DynInputStream, DynOutputStream};
 use wasmtime_wasi::{FsPerms, HostMonotonicClock, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 
+use crate::called::Tools;
 use crate::contract::tool::flowcell::tool::{host, types};
 use crate::environment::{Access, Environment};
 use crate::error::SandboxError;
@@ -38,6 +39,11 @@ pub(crate) struct Guest {
     pub(crate) linear: OnceLock<Arc<GuestMemory>>,
     clock: Monotonic,
     metrics: Vec<(String, String)>,
+    pub(crate) tools: Option<Arc<dyn Tools>>,
+    /// CPU time that tools may use which one call of the guest's calls.
+    pub(crate) cpu_limit: Duration,
+    /// What they have used of it.
+    pub(crate) called_cpu: Duration,
 }
 
 /// The guest's monotonic time. It goes on where it was when the guest's memory was stored.
@@ -113,6 +119,9 @@ impl Guest {
             linear: OnceLock::new(),
             clock,
             metrics: Vec::new(),
+            tools: environment.tools.clone(),
+            cpu_limit: environment.limits.cpu_time,
+            called_cpu: Duration::ZERO,
         })
     }
 
@@ -128,6 +137,21 @@ impl Guest {
             stderr: self.stderr.take(),
             log: self.log.take(),
         }
+    }
+
+    /// Takes over what a tool has printed and recorded that the guest has called.
+    pub(crate) fn take_over(
+        &mut self,
+        logs: Logs,
+        metrics: Vec<(String, String)>,
+    ) -> wasmtime::Result<()> {
+        self.stdout.append(logs.stdout.as_bytes());
+        self.stderr.append(logs.stderr.as_bytes());
+        self.log.append(logs.log.as_bytes());
+        for (name, value) in metrics {
+            host::Host::metric(self, name, value)?;
+        }
+        Ok(())
     }
 
     /// The guest's monotonic time, in nanoseconds.

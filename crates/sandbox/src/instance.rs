@@ -369,6 +369,11 @@ impl Instance {
         self.id
     }
 
+    /// Whether it has a place among the instances of its slice.
+    pub(crate) fn is_counted(&self) -> bool {
+        self.seat.is_counted()
+    }
+
     /// Whether the instance must not be used again.
     pub fn is_broken(&self) -> bool {
         self.broken
@@ -390,6 +395,19 @@ impl Instance {
         let call =
             bounded!(self, store, exports => exports.tool()?.call_invoke(store, tool, &inputs));
         self.accept(call, String::len, |text| is_json(text))
+    }
+
+    /// The same with no more than some CPU time.
+    pub(crate) async fn invoke_within(
+        &mut self,
+        cpu: Duration,
+        tool: &str,
+        inputs: String,
+    ) -> Call<Result<String, ToolError>> {
+        let limit = std::mem::replace(&mut self.limits.cpu_time, cpu);
+        let call = self.invoke(tool, inputs).await;
+        self.limits.cpu_time = limit;
+        call
     }
 
     /// Imports a node's Python file and describes its tool.
@@ -473,9 +491,10 @@ impl Instance {
     }
 
     /// Turns the end of a call into its result, and the instance back into a usable one if it is.
-    fn conclude<T: Answer>(&mut self, usage: Usage, ended: Ended<T>) -> Call<T> {
+    fn conclude<T: Answer>(&mut self, mut usage: Usage, ended: Ended<T>) -> Call<T> {
         let limits = &self.limits;
         let guest = self.store.data_mut();
+        usage.cpu += std::mem::take(&mut guest.called_cpu);
         let refused = guest.memory.take_refused();
         let disk_full = guest.take_disk_refused();
         let too_many = guest.take_too_many();
@@ -505,7 +524,7 @@ impl Instance {
                 Ok(answer)
             }
             (Ok(Ok(Err(_))), Some(refused)) => Err(refused),
-            (Ok(Ok(Err(error))), None) => Err(fault(&error, limits.output)),
+            (Ok(Ok(Err(error))), None) => Err(fault(&error, limits)),
         };
         self.broken = result.is_err();
         tracing::debug!(
@@ -615,7 +634,12 @@ fn outcome_size(outcome: &Outcome) -> usize {
     }
 }
 
-fn fault(error: &wasmtime::Error, output: usize) -> Fault {
+fn fault(error: &wasmtime::Error, limits: &Limits) -> Fault {
+    if error.is::<CpuTimeExceeded>() {
+        return Fault::CpuTime {
+            limit: limits.cpu_time,
+        };
+    }
     if let Some(exit) = error.downcast_ref::<I32Exit>() {
         return Fault::Exit { code: exit.0 };
     }
@@ -634,7 +658,7 @@ fn fault(error: &wasmtime::Error, output: usize) -> Fault {
     if reason.contains("fuel allocated for hostcalls") {
         return Fault::OutputTooLarge {
             size: 0,
-            limit: output,
+            limit: limits.output,
         };
     }
     Fault::Trap { reason }

@@ -9,6 +9,7 @@
 //! used whether or not it succeeded. A [`Fault`] (trap, timeout, a limit) ends the instance, never the host. What all
 //! instances of several sessions may use together is a [`Slice`].
 
+mod called;
 mod contract;
 mod engine;
 mod environment;
@@ -27,6 +28,7 @@ mod program;
 mod quota;
 mod slice;
 
+pub use called::{Callee, Tools};
 pub use contract::{
     Argument, ErrorKind, LoadError, Outcome, Parameter, Request, ToolError, ToolInfo,
 };

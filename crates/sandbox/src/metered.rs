@@ -30,7 +30,8 @@ struct Pause {
 }
 
 /// The limit was reached.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("too much CPU time was used")]
 pub(crate) struct CpuTimeExceeded;
 
 impl<'a, T> Metered<'a, T> {

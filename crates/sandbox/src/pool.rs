@@ -161,12 +161,29 @@ impl Pool {
     /// [`PoolError::Busy`] when none can be had within `wait`; at once when the program needs more memory than its slice
     /// has in all, or a new instance cannot be made.
     pub async fn checkout(self: &Arc<Self>, wait: Duration) -> Result<Lease, PoolError> {
+        self.checkout_in(wait, false).await
+    }
+
+    /// The same for a call that another instance makes, and waits for: where all places of the slice are taken, it gets one
+    /// that does not count, and is dropped afterwards.
+    pub(crate) async fn checkout_beside(
+        self: &Arc<Self>,
+        wait: Duration,
+    ) -> Result<Lease, PoolError> {
+        self.checkout_in(wait, true).await
+    }
+
+    async fn checkout_in(
+        self: &Arc<Self>,
+        wait: Duration,
+        beside: bool,
+    ) -> Result<Lease, PoolError> {
         let mut full = Full::Pool {
             instances: self.instances,
         };
         let found = tokio::time::timeout(wait, async {
             let permit = self.permit().await;
-            let place = self.place(&mut full).await?;
+            let place = self.place(&mut full, beside).await?;
             Ok::<_, SandboxError>((permit, place))
         })
         .await;
@@ -387,12 +404,18 @@ impl Pool {
     }
 
     /// A place as soon as there is one. What is missing for it meanwhile is noted in `full`.
-    async fn place(&self, full: &mut Full) -> Result<Place, SandboxError> {
+    async fn place(&self, full: &mut Full, beside: bool) -> Result<Place, SandboxError> {
         let mut refused = match self.try_place().await {
             Ok(place) => return Ok(place),
             Err(refused) => refused,
         };
         loop {
+            if beside && matches!(refused.full, Full::Instances { .. }) {
+                match self.slice.admit_beside(self.memory()).await {
+                    Ok(seat) => return Ok(Place::New(seat)),
+                    Err(no_memory) => refused = no_memory,
+                }
+            }
             if refused.forever {
                 return Err(SandboxError::NoRoom(refused.full));
             }
@@ -442,9 +465,13 @@ impl Pool {
                 return Ok(Place::Idle(instance));
             }
         }
+        self.slice.admit(self.memory()).await.map(Place::New)
+    }
+
+    /// What a new instance has from its start, in bytes.
+    fn memory(&self) -> u64 {
         let memory = self.image().map(|image| image.memory());
-        let memory = memory.unwrap_or(self.program.memory());
-        self.slice.admit(memory).await.map(Place::New)
+        memory.unwrap_or(self.program.memory())
     }
 
     /// The idle instance that was used last: the one likeliest to be in the processor's caches.
@@ -707,7 +734,8 @@ impl Drop for Lease {
         let Some(mut instance) = self.instance.take() else {
             return;
         };
-        if instance.is_broken() || self.pool.isolation == Isolation::Call {
+        let is_over = self.pool.isolation == Isolation::Call || !instance.is_counted();
+        if instance.is_broken() || is_over {
             forget_file(&instance);
         } else {
             instance.listen(None);

@@ -20,8 +20,9 @@ pub const MAX_COMPONENT: usize = 128 << 20;
 /// Bytes of a page of linear memory.
 const PAGE: u64 = 64 << 10;
 /// What a component may import, up to the version.
-const IMPORTS: [&str; 8] = [
+const IMPORTS: [&str; 9] = [
     "flowcell:tool/host",
+    "flowcell:tool/tools",
     "flowcell:tool/types",
     "wasi:cli/",
     "wasi:clocks/",

@@ -174,9 +174,20 @@ impl Slice {
 
     /// Takes room for one more instance with this much memory, for which idle instances may have to go.
     pub(crate) async fn admit(self: &Arc<Self>, memory: u64) -> Result<Seat, Refused> {
-        self.make_room(1, memory).await?;
+        self.seat(1, memory).await
+    }
+
+    /// The same for an instance that one with a place works for, which waits for it: it takes memory, and no place, lest
+    /// all that have one wait for another.
+    pub(crate) async fn admit_beside(self: &Arc<Self>, memory: u64) -> Result<Seat, Refused> {
+        self.seat(0, memory).await
+    }
+
+    async fn seat(self: &Arc<Self>, instances: usize, memory: u64) -> Result<Seat, Refused> {
+        self.make_room(instances, memory).await?;
         Ok(Seat {
             slice: Arc::clone(self),
+            instances,
             memory: AtomicU64::new(memory),
         })
     }
@@ -330,10 +341,16 @@ fn add_nanos(counter: &AtomicU64, time: Duration) {
 #[derive(Debug)]
 pub(crate) struct Seat {
     slice: Arc<Slice>,
+    instances: usize,
     memory: AtomicU64,
 }
 
 impl Seat {
+    /// Whether it is a place among the instances of its slice, and not only memory.
+    pub(crate) fn is_counted(&self) -> bool {
+        self.instances > 0
+    }
+
     pub(crate) fn slice(&self) -> &Slice {
         &self.slice
     }
@@ -361,7 +378,7 @@ impl Drop for Seat {
         let memory = *self.memory.get_mut();
         for slice in self.slice.with_ancestors() {
             let mut state = slice.lock();
-            state.instances -= 1;
+            state.instances -= self.instances;
             state.memory -= memory;
         }
         self.slice.wake();

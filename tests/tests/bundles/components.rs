@@ -148,6 +148,53 @@ fn a_requirement_can_be_a_component() {
     fixture.test(path).assert_failure(CLASS, &[&host]);
 }
 
+/// The same in Python: components are modules.
+fn python_flow(requirements: &str) -> FlowFolder {
+    let code = "from promptflow.core import tool\nimport text_statistics\nfrom text_statistics import text_statistics as count\n\n\n\
+        @tool\ndef f(text: str):\n    try:\n        count(text, 'many')\n    except TypeError as error:\n        refused = str(error)\n    \
+        return {**count(top=1, text=text), 'refused': refused, 'all': text_statistics.__all__}\n";
+    FlowFolder::new()
+        .file("flow.dag.yaml", "inputs:\n  text:\n    type: string\noutputs:\n  out:\n    type: object\n    \
+            reference: ${f.output}\nnodes:\n- name: f\n  type: python\n  source:\n    type: code\n    path: f.py\n  \
+            inputs:\n    text: ${inputs.text}\n")
+        .file("f.py", code)
+        .file("requirements.txt", requirements)
+}
+
+#[track_caller]
+fn is_counted(out: &Value, words: u64) {
+    assert_eq!(out["words"], words, "{out}");
+    assert_eq!(out["frequent"].as_array().unwrap().len(), 1, "{out}");
+    assert_eq!(out["all"], json!(["text_statistics"]));
+    let refused = out["refused"].as_str().unwrap();
+    assert!(
+        refused.contains("invalid type: string \"many\""),
+        "{refused}"
+    );
+}
+
+#[test]
+fn component_packages_are_modules_of_python() {
+    let fixture = Fixture::new();
+    publish(&fixture.registry, "text-statistics", "0.1.0");
+    let flow = python_flow("text-statistics\n");
+    let path = &flow.path();
+    let told = fixture.run(&["doctor", "--flow", path.to_str().unwrap()]);
+    assert_eq!(told.code, Some(0), "{told:#?}");
+    let line = "ok    import text_statistics (f.py:3): functions of a component";
+    assert!(told.stdout.contains(line), "{told:#?}");
+    let answer = fixture.test(path);
+    is_counted(&answer.outputs()["out"], 3);
+    let logged = answer.node("f")["logs"]["log"].as_str().unwrap();
+    assert_eq!(logged, "info: 3 words\n");
+
+    // Without the requirement there is no such module.
+    let without = python_flow("");
+    fixture
+        .test(&without.path())
+        .assert_failure("PythonLoadError", &["No module named 'text_statistics'"]);
+}
+
 #[test]
 fn what_no_component_index_has_right_says_why() {
     let fixture = Fixture::new();
@@ -218,4 +265,15 @@ fn a_session_has_tools_of_component_packages() {
     let tools = client.get(&session.path("/executor/tool/package_tools"));
     let tool = &tools.is(200).json["text_statistics.text_statistics"];
     assert_eq!(tool["package_version"], "0.1.0", "{tool}");
+
+    // In Python, and also from memory that was stored.
+    client.upload("g", &python_flow("text-statistics\n"));
+    let session = client.session("g");
+    is_counted(&session.out(json!({"text": "x y"})), 2);
+    session.wait_until("its image", |shown| {
+        shown["memory"]["image"]["state"] == "ready"
+    });
+    let path = session.path("/hibernate");
+    client.post(&path, Value::Null).expect(200);
+    is_counted(&session.out(json!({"text": "x y z"})), 3);
 }

@@ -54,6 +54,13 @@ _module(
     Parameter=_record("Parameter", "name", "types", "default", "required", "init"),
     ToolInfo=_record("ToolInfo", "name", "description", "inputs", "open_inputs"),
 )
+# What `components` finds: a test puts its own functions here.
+component_tools = types.SimpleNamespace(in_module=lambda module: [], call=None)
+_module(
+    "wit_world.imports.tools",
+    in_module=lambda module: component_tools.in_module(module),
+    call=lambda tool, inputs: component_tools.call(tool, inputs),
+)
 _module("wit_world.exports", Runner=object)
 runner = _module(
     "wit_world.exports.runner",

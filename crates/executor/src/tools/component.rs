@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use flowcell_bundle::Component;
 use flowcell_flow::{Json, Node, python_repr};
-use flowcell_sandbox::{Pool, Program, ProgramKind};
+use flowcell_sandbox::{Pool, ProgramKind};
 
 use super::{Found, Signature, Tool, Tools};
 use crate::error::RunError;
@@ -32,68 +31,27 @@ impl From<ComponentTool> for Found {
 }
 
 impl Tools {
-    pub(super) fn package(&mut self, host: &Host, node: &Node) -> Result<Found, RunError> {
+    pub(super) fn package(&self, node: &Node) -> Result<Found, RunError> {
         let id = node
             .source
             .as_ref()
             .and_then(|source| source.tool.clone())
             .unwrap_or_default();
-        match self.bundled(host, &id)? {
+        match self.bundled(&id)? {
             Some(tool) => Ok(tool.into()),
             None => Err(self.no_such_tool(node)),
         }
     }
 
-    /// A tool of the bundle by its id, if there is one.
-    pub(super) fn bundled(
-        &mut self,
-        host: &Host,
-        id: &str,
-    ) -> Result<Option<ComponentTool>, RunError> {
-        let Some((component, tool)) = self.manifest.tool(id) else {
+    /// A tool of the session's components by its id, if there is one.
+    pub(super) fn bundled(&self, id: &str) -> Result<Option<ComponentTool>, RunError> {
+        let Some((component, tool)) = self.components.tool(id) else {
             return Ok(None);
         };
-        let (component, tool) = (component.clone(), tool.clone());
-        let pool = match self.pools.get(&component.digest) {
-            Some(pool) => Arc::clone(pool),
-            None => {
-                let program = self.program(host, &component)?;
-                let pool = self.pool(host, program);
-                self.pools.insert(component.digest, Arc::clone(&pool));
-                pool
-            }
-        };
         Ok(Some(ComponentTool {
-            pool,
-            signature: Signature {
-                name: tool.name,
-                description: tool.description,
-                inputs: tool.inputs,
-                open_inputs: tool.open_inputs,
-            },
+            pool: self.components.pool(component)?,
+            signature: tool.clone().into(),
         }))
-    }
-
-    /// A component of the image, or of a package.
-    fn program(&self, host: &Host, component: &Component) -> Result<Arc<Program>, RunError> {
-        let of_package = self
-            .packages
-            .iter()
-            .find(|one| one.component.digest == component.digest);
-        let Some(package) = of_package else {
-            return Ok(host.compiled(|programs, progress| programs.component(component, progress))?);
-        };
-        let bytes = std::fs::read(&package.path).map_err(|error| {
-            RunError::system(
-                "EnvironmentError",
-                format!(
-                    "the component package {} cannot be read: {error}",
-                    component.name
-                ),
-            )
-        })?;
-        let name = &component.name;
-        Ok(host.compiled(|programs, progress| programs.untrusted(&bytes, name, progress))?)
     }
 
     pub(super) fn no_such_tool(&self, node: &Node) -> RunError {
@@ -105,7 +63,7 @@ impl Tools {
         let names = |ids: &mut dyn Iterator<Item = String>| {
             python_repr(&Json::Array(ids.map(Json::from).collect()))
         };
-        let all = self.manifest.tool_ids();
+        let all = self.components.tool_ids();
         // promptflow collects only the tools that the flow names, and says "all" to those that it found among them.
         let mut named = all.iter().filter(|id| self.named.contains(*id)).cloned();
         RunError::user(
@@ -117,7 +75,7 @@ impl Tools {
         )
         .help(format!(
             "the bundle {} has {}",
-            self.manifest.reference(),
+            self.components.manifest().reference(),
             names(&mut all.iter().cloned())
         ))
     }
@@ -160,9 +118,9 @@ impl Tools {
                 "Tool file '{path}' is a Python runner, not a tool."
             )));
         }
-        let pool = self.pool(host, program);
+        let pool = self.components.pool_of(program);
         let mut instance = pool
-            .checkout(self.wait)
+            .checkout(self.wait())
             .await
             .map_err(|error| RunError::pool(&node.name, error))?;
         let tools = instance

@@ -12,7 +12,6 @@ use serde::Deserialize;
 use super::{Found, Signature, Tool, Tools};
 use crate::error::RunError;
 use crate::files::FileError;
-use crate::host::Host;
 use crate::workspace::Workspace;
 
 /// The built-in tool behind prompt nodes.
@@ -55,7 +54,6 @@ impl std::fmt::Display for TemplateError {
 impl Tools {
     pub(super) async fn prompt(
         &mut self,
-        host: &Host,
         workspace: &Workspace,
         node: &Node,
         path: &str,
@@ -71,7 +69,7 @@ impl Tools {
             };
             unresolved(node, "InvalidSource", &message)
         })?;
-        let (pool, signature) = self.inspect(host, &node.name, path, &template).await?;
+        let (pool, signature) = self.inspect(&node.name, path, &template).await?;
         let signature = signature.map_err(|error| {
             RunError::system(
                 "ResolveToolError",
@@ -88,23 +86,22 @@ impl Tools {
     /// The variables of a template, or why it is none; and the pool of what can tell.
     pub(crate) async fn inspect(
         &mut self,
-        host: &Host,
         whose: &str,
         path: &str,
         template: &str,
     ) -> Result<(Arc<Pool>, Result<Signature, TemplateError>), RunError> {
-        let Some(inspect) = self.bundled(host, INSPECT)? else {
+        let Some(inspect) = self.bundled(INSPECT)? else {
             return Err(RunError::user(
                 "BundleError",
                 format!(
                     "the bundle {} cannot render prompts: it has no tool {INSPECT}",
-                    self.manifest.reference()
+                    self.components.manifest().reference()
                 ),
             ));
         };
         let mut instance = inspect
             .pool
-            .checkout(self.wait)
+            .checkout(self.wait())
             .await
             .map_err(|error| RunError::pool(whose, error))?;
         let inputs = serde_json::json!({ "template": template }).to_string();

@@ -3,9 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use flowcell_bundle::ToolInput;
 use flowcell_flow::{Node, NodeInput};
-use flowcell_sandbox::{ErrorKind, Lease, LoadError, Pool, ToolError, ToolInfo};
+use flowcell_sandbox::{ErrorKind, Lease, LoadError, Pool, PoolOptions, ToolError, ToolInfo};
 use indexmap::IndexMap;
 
 use super::{Found, Signature, Tool, Tools, converted};
@@ -71,7 +70,7 @@ impl Tools {
         if self.loader.as_ref().is_none_or(|loader| loader.is_broken()) {
             self.loader = None;
             let pool = self.python_runner(host)?;
-            let lease = pool.checkout(self.wait).await;
+            let lease = pool.checkout(self.wait()).await;
             self.loader = Some(lease.map_err(|error| RunError::pool("", error))?);
         }
         match &mut self.loader {
@@ -87,12 +86,29 @@ impl Tools {
         if let Some(pool) = &self.python {
             return Ok(Arc::clone(pool));
         }
-        let reference = self.manifest.reference();
-        let runner = self.manifest.python_runner().ok_or_else(|| {
+        let manifest = self.components.manifest();
+        let reference = manifest.reference();
+        let runner = manifest.python_runner().ok_or_else(|| {
             RunError::user("BundleError", format!("the bundle {reference} has no Python runner, which the flow's Python nodes need"))
         })?;
         let program = host.compiled(|programs, progress| programs.component(runner, progress))?;
-        let pool = self.pool(host, program);
+        let preparation = self.preparation.as_mut();
+        let (image, hibernation) = match preparation.filter(|_| program.base().is_some()) {
+            Some(preparation) => preparation.find(host, &program),
+            None => (None, None),
+        };
+        let (environment, settings) = self.components.options();
+        // Its code can call tools of components as functions of modules.
+        let environment = environment.clone().with_tools(self.components.clone());
+        let options = PoolOptions {
+            program,
+            environment: Arc::new(environment),
+            isolation: settings.isolation,
+            instances: settings.instances,
+            image,
+            hibernation,
+        };
+        let pool = Pool::new(Arc::clone(host.sandbox()), options);
         self.python = Some(Arc::clone(&pool));
         Ok(pool)
     }
@@ -116,17 +132,6 @@ pub(super) fn found(source: String, info: ToolInfo) -> Found {
         tool: Tool::Python { source },
         init: init.map(|input| input.name.clone()).collect(),
         signature: info.into(),
-    }
-}
-
-impl From<ToolInfo> for Signature {
-    fn from(info: ToolInfo) -> Self {
-        Self {
-            name: info.name,
-            description: info.description,
-            inputs: info.inputs.into_iter().map(ToolInput::from).collect(),
-            open_inputs: info.open_inputs,
-        }
     }
 }
 

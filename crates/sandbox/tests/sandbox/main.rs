@@ -14,6 +14,7 @@ use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::Resolve;
 
 mod attacks;
+mod called;
 mod files;
 mod hibernating;
 mod images;

@@ -24,6 +24,7 @@ pub(crate) const DATA: u64 = 128;
 
 /// `suspend` and `resume` read what is to be done from memory, `equals` from its first argument.
 const RUNNER: &str = r#"
+    (import "flowcell:tool/tools@0.1.0" "call" (func $tool (param i32 i32 i32 i32 i32)))
     (memory (export "memory") 2)
     (global $changing (mut i32) (i32.const 0))
     (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
@@ -89,6 +90,14 @@ const RUNNER: &str = r#"
         (if (i32.eq (local.get $do) (i32.const 10)) (then (drop (i64.load offset=4294967288 (local.get $at)))))
         (if (i32.eq (local.get $do) (i32.const 11)) (then (return (call $true (call $zero_from (local.get $at))))))
         (if (i32.eq (local.get $do) (i32.const 12)) (then (memory.fill (local.get $at) (i32.const 7) (i32.const 65536))))
+        ;; Calls the tool "t" so often; whether the last call had an answer.
+        (if (i32.eq (local.get $do) (i32.const 13)) (then
+            (loop $l
+                (call $free)
+                (call $tool (i32.const 32) (i32.const 1) (i32.const 33) (i32.const 2) (i32.const 1200))
+                (local.set $at (i32.sub (local.get $at) (i32.const 1)))
+                (br_if $l (local.get $at)))
+            (return (call $true (i32.eqz (i32.load8_u (i32.const 1200)))))))
         (call $true (i32.const 1)))
     (func (export "flowcell:tool/runner@0.1.0#suspend") (param i32) (result i32)
         (local $n i32)
@@ -111,6 +120,7 @@ const RUNNER: &str = r#"
         (i32.store8 (i32.const 2009) (i32.add (local.get 0) (i32.const 1))))
     (data (i32.const 8) "\00\10\00\00")
     (data (i32.const 16) "\"fine\"")
+    (data (i32.const 32) "t{}")
     (data (i32.const 128) "the data")
 "#;
 
@@ -130,10 +140,11 @@ pub(crate) enum Do {
     Load8Beyond(u32),
     IsZeroFrom(u32),
     Fill(u32),
+    CallTool(u32),
 }
 
 impl Do {
-    fn code(self) -> u64 {
+    pub(crate) fn code(self) -> u64 {
         let (what, at) = match self {
             Self::Nothing => (0, 0),
             Self::Loop => (1, 0),
@@ -148,6 +159,7 @@ impl Do {
             Self::Load8Beyond(at) => (10, at),
             Self::IsZeroFrom(at) => (11, at),
             Self::Fill(at) => (12, at),
+            Self::CallTool(times) => (13, times),
         };
         what | u64::from(at) << 8
     }

@@ -9,7 +9,7 @@ import importlib.util
 import os
 import sys
 
-from . import startup
+from . import components, startup
 
 _FILES = 2_000
 _IMPORTS = 2_000
@@ -17,7 +17,7 @@ _IMPORTS = 2_000
 
 def imports() -> list:
     """Every import of the flow's files, once for each file and name: where it stands, what it names, and where that is found
-    (`flow`, `library`, `requirements`, `image`, or nothing). One that the file can do without is `optional`."""
+    (`flow`, `library`, `requirements`, `component`, `image`, or nothing). One that the file can do without is `optional`."""
     found = []
     for path in _files():
         name = os.path.relpath(path, startup.FLOW)
@@ -85,6 +85,8 @@ def _where(name, folder):
         return None
     if spec is None:
         return None
+    if spec.origin == components.ORIGIN:
+        return components.ORIGIN
     places = [spec.origin or "", *(spec.submodule_search_locations or ())]
     for below, where in (
         (startup.FLOW, "flow"),

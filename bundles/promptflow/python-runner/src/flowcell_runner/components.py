@@ -1,0 +1,119 @@
+"""Tools of components as functions of modules: `from text_statistics import text_statistics`.
+
+Where no other finder has a module, the host is asked for the tools whose ids begin with its name; what is called goes to the
+host, which calls the component.
+"""
+
+import builtins
+import importlib.abc
+import importlib.machinery
+import inspect
+import json
+import keyword
+import sys
+from inspect import Parameter
+
+from componentize_py_types import Err
+from promptflow import exceptions
+from wit_world.imports import tools
+
+from . import values
+
+# Where a module's spec says that it comes from.
+ORIGIN = "component"
+
+
+class ToolError(Exception):
+    """What a component's tool answered in place of a value. It is raised as a class of the name that the component gives:
+    one of Python's own or of promptflow's where that is meant, and one below this otherwise."""
+
+
+def install():
+    """After all other finders: a flow's own modules, and packages, come first."""
+    sys.meta_path.append(_Finder())
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        infos = tools.in_module(name)
+        if not infos:
+            return None
+        return importlib.machinery.ModuleSpec(name, _Loader(infos), origin=ORIGIN, is_package=True)
+
+
+class _Loader(importlib.abc.Loader):
+    def __init__(self, infos):
+        self.infos = infos
+
+    def exec_module(self, module):
+        module.__all__ = []
+        for info in self.infos:
+            parent, _, name = info.name.rpartition(".")
+            # Others are in modules below this one.
+            if parent == module.__name__:
+                setattr(module, name, _function(info, parent, name))
+                module.__all__.append(name)
+
+
+def _function(info, module, name):
+    signature, rest = _signature(info)
+
+    def function(*args, **kwargs):
+        given = signature.bind(*args, **kwargs).arguments
+        given.update(given.pop(rest, {}))
+        inputs = ", ".join(f"{json.dumps(key)}: {_to_json(name, key, value)}" for key, value in given.items())
+        try:
+            return values.from_json(tools.call(info.name, f"{{{inputs}}}"))
+        except Err as error:
+            failure = _exception(error.value)
+        raise failure
+
+    function.__name__ = function.__qualname__ = name
+    function.__module__ = module
+    function.__doc__ = info.description or None
+    function.__signature__ = signature
+    return function
+
+
+def _signature(info):
+    """The function's parameters, and the name of the one that takes all others: inputs beyond the named, and those that
+    Python's syntax has no place for."""
+    parameters, rest = {}, "more"
+    kind, is_open = Parameter.POSITIONAL_OR_KEYWORD, info.open_inputs
+    for tool_input in info.inputs:
+        name = tool_input.name
+        if not name.isidentifier() or keyword.iskeyword(name):
+            is_open = True
+            continue
+        default = Parameter.empty
+        if not tool_input.required:
+            default = None if tool_input.default is None else values.from_json(tool_input.default)
+        elif any(other.default is not Parameter.empty for other in parameters.values()):
+            # None that must be given can follow by its place, and so can none after it.
+            kind = Parameter.KEYWORD_ONLY
+        parameters[name] = Parameter(name, kind, default=default)
+    while rest in parameters:
+        rest += "_"
+    if is_open:
+        parameters[rest] = Parameter(rest, Parameter.VAR_KEYWORD)
+    return inspect.Signature(list(parameters.values())), rest
+
+
+def _to_json(tool, name, value):
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False).encode().decode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise TypeError(f"{tool}() takes values that JSON has, and {name} is none: {error}") from None
+
+
+def _exception(error):
+    known = getattr(builtins, error.type_name, None) or getattr(exceptions, error.type_name, None)
+    if not (isinstance(known, type) and issubclass(known, Exception)):
+        known = type(error.type_name, (ToolError,), {"__module__": __name__})
+    try:
+        exception = known(error.message)
+    except TypeError:  # one that is made of more than a message
+        exception = ToolError(f"{error.type_name}: {error.message}")
+    if error.traceback:
+        exception.add_note(error.traceback)
+    return exception
