@@ -4,6 +4,7 @@ use std::error::Error;
 use std::sync::Arc;
 
 use flowcell_bundle::BundleError;
+use flowcell_connection::ConnectionError;
 use flowcell_flow::FlowError;
 use flowcell_sandbox::{ErrorKind, Fault, PoolError, SandboxError, ToolError};
 use serde::{Deserialize, Serialize};
@@ -81,13 +82,9 @@ impl RunError {
         self
     }
 
-    /// A connection that is not there. None is, in this version.
+    /// A connection that is not there.
     pub(crate) fn no_connection(name: &str) -> Self {
-        Self::user(
-            "ConnectionNotFoundError",
-            format!("Connection '{name}' is not found."),
-        )
-        .help("this version of flowcell does not have connections yet")
+        ConnectionError::NotFound(name.to_owned()).into()
     }
 
     /// The error of a tool's call: promptflow's own exceptions as they are, any other as `ToolExecutionError`.

@@ -13,7 +13,7 @@ use crate::error::RunError;
 use crate::images;
 use crate::lanes::Held;
 use crate::line::Line;
-use crate::tools::Resolved;
+use crate::tools::{Resolved, Tool};
 use crate::value::{Object, Value};
 
 /// An input's value.
@@ -100,7 +100,13 @@ impl Line {
                 }
                 NodeInput::Connection { name, .. } => {
                     let name = flowcell_flow::python_str(name);
-                    return Err(RunError::no_connection(&name));
+                    let connections = &self.session.connections;
+                    Argument::json(&match resolved.tool {
+                        Tool::Python { .. } => connections.object(&name)?,
+                        Tool::Component { .. } | Tool::Prompt { .. } => {
+                            connections.document(&name)?
+                        }
+                    })
                 }
                 NodeInput::Reference(Assignment::Literal(value)) => Argument::json(value),
                 NodeInput::Reference(Assignment::FlowInput(input)) => self.flow_value(input)?,

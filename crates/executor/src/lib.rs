@@ -10,6 +10,7 @@ mod app;
 mod calls;
 mod check;
 mod components;
+mod connections;
 mod describe;
 mod doctor;
 mod envelope;
@@ -39,6 +40,7 @@ mod workspace;
 
 pub use app::{BuiltApp, OpenedApp, build_app, import_app, open_app};
 pub use check::{Problem, check};
+pub use connections::SessionConnections;
 pub use describe::{NodeTool, describe, described_json};
 pub use doctor::{Diagnosis, Subject, diagnose};
 pub use envelope::{Dialect, envelope, error_json};

@@ -8,9 +8,10 @@ use flowcell_bundle::{Digest, Manifest, Reference};
 use flowcell_flow::NodeKind;
 use flowcell_sandbox::{Hibernation, Image, Isolation, Owner, Pool, Program, StoreError};
 
+use crate::connections::SessionConnections;
 use crate::error::RunError;
 use crate::host::Host;
-use crate::session::{Session, SessionOptions, StoredOptions, variables};
+use crate::session::{Session, SessionOptions, StoredOptions, resolved_variables, variables};
 use crate::session_images::{
     BUILD_TIME, Build, BuildError, ImageState, MadeFrom, SessionImages, copy_sources,
 };
@@ -221,7 +222,9 @@ impl Maker {
         let used = used.map_err(|error| refused(error.into()))?;
         let given = &self.options.environment_variables;
         let variables = variables(&used.manifest.environment, workspace.flow(), given);
-        if variables.map_err(refused)? != self.variables {
+        let connections = SessionConnections::new(&self.options).map_err(refused)?;
+        let variables = resolved_variables(&variables, &connections).map_err(refused)?;
+        if variables != self.variables {
             return Err(BuildError::Unsuitable(
                 "the flow's environment variables were changed by a tool".to_owned(),
             ));

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flowcell_bundle::{Lease, Manifest, Reference};
+use flowcell_connection::{ConnectionSet, Connections, PlaceholderKey};
 use flowcell_environment::{SITE, Site};
 use flowcell_flow::{Flow, Graph, InputDef, JsonMap, NodeTestInputs, ValueType, VariantChoice};
 use flowcell_sandbox::{
@@ -13,6 +14,7 @@ use flowcell_sandbox::{
 use indexmap::IndexMap;
 
 use crate::components::Components;
+use crate::connections::SessionConnections;
 use crate::error::RunError;
 use crate::host::Host;
 use crate::images::ImageSink;
@@ -57,6 +59,11 @@ pub struct SessionOptions {
     pub slice: Arc<Slice>,
     /// How its instances' memory is stored; `None` for a session that is over with its first run.
     pub stored: Option<StoredOptions>,
+    /// Where its connections are.
+    pub connections: Arc<dyn Connections>,
+    /// What the placeholders of its secrets are made by; a random key, if absent. It must be the same whenever the session
+    /// goes on from stored memory, which holds placeholders.
+    pub placeholders: Option<PlaceholderKey>,
 }
 
 /// How the memory of a session's instances is stored. It takes a working copy that is kept ([`Workspace::open`]).
@@ -86,6 +93,8 @@ impl SessionOptions {
             images: ImageSink::default(),
             slice: Slice::unlimited(),
             stored: None,
+            connections: Arc::new(ConnectionSet::default()),
+            placeholders: None,
         }
     }
 }
@@ -105,6 +114,9 @@ pub(crate) struct Inner {
     /// For each node of the flow, by its index.
     pub(crate) resolved: Vec<Resolved>,
     pub(crate) components: Arc<Components>,
+    pub(crate) connections: Arc<SessionConnections>,
+    /// The environment variables as they are written, and as the guests have them.
+    variables: Variables,
     pub(crate) python: Option<Arc<Pool>>,
     pub(crate) wait: Duration,
     pub(crate) line_time: Duration,
@@ -133,6 +145,8 @@ impl Session {
         let Prepared {
             flow,
             components,
+            connections,
+            variables,
             mut tools,
             mut notes,
             line_time,
@@ -142,6 +156,10 @@ impl Session {
         for node in flow.nodes.iter().filter(|node| node.is_searched()) {
             node.check_search()?;
             tools.search(host, &workspace, node).await?;
+        }
+        let named = flow.nodes.iter().filter_map(|node| node.connection.as_deref());
+        for name in named.filter(|name| !name.is_empty()) {
+            connections.find(name)?;
         }
         let mut resolved = Vec::with_capacity(flow.nodes.len());
         for node in &flow.nodes {
@@ -169,6 +187,8 @@ impl Session {
                 graph,
                 resolved,
                 components,
+                connections,
+                variables,
                 python,
                 wait: options.wait,
                 line_time,
@@ -188,6 +208,20 @@ impl Session {
     /// The flow, with its variant.
     pub fn flow(&self) -> &Flow {
         &self.inner.flow
+    }
+
+    /// Its connections, and the placeholders that its guests have for their secrets.
+    pub fn connections(&self) -> &Arc<SessionConnections> {
+        &self.inner.connections
+    }
+
+    /// Takes other connections in place of those that there were, from the next call on. Whether that will do: a session
+    /// whose environment variables would have other values must be opened anew.
+    pub fn replace_connections(&self, connections: Arc<dyn Connections>) -> bool {
+        let inner = &self.inner;
+        inner.connections.replace(connections);
+        let values = resolved_variables(&inner.variables.written, &inner.connections);
+        values.is_ok_and(|values| values == inner.variables.resolved)
     }
 
     /// Makes the session's image in the background, where that is possible and has not been done; new instances start
@@ -309,10 +343,20 @@ impl Session {
     }
 }
 
+/// A session's environment variables.
+#[derive(Debug)]
+pub(crate) struct Variables {
+    written: Vec<(String, String)>,
+    /// As guests have them.
+    resolved: Vec<(String, String)>,
+}
+
 /// What comes before the tools are resolved.
 pub(crate) struct Prepared {
     pub(crate) flow: Flow,
     pub(crate) components: Arc<Components>,
+    pub(crate) connections: Arc<SessionConnections>,
+    pub(crate) variables: Variables,
     pub(crate) tools: Tools,
     pub(crate) notes: Vec<String>,
     pub(crate) line_time: Duration,
@@ -336,7 +380,9 @@ pub(crate) fn prepare(
     let manifest = used.manifest;
     notes.extend(note);
     let given = &options.environment_variables;
-    let variables = variables(&manifest.environment, &flow, given)?;
+    let connections = SessionConnections::new(options)?;
+    let written = variables(&manifest.environment, &flow, given);
+    let variables = resolved_variables(&written, &connections)?;
     let mut limits = options.limits.clone();
     if let Some((_, seconds)) = variables.iter().find(|(name, _)| name == LINE_TIMEOUT) {
         let seconds = seconds
@@ -355,15 +401,25 @@ pub(crate) fn prepare(
     let mounts = mounts(host, workspace, &manifest, options.site.as_ref())?;
     let preparation = Preparation::new(&manifest, workspace, options, &variables);
     let owner = options.stored.as_ref().map(|stored| stored.owner.clone());
-    let environment = Environment::new(mounts, variables, limits)
+    let environment = Environment::new(mounts, variables.clone(), limits)
         .with_slice(Arc::clone(&options.slice))
         .with_owner(owner.unwrap_or_default());
     let site = options.site.as_ref();
     let components = Components::new(host, manifest, site, environment, options.into());
-    let tools = Tools::new(Arc::clone(&components), preparation, &flow);
+    let tools = Tools::new(
+        Arc::clone(&components),
+        Arc::clone(&connections),
+        preparation,
+        &flow,
+    );
     Ok(Prepared {
         flow,
         components,
+        connections,
+        variables: Variables {
+            written,
+            resolved: variables.clone(),
+        },
         tools,
         notes,
         line_time,
@@ -405,24 +461,27 @@ pub(crate) fn mounts(
 }
 
 /// The image's environment variables under the flow's, and these under the caller's; and a home, which programs expect.
+/// Some may refer to connections.
 pub(crate) fn variables(
     image: &BTreeMap<String, String>,
     flow: &Flow,
     given: &IndexMap<String, String>,
-) -> Result<Vec<(String, String)>, RunError> {
+) -> Vec<(String, String)> {
     let mut variables = IndexMap::from([("HOME".to_owned(), "/tmp".to_owned())]);
     variables.extend(image.clone());
     variables.extend(flow.environment_variables.clone());
     variables.extend(given.clone());
-    for (name, value) in &variables {
-        if let Some((connection, _)) = value
-            .strip_prefix("${")
-            .and_then(|rest| rest.strip_suffix('}'))
-            .and_then(|inner| inner.split_once('.'))
-        {
-            return Err(RunError::no_connection(connection)
-                .help(format!("environment variable {name} refers to it")));
-        }
-    }
-    Ok(variables.into_iter().collect())
+    variables.into_iter().collect()
+}
+
+/// Environment variables as guests get them: `${connection.field}` is the field's value or placeholder.
+pub(crate) fn resolved_variables(
+    written: &[(String, String)],
+    connections: &SessionConnections,
+) -> Result<Vec<(String, String)>, RunError> {
+    let resolved = written.iter().map(|(name, value)| {
+        let resolved = connections.variable(name, value)?;
+        Ok((name.clone(), resolved.unwrap_or_else(|| value.clone())))
+    });
+    resolved.collect()
 }

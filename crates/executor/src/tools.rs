@@ -13,11 +13,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flowcell_bundle::{Tool as ToolDescription, ToolInput};
-use flowcell_flow::{Flow, MessageFormat, Node, NodeInput, NodeKind, SourceKind, coerce_literals};
+use flowcell_flow::{
+    Flow, Json, MessageFormat, Node, NodeInput, NodeKind, SourceKind, coerce_literals, python_repr,
+};
 use flowcell_sandbox::{Lease, Pool, ToolInfo};
 use indexmap::IndexMap;
 
 use crate::components::Components;
+use crate::connections::SessionConnections;
 use crate::error::RunError;
 use crate::host::Host;
 use crate::preparing::Preparation;
@@ -102,6 +105,7 @@ impl Resolved {
 /// The tools of one session.
 pub(crate) struct Tools {
     components: Arc<Components>,
+    connections: Arc<SessionConnections>,
     pub(crate) message_format: MessageFormat,
     /// The package tools that the flow names.
     named: HashSet<String>,
@@ -114,12 +118,14 @@ pub(crate) struct Tools {
 impl Tools {
     pub(crate) fn new(
         components: Arc<Components>,
+        connections: Arc<SessionConnections>,
         preparation: Option<Preparation>,
         flow: &Flow,
     ) -> Self {
         let sources = flow.nodes.iter().filter_map(|node| node.source.as_ref());
         Self {
             components,
+            connections,
             message_format: flow.message_format,
             named: sources.filter_map(|source| source.tool.clone()).collect(),
             python: None,
@@ -200,7 +206,12 @@ impl Tools {
             (Some(NodeKind::Wasm), _) => self.wasm(host, workspace, node, &code(&node.name)?).await,
             (Some(NodeKind::Llm), _) => {
                 let connection = node.connection.as_deref().unwrap_or_default();
-                Err(RunError::no_connection(connection))
+                self.connections.find(connection).and_then(|_| {
+                    Err(RunError::user(
+                        "NotImplementedError",
+                        "LLM nodes do not run in this version of flowcell yet.",
+                    ))
+                })
             }
             (Some(NodeKind::CustomLlm), _) => Err(self.no_such_tool(node)),
             (Some(NodeKind::Csharp | NodeKind::Action) | None, _) => {
@@ -224,7 +235,7 @@ impl Tools {
         let inputs = match found.tool {
             Tool::Prompt { .. } => prompt::inputs(node, &found.signature),
             Tool::Python { .. } => self.python_inputs(host, node, &found.signature).await,
-            Tool::Component { .. } => converted(node, &found.signature),
+            Tool::Component { .. } => self.converted(node, &found.signature),
         };
         Ok(Resolved {
             inputs: inputs.map_err(|error| error.in_node(&node.name))?,
@@ -259,20 +270,40 @@ impl Tools {
         };
         searched.map_err(|error| error.in_node(&node.name))
     }
+
+    /// A node's inputs, with literals converted to the types of the tool's, and connections looked for.
+    fn converted(
+        &self,
+        node: &Node,
+        signature: &Signature,
+    ) -> Result<IndexMap<String, NodeInput>, RunError> {
+        let types = |name: &str| {
+            let input = signature.inputs.iter().find(|input| input.name == name);
+            input.map(|input| input.types.as_slice())
+        };
+        let inputs = coerce_literals(node, types)?;
+        for (input, value) in &inputs {
+            if let NodeInput::Connection { name, types } = value {
+                let found = self.connections.find(&flowcell_flow::python_str(name))?;
+                check_type(node, input, found.kind().class_name(), types)?;
+            }
+        }
+        Ok(inputs)
+    }
 }
 
-/// A node's inputs, with literals converted to the types of the tool's.
-fn converted(node: &Node, signature: &Signature) -> Result<IndexMap<String, NodeInput>, RunError> {
-    let types = |name: &str| {
-        let input = signature.inputs.iter().find(|input| input.name == name);
-        input.map(|input| input.types.as_slice())
-    };
-    let inputs = coerce_literals(node, types)?;
-    for input in inputs.values() {
-        if let NodeInput::Connection { name, .. } = input {
-            let name = flowcell_flow::python_str(name);
-            return Err(RunError::no_connection(&name));
-        }
+/// promptflow's check of a connection's type (`ToolResolver._convert_to_connection_value`).
+fn check_type(node: &Node, input: &str, class: &str, types: &[String]) -> Result<(), RunError> {
+    if types.iter().any(|one| one == class) {
+        return Ok(());
     }
-    Ok(inputs)
+    let node = &node.name;
+    let valid: Json = types.iter().map(String::as_str).collect();
+    Err(RunError::user(
+        "ResolveToolError",
+        format!(
+            "Tool load failed in '{node}': (NodeInputValidationError) Input '{input}' for node '{node}' of type '{class}' is not supported, valid types {}.",
+            python_repr(&valid)
+        ),
+    ))
 }

@@ -7,7 +7,7 @@ use flowcell_flow::{Node, NodeInput};
 use flowcell_sandbox::{ErrorKind, Lease, LoadError, Pool, PoolOptions, ToolError, ToolInfo};
 use indexmap::IndexMap;
 
-use super::{Found, Signature, Tool, Tools, converted};
+use super::{Found, Signature, Tool, Tools};
 use crate::error::{Code, RunError};
 use crate::files::FileError;
 use crate::host::Host;
@@ -58,7 +58,7 @@ impl Tools {
         node: &Node,
         signature: &Signature,
     ) -> Result<IndexMap<String, NodeInput>, RunError> {
-        let mut inputs = converted(node, signature)?;
+        let mut inputs = self.converted(node, signature)?;
         let is_parameter = |name: &str| signature.inputs.iter().any(|input| input.name == name);
         self.literal_images(host, &node.name, &mut inputs, is_parameter)
             .await?;
