@@ -146,7 +146,7 @@ pub(crate) async fn run(settings: &Settings, args: RunAppArgs) -> ExitCode {
 }
 
 async fn run_app(settings: &Settings, args: &RunAppArgs) -> Result<FlowResult, RunError> {
-    let mut options = args.run.options()?;
+    let mut options = args.run.options(settings)?;
     // There is no folder of the flow's that they could go to.
     options.images = ImageSink::Inline;
     let bytes = read(&args.app)?;

@@ -7,6 +7,7 @@ mod call;
 mod compute;
 mod confirm;
 mod connection;
+mod connections;
 mod credential;
 mod error;
 mod flow;
@@ -28,8 +29,11 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 
 pub(crate) use self::compute::ComputeCommand;
+pub(crate) use self::confirm::confirm;
 pub(crate) use self::connection::Connection;
+pub(crate) use self::connections::ConnectionGroup;
 pub(crate) use self::credential::CredentialCommand;
+pub(crate) use self::error::ClientError;
 pub(crate) use self::flow::{
     CreateArgs as CreateFlowArgs, DeleteArgs as DeleteFlowArgs, DownloadArgs, FlowNameArgs,
     FlowTask, UploadArgs,
@@ -85,6 +89,7 @@ pub(crate) enum Task {
     Role(RoleCommand),
     Identity(IdentityCommand),
     Credential(CredentialCommand),
+    Connection(crate::connections::ConnectionCommand),
     User(UserCommand),
     Key(KeyCommand),
     Me,
@@ -101,6 +106,7 @@ pub(crate) async fn run((connection, task): (Connection, Task)) -> ExitCode {
             Task::Role(command) => workspace::run_role(&api, command).await?,
             Task::Identity(command) => identity::run(&api, command).await?,
             Task::Credential(command) => credential::run(&api, command).await?,
+            Task::Connection(command) => connections::run(&api, command).await?,
             Task::User(command) => user::run(&api, command).await?,
             Task::Key(command) => key::run(&api, command).await?,
             Task::Me => user::me(&api).await?,

@@ -14,7 +14,7 @@ use flowcell_flow::JsonMap;
 use flowcell_sandbox::Isolation;
 
 use crate::settings::Settings;
-use crate::{Output, bundle_registry, inputs, terminal};
+use crate::{Output, bundle_registry, connections, inputs, terminal};
 
 const COMMAND: &str = "flowcell.flow.test";
 
@@ -58,6 +58,10 @@ pub(crate) struct RunArgs {
     /// Whether nodes may share an instance (`session`), or every run gets fresh ones (`call`).
     #[arg(long, value_enum, default_value_t = IsolationArg::Session)]
     isolation: IsolationArg,
+    /// A file with connections (YAML or JSON: a list, or a mapping from names, of what `connection create` takes), before
+    /// those of this machine. ${env:NAME} in a value is a variable of the environment.
+    #[arg(long, value_name = "FILE")]
+    connections: Option<PathBuf>,
     #[command(flatten)]
     output: crate::OutputArgs,
 }
@@ -87,7 +91,7 @@ pub(crate) async fn run(settings: &Settings, args: TestArgs) -> ExitCode {
 }
 
 async fn test(settings: &Settings, args: &TestArgs) -> Result<FlowResult, RunError> {
-    let mut options = args.run.options()?;
+    let mut options = args.run.options(settings)?;
     options.images = image_folder(&args.flow)?;
     let workspace = Workspace::copy_of(&args.flow, &WorkspaceLimits::default())?;
     let host = settings.host()?;
@@ -108,13 +112,14 @@ async fn test(settings: &Settings, args: &TestArgs) -> Result<FlowResult, RunErr
 
 impl RunArgs {
     /// The settings of a session, without image and requirements.
-    pub(crate) fn options(&self) -> Result<SessionOptions, RunError> {
+    pub(crate) fn options(&self, settings: &Settings) -> Result<SessionOptions, RunError> {
         // What is wrong with the inputs is said first.
         self.given()?;
         let mut options = SessionOptions::new(Settings::base_bundle());
         options.variant = self.variant.as_deref().map(str::parse).transpose()?;
         options.environment_variables =
             inputs::pairs("--environment-variables", &self.environment_variables)?;
+        options.connections = connections::given(settings, self.connections.as_deref())?;
         options.limits.wall_time = self.timeout;
         options.limits.cpu_time = self.timeout;
         options.limits.memory = (self.memory as usize) << 20;

@@ -5,6 +5,7 @@ mod bundle;
 mod bundle_build;
 mod bundle_registry;
 mod client;
+mod connections;
 mod environment;
 mod flow_init;
 mod flow_test;
@@ -77,6 +78,8 @@ enum Command {
     Identity(Group<client::IdentityCommand>),
     /// What package indexes and registries get to know: yours, or an identity's.
     Credential(Group<client::CredentialCommand>),
+    /// What flows use services with: addresses and keys, which guests do not see.
+    Connection(client::ConnectionGroup),
     /// Users of a host.
     User(Group<client::UserCommand>),
     /// API keys.
@@ -193,6 +196,7 @@ impl Command {
             Self::Role(group) => group.task(Task::Role),
             Self::Identity(group) => group.task(Task::Identity),
             Self::Credential(group) => group.task(Task::Credential),
+            Self::Connection(group) if group.is_remote() => group.task(Task::Connection),
             Self::User(group) => group.task(Task::User),
             Self::Key(group) => group.task(Task::Key),
             Self::Me(remote) => remote.task(|_| Task::Me),
@@ -276,6 +280,10 @@ async fn run(settings: &Settings, command: Option<Command>) -> ExitCode {
         }
         Some(Command::Bundle(BundleCommand::Inspect(args))) => {
             bundle_registry::inspect(&args).await
+        }
+        Some(Command::Connection(group)) => {
+            let (output, command) = group.local();
+            connections::run(settings, command, output).await
         }
         Some(Command::Store(command)) => store::run(settings, &command),
         Some(Command::Lock(args)) => environment::lock(settings, args).await,

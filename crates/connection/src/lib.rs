@@ -3,8 +3,8 @@
 //!
 //! The crate knows the types, their fields and promptflow's words for what can be wrong with them. It must never do I/O,
 //! wait, or keep anything; what comes in is untrusted and has limits, and nothing that it prints holds a secret. Text of a
-//! secret leaves it in three ways only: [`Secret::reveal`], [`Held::secret`], and a serializer of a binary format, which
-//! is how it gets from one process of a host to another.
+//! secret leaves it in four ways only: [`Secret::reveal`], [`Held::secret`], [`Fields::reveal`], and a serializer of a
+//! binary format, which is how it gets from one process of a host to another.
 
 mod connection;
 mod dotenv;

@@ -133,6 +133,11 @@ impl Fields {
         }
     }
 
+    /// All of it, with the secrets that were given: what is sent to whoever keeps the connection.
+    pub fn reveal(&self) -> &Map<String, Value> {
+        &self.0
+    }
+
     /// Takes in changes; null takes a field away (RFC 7396).
     pub fn merge(&mut self, changes: Self) {
         for (field, value) in changes.0 {

@@ -11,7 +11,7 @@ pub(super) fn can_ask() -> bool {
 }
 
 /// Asks, if there is somebody to ask; an answer but "y" or "yes" ends the command.
-pub(super) async fn confirm(question: &str) -> Result<(), ClientError> {
+pub(crate) async fn confirm(question: &str) -> Result<(), ClientError> {
     if !can_ask() {
         return Ok(());
     }

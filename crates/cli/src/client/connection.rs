@@ -56,6 +56,14 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
+    /// Whether a host is named, by whatever means.
+    pub(crate) fn names_host(&self) -> bool {
+        let given = [&self.host, &self.workspace, &self.profile];
+        let given = given.into_iter().flatten().any(|text| !text.is_empty());
+        // What is wrong with the profiles is said when the host is asked.
+        given || Profiles::read().map_or(true, |profiles| profiles.has_current())
+    }
+
     pub(crate) fn open(&self) -> Result<Api, ClientError> {
         let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
         let profile = Profiles::read()?.chosen(given(&self.profile).as_deref())?;

@@ -284,6 +284,11 @@ impl Profiles {
         })
     }
 
+    /// Whether a profile is used when none is named.
+    pub(super) fn has_current(&self) -> bool {
+        self.current.is_some()
+    }
+
     fn is_current(&self, name: &str) -> bool {
         self.current.as_deref() == Some(name)
     }
