@@ -174,8 +174,8 @@ fn in_file(path: &Path, error: ConnectionError) -> RunError {
 fn read(path: &Path) -> Result<String, RunError> {
     let name = path.display();
     let mut text = String::new();
-    let read = File::open(path)
-        .and_then(|file| file.take(MAX_FILE as u64 + 1).read_to_string(&mut text));
+    let read =
+        File::open(path).and_then(|file| file.take(MAX_FILE as u64 + 1).read_to_string(&mut text));
     match read {
         Ok(_) => Ok(text),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(RunError::usage(
@@ -217,7 +217,11 @@ pub(crate) fn given(
     Ok(Arc::new(Given { file, store }))
 }
 
-pub(crate) async fn run(settings: &Settings, command: ConnectionCommand, output: Output) -> ExitCode {
+pub(crate) async fn run(
+    settings: &Settings,
+    command: ConnectionCommand,
+    output: Output,
+) -> ExitCode {
     match local(settings, command, output).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => error.report(output),

@@ -23,8 +23,12 @@ impl Limit {
     fn sentence(self) -> String {
         match self {
             Self::Fields => format!("it may have {MAX_FIELDS} fields"),
-            Self::Key => format!("the name of a field has 1 to {MAX_KEY} bytes, without control characters"),
-            Self::Value => format!("the value of a field may have {MAX_VALUE} bytes, none of them NUL"),
+            Self::Key => {
+                format!("the name of a field has 1 to {MAX_KEY} bytes, without control characters")
+            }
+            Self::Value => {
+                format!("the value of a field may have {MAX_VALUE} bytes, none of them NUL")
+            }
             Self::Bytes => format!("its fields may have {MAX_BYTES} bytes together"),
             Self::Connections => format!("a file may have {MAX_CONNECTIONS} connections"),
         }
@@ -44,7 +48,9 @@ pub enum ConnectionError {
     #[error("Name is required to create or update connection.")]
     NoName,
     /// The name cannot be one.
-    #[error("a connection's name has 1 to {MAX_NAME} bytes, without '/', '{{', '}}' and control characters, without space around it, and is neither '.' nor '..'")]
+    #[error(
+        "a connection's name has 1 to {MAX_NAME} bytes, without '/', '{{', '}}' and control characters, without space around it, and is neither '.' nor '..'"
+    )]
     Name,
     /// A field is missing or of the wrong type: marshmallow's dictionary.
     #[error("Load connection failed with {{{problem}}}")]
@@ -55,7 +61,9 @@ pub enum ConnectionError {
         kind: ConnectionType,
     },
     /// A custom connection without secrets.
-    #[error("Secrets is required for custom connection, please use CustomConnection(configs={{key1: val1}}, secrets={{key2: val2}}) to initialize custom connection.")]
+    #[error(
+        "Secrets is required for custom connection, please use CustomConnection(configs={{key1: val1}}, secrets={{key2: val2}}) to initialize custom connection."
+    )]
     NoSecrets,
     /// Secrets that were left open.
     #[error("Connection '{name}' secrets [{}] value invalid, please fill them.", quoted(.fields))]
@@ -80,7 +88,9 @@ pub enum ConnectionError {
     #[error("a connection is a mapping with name and type, and this is {0}")]
     Shape(&'static str),
     /// The file of connections is none.
-    #[error("a file of connections is a list of mappings with name and type, or a mapping from name to type and fields: {0}")]
+    #[error(
+        "a file of connections is a list of mappings with name and type, or a mapping from name to type and fields: {0}"
+    )]
     ListShape(String),
     /// Two with one name.
     #[error("two connections have the name '{0}'")]
@@ -89,7 +99,9 @@ pub enum ConnectionError {
     #[error("{0}")]
     Syntax(String),
     /// A `.env` file without a variable.
-    #[error("there is no variable in this .env file, please make sure the file is not empty and readable.")]
+    #[error(
+        "there is no variable in this .env file, please make sure the file is not empty and readable."
+    )]
     EmptyEnvironment,
     /// A `.env` file without a name for what it makes.
     #[error("Please specify --name when creating connection from .env.")]
@@ -125,7 +137,6 @@ fn quoted(names: &[String]) -> String {
 }
 
 impl ConnectionError {
-
     /// promptflow's exception for it.
     pub fn class(&self) -> &'static str {
         match self {

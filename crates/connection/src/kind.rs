@@ -141,9 +141,9 @@ impl ConnectionType {
     /// Reads a type as promptflow writes it anywhere: `azure_open_ai` in files, `AzureOpenAI` in messages,
     /// `AzureOpenAIConnection` in tools.
     pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| {
-            [kind.as_str(), kind.type_name(), kind.class_name()].contains(&text)
-        })
+        Self::ALL
+            .into_iter()
+            .find(|kind| [kind.as_str(), kind.type_name(), kind.class_name()].contains(&text))
     }
 
     /// The settings, in promptflow's order.

@@ -45,7 +45,10 @@ mod tests {
     #[test]
     fn origins_are_exact() {
         for (text, expected) in [
-            ("https://x.openai.azure.com/", "https://x.openai.azure.com:443"),
+            (
+                "https://x.openai.azure.com/",
+                "https://x.openai.azure.com:443",
+            ),
             ("HTTP://Example.COM/a?b", "http://example.com:80"),
             ("http://127.0.0.1:8080/v1", "http://127.0.0.1:8080"),
             ("https://[::1]:8443", "https://[::1]:8443"),
@@ -54,7 +57,15 @@ mod tests {
         ] {
             assert_eq!(Origin::of(text).unwrap().to_string(), expected);
         }
-        for text in ["", "x", "example.com", "ftp://example.com", "file:///etc/passwd", "https://", "//a.example"] {
+        for text in [
+            "",
+            "x",
+            "example.com",
+            "ftp://example.com",
+            "file:///etc/passwd",
+            "https://",
+            "//a.example",
+        ] {
             assert_eq!(Origin::of(text), None, "{text}");
         }
     }

@@ -20,7 +20,12 @@ const MISSING: &str = "Missing data for required field.";
 const NO_TEXT: &str = "Not a valid string.";
 const NULL: &str = "Field may not be null.";
 /// Keys that promptflow writes itself, and that say nothing to whoever reads them.
-const WRITTEN: [&str; 4] = ["created_date", "last_modified_date", "expiry_time", "$schema"];
+const WRITTEN: [&str; 4] = [
+    "created_date",
+    "last_modified_date",
+    "expiry_time",
+    "$schema",
+];
 
 /// What a file or a request says of a connection, unchecked. Printing it shows the names of fields only.
 #[derive(Clone, Default, PartialEq)]
@@ -237,7 +242,9 @@ impl Fields {
             kind,
             found: Vec::new(),
         };
-        let name = problems.text("name", self.0.get("name")).unwrap_or_default();
+        let name = problems
+            .text("name", self.0.get("name"))
+            .unwrap_or_default();
         let (configs, secrets) = if kind == ConnectionType::Custom {
             self.custom(&mut problems)
         } else {
@@ -333,7 +340,11 @@ impl Fields {
             problems.add("secrets", MISSING);
         }
         let secrets = problems.texts("secrets", given);
-        if self.0.get("custom_type").is_some_and(|value| !value.is_null()) {
+        if self
+            .0
+            .get("custom_type")
+            .is_some_and(|value| !value.is_null())
+        {
             for (field, key) in STRONG_TYPE {
                 let given = self.0.get(field);
                 if given.is_none() {

@@ -5,9 +5,7 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use flowcell_connection::{
-    Connection, ConnectionError, Connections, PlaceholderKey, Placeholders,
-};
+use flowcell_connection::{Connection, ConnectionError, Connections, PlaceholderKey, Placeholders};
 use serde_json::{Value, json};
 
 use crate::error::RunError;
@@ -78,7 +76,11 @@ impl SessionConnections {
     /// secrets; those of connections that are gone stand for nothing.
     pub(crate) fn replace(&self, source: Arc<dyn Connections>) {
         let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
-        let used: Vec<String> = inner.used.connections().map(|one| one.name().to_owned()).collect();
+        let used: Vec<String> = inner
+            .used
+            .connections()
+            .map(|one| one.name().to_owned())
+            .collect();
         for name in used {
             match source.get(&name) {
                 Ok(Some(connection)) => inner.used.put(connection),
@@ -109,7 +111,11 @@ impl SessionConnections {
         let (mut configs, mut secrets) = (serde_json::Map::new(), serde_json::Map::new());
         if let Some(Value::Object(values)) = document.remove("value") {
             for (key, value) in values {
-                let part = if is_secret(&key) { &mut secrets } else { &mut configs };
+                let part = if is_secret(&key) {
+                    &mut secrets
+                } else {
+                    &mut configs
+                };
                 part.insert(key, value);
             }
         }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use flowcell_bundle::{Compiler, ImageName, Programs, Progress, Reference, Store, Used};
+use flowcell_connection::PlaceholderKey;
 use flowcell_sandbox::{Sandbox, SandboxConfig};
 
 use crate::error::RunError;
@@ -82,6 +83,28 @@ impl Host {
             Ok(tokio::runtime::RuntimeFlavor::MultiThread) => tokio::task::block_in_place(get),
             _ => get(),
         }
+    }
+
+    /// What the placeholders of a session are made by, from this store's own key: `memory` names where the session's
+    /// memory began.
+    ///
+    /// # Errors
+    /// When the store's key cannot be read or made.
+    pub fn placeholder_key(
+        &self,
+        workspace: &str,
+        memory: &str,
+    ) -> Result<PlaceholderKey, RunError> {
+        let key = self.images.secret().map_err(|error| {
+            RunError::system(
+                "SystemErrorException",
+                format!("the store's key cannot be read: {error}"),
+            )
+        })?;
+        Ok(PlaceholderKey::of_session(
+            &key,
+            &format!("{workspace}\n{memory}"),
+        ))
     }
 
     /// Tells whoever waits.

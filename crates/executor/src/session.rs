@@ -157,7 +157,10 @@ impl Session {
             node.check_search()?;
             tools.search(host, &workspace, node).await?;
         }
-        let named = flow.nodes.iter().filter_map(|node| node.connection.as_deref());
+        let named = flow
+            .nodes
+            .iter()
+            .filter_map(|node| node.connection.as_deref());
         for name in named.filter(|name| !name.is_empty()) {
             connections.find(name)?;
         }

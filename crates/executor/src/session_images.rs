@@ -120,6 +120,13 @@ impl SessionImages {
         Ok(key)
     }
 
+    /// The bytes of that key, which nobody but this host knows.
+    pub(crate) fn secret(&self) -> io::Result<Vec<u8>> {
+        // It makes the file.
+        self.key()?;
+        fs::read(&self.key_file)
+    }
+
     /// The name of an image: the digest of what it is made from.
     pub(crate) fn name(from: &MadeFrom<'_>, program: &Program, owner: &Owner) -> Option<String> {
         let base = program.base()?;

@@ -4,6 +4,7 @@
 pub mod base_images;
 pub mod calls;
 pub mod computes;
+pub mod connections;
 pub mod credentials;
 pub mod events;
 pub mod executor;
@@ -47,6 +48,7 @@ use crate::app::App;
         (name = "workspaces", description = "Workspaces and roles in them"),
         (name = "identities", description = "Identities of workspaces, and who may assign them"),
         (name = "credentials", description = "What identities and users show to package indexes and registries"),
+        (name = "connections", description = "What flows use services with; guests get placeholders in place of secrets"),
         (name = "users", description = "Users and their API keys"),
         (name = "executor", description = "The interface of promptflow's executor service, for each session"),
         (name = "serving", description = "The interface of `pf flow serve`, for each session"),
@@ -105,6 +107,13 @@ pub fn routes(upload_bytes: usize) -> OpenApiRouter<Arc<App>> {
         .routes(routes!(credentials::put, credentials::delete))
         .routes(routes!(credentials::list_own))
         .routes(routes!(credentials::put_own, credentials::delete_own))
+        .routes(routes!(connections::list))
+        .routes(routes!(
+            connections::get,
+            connections::put,
+            connections::update,
+            connections::delete
+        ))
         .routes(routes!(flows::list, flows::create))
         .routes(routes!(flows::get, flows::delete))
         .routes(routes!(files::list))

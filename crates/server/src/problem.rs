@@ -5,12 +5,13 @@ use std::error::Error;
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use flowcell_connection::ConnectionError;
 use flowcell_executor::RunError;
 use flowcell_session::machine::Refusal;
 use flowcell_session::{
     AdmissionError, ArchiveError, CallError, ChangeError, CopyError, EditError, EnvironmentError,
     ForkError, HibernateError, IdentityError, InvalidCredential, InvalidName, InvalidPath,
-    RegistryError, SessionInstallError, TooLarge,
+    RegistryError, SessionInstallError, StoredConnectionError, TooLarge,
 };
 use flowcell_worker::WorkerError;
 use serde::{Deserialize, Serialize};
@@ -352,6 +353,26 @@ impl From<IdentityError> for Problem {
         match error {
             IdentityError::Refused(refusal) => refusal.into(),
             IdentityError::Secret(error) => Self::internal(&error),
+        }
+    }
+}
+
+impl From<ConnectionError> for Problem {
+    fn from(error: ConnectionError) -> Self {
+        let mut detail = error.to_string();
+        if let Some(help) = error.help() {
+            detail = format!("{detail} ({help})");
+        }
+        Self::new(Kind::Invalid, detail).code(error.class())
+    }
+}
+
+impl From<StoredConnectionError> for Problem {
+    fn from(error: StoredConnectionError) -> Self {
+        match error {
+            StoredConnectionError::Refused(refusal) => refusal.into(),
+            StoredConnectionError::Connection(error) => error.into(),
+            StoredConnectionError::Secret(error) => Self::internal(&error),
         }
     }
 }

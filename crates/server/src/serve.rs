@@ -10,8 +10,8 @@ use flowcell_executor::RunError;
 use flowcell_sandbox::Sandbox;
 use flowcell_session::{
     Change, ChangeError, Durability, EnvironmentSettings, GarbageSettings, HostSettings, Ledger,
-    Name, RegistryError, ResealError, Role, Secrets, SessionHost, SqliteRegistry, User, UserName,
-    WorkspaceRecord, own_identity, reseal,
+    Name, RegistryError, ResealError, Role, Sealed, Secrets, SessionHost, SqliteRegistry, User,
+    UserName, WorkspaceRecord, own_identity, reseal,
 };
 use flowcell_worker::{WorkerCommand, Workers, WorkersSettings};
 use jiff::Timestamp;
@@ -309,13 +309,15 @@ fn open_ledger(
     let ledger = Ledger::open(SqliteRegistry::open(&folder.join("registry.sqlite"))?)?;
     let sealed_by = {
         let state = ledger.state();
-        let mut credentials = state
-            .workspaces
-            .values()
-            .flat_map(|workspace| workspace.credentials.values());
-        let found =
-            credentials.find(|one| !keys.lost_keys.iter().any(|key| key == one.sealed.key()));
-        found.map(|one| one.sealed.key().to_owned())
+        let mut sealed_by = state.workspaces.values().flat_map(|workspace| {
+            let credentials = workspace.credentials.values();
+            let credentials = credentials.map(|one| one.sealed.key());
+            let connections = workspace.connections.values();
+            let connections = connections.flat_map(|one| one.secrets.values().map(Sealed::key));
+            credentials.chain(connections)
+        });
+        let found = sealed_by.find(|sealed_by| !keys.lost_keys.iter().any(|key| key == sealed_by));
+        found.map(str::to_owned)
     };
     let secrets = keys::secrets(keys, folder, sealed_by.as_deref())?;
     let count = reseal(&ledger, &secrets, &keys.lost_keys)?;
@@ -324,7 +326,7 @@ fn open_ledger(
         tracing::info!(
             count,
             key,
-            "credentials of previous keys were sealed by the present one, or deleted"
+            "credentials and connections of previous keys were sealed by the present one, or deleted"
         );
     }
     let first = ledger.change(Durability::Synced, |state| {

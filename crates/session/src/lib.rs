@@ -6,6 +6,7 @@
 //! requests.
 
 mod compute;
+mod connection;
 mod credential;
 mod digest;
 mod files;
@@ -23,6 +24,10 @@ mod state;
 mod tenancy;
 
 pub use compute::{Catalog, Compute, ComputeKind, ComputeState, InstanceType, Resources};
+pub use connection::{
+    MAX_CONNECTION_BYTES, StoredConnection, StoredConnectionError, delete_connection,
+    put_connection,
+};
 pub use credential::{
     CredentialHost, CredentialKey, CredentialKind, CredentialSecret, Holder, InvalidCredential,
     MAX_SECRET, MAX_USERNAME, StoredCredential, credential_key,

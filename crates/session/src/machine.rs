@@ -552,7 +552,7 @@ fn is_over(now: Timestamp, last_use: Timestamp, idle_seconds: u64) -> bool {
 }
 
 /// `If-Match`.
-fn check_seen(seen: Option<u64>, current: u64) -> Result<(), Refusal> {
+pub(crate) fn check_seen(seen: Option<u64>, current: u64) -> Result<(), Refusal> {
     match seen {
         Some(seen) if seen != current => Err(Refusal::Stale { seen, current }),
         _ => Ok(()),

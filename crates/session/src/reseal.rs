@@ -1,18 +1,19 @@
 //! Keys of secrets change at a start of the host: everything is sealed anew, or nothing is.
 
+use crate::connection::StoredConnection;
 use crate::credential::{CredentialHost, StoredCredential, seal};
 use crate::ledger::{ChangeError, Ledger};
 use crate::name::Name;
 use crate::registry::{Durability, RegistryError};
-use crate::secrets::{SecretError, Secrets};
-use crate::state::{Change, State};
+use crate::secrets::{Sealed, SecretError, Secrets};
+use crate::state::{Change, State, Workspace};
 
 /// A host that cannot start with its keys. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum ResealError {
     /// The key that sealed something is not there.
     #[error(
-        "{count} credentials are sealed by the key {sealed_by}, and this host has {known}; give that key as secrets.key, secrets.key_file or among the previous ones (secrets.previous_keys, secrets.previous_key_files), or, if it is lost with them, list it under secrets.lost_keys. Nothing was changed"
+        "{count} credentials or connections are sealed by the key {sealed_by}, and this host has {known}; give that key as secrets.key, secrets.key_file or among the previous ones (secrets.previous_keys, secrets.previous_key_files), or, if it is lost with them, list it under secrets.lost_keys. Nothing was changed"
     )]
     UnknownKey {
         /// How many.
@@ -31,6 +32,19 @@ pub enum ResealError {
         workspace: Name,
         /// The credential's host.
         host: CredentialHost,
+        /// Why.
+        #[source]
+        source: SecretError,
+    },
+    /// A connection does not open by the key that is named in it.
+    #[error(
+        "the connection '{connection}' in workspace '{workspace}' cannot be sealed anew; start with the old key, delete the connection, and try again. Nothing was changed"
+    )]
+    BrokenConnection {
+        /// The workspace.
+        workspace: Name,
+        /// The connection.
+        connection: String,
         /// Why.
         #[source]
         source: SecretError,
@@ -85,6 +99,34 @@ pub fn reseal(ledger: &Ledger, secrets: &Secrets, lost: &[String]) -> Result<usi
                 ..credential.clone()
             }));
         }
+        for (workspace, connection) in workspaces_with_connections(state) {
+            let mut keys = connection.secrets.values().map(Sealed::key);
+            if keys.all(|key| key == secrets.current().id()) {
+                continue;
+            }
+            let mut keys = connection.secrets.values().map(Sealed::key);
+            if keys.any(|key| lost.iter().any(|lost| lost == key)) {
+                changes.push(Change::DeleteConnection {
+                    workspace: connection.workspace.clone(),
+                    connection: connection.name.clone(),
+                });
+                continue;
+            }
+            let resealed = connection.resealed(workspace, secrets);
+            let resealed = resealed.map_err(|source| match source {
+                SecretError::UnknownKey { sealed_by, known } => ResealError::UnknownKey {
+                    count: sealed_by_key(state, &sealed_by),
+                    sealed_by,
+                    known,
+                },
+                source => ResealError::BrokenConnection {
+                    workspace: connection.workspace.clone(),
+                    connection: connection.name.clone(),
+                    source,
+                },
+            })?;
+            changes.push(Change::PutConnection(resealed));
+        }
         let count = changes.len();
         Ok((changes, count))
     });
@@ -97,7 +139,21 @@ pub fn reseal(ledger: &Ledger, secrets: &Secrets, lost: &[String]) -> Result<usi
 fn sealed_by_key(state: &State, key: &str) -> usize {
     let workspaces = state.workspaces.values();
     let credentials = workspaces.flat_map(|workspace| workspace.credentials.values());
-    credentials
-        .filter(|credential| credential.sealed.key() == key)
-        .count()
+    let credentials = credentials.filter(|credential| credential.sealed.key() == key);
+    let connections = workspaces_with_connections(state);
+    let connections = connections.filter(|(_, connection)| {
+        let mut keys = connection.secrets.values().map(Sealed::key);
+        keys.any(|one| one == key)
+    });
+    credentials.count() + connections.count()
+}
+
+fn workspaces_with_connections(
+    state: &State,
+) -> impl Iterator<Item = (&Workspace, &StoredConnection)> {
+    let workspaces = state.workspaces.values();
+    workspaces.flat_map(|workspace| {
+        let connections = workspace.connections.values();
+        connections.map(move |connection| (workspace, connection))
+    })
 }

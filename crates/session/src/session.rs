@@ -215,6 +215,20 @@ pub struct ForkedFrom {
     pub flow: Name,
     /// Which of its lives.
     pub generation: u64,
+    /// [`Session::memory`] of that session.
+    #[serde(default)]
+    pub memory: String,
+}
+
+impl Session {
+    /// Names where the memory of this life began: in itself, or, of a fork, in the session that it is a copy of.
+    /// Placeholders of secrets are made by it, so those that are in copied memory go on to be good.
+    pub fn memory(&self) -> String {
+        match &self.forked_from {
+            Some(from) if self.generation == 1 && !from.memory.is_empty() => from.memory.clone(),
+            _ => format!("{} {} {}", self.id, self.created, self.generation),
+        }
+    }
 }
 
 /// Something that happened to a session, or to a compute.

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::compute::{Compute, Resources};
+use crate::connection::StoredConnection;
 use crate::credential::{CredentialHost, CredentialKey, CredentialKind, Holder, StoredCredential};
 use crate::identity::WorkspaceIdentity;
 use crate::machine::Refusal;
@@ -84,6 +85,15 @@ pub enum Change {
         kind: CredentialKind,
         /// Its host.
         host: CredentialHost,
+    },
+    /// A connection is made or changed.
+    PutConnection(StoredConnection),
+    /// A connection is gone.
+    DeleteConnection {
+        /// The workspace.
+        workspace: Name,
+        /// The connection.
+        connection: String,
     },
     /// A flow is made or changed.
     PutFlow(Flow),
@@ -200,6 +210,8 @@ pub struct Workspace {
     pub grants: BTreeSet<(Name, UserName)>,
     /// What its identities and users hold, sealed.
     pub credentials: BTreeMap<CredentialKey, StoredCredential>,
+    /// Its connections, their secrets sealed.
+    pub connections: BTreeMap<String, StoredConnection>,
     /// Its flows.
     pub flows: BTreeMap<Name, Flow>,
     /// Its computes.
@@ -310,6 +322,16 @@ impl State {
                 let key = (holder.clone(), *kind, host.clone());
                 workspace.credentials.remove(&key);
             }),
+            Change::PutConnection(connection) => self.within(&connection.workspace, |workspace| {
+                let name = connection.name.clone();
+                workspace.connections.insert(name, connection.clone());
+            }),
+            Change::DeleteConnection {
+                workspace,
+                connection,
+            } => self.within(workspace, |workspace| {
+                workspace.connections.remove(connection);
+            }),
             Change::PutFlow(flow) => self.within(&flow.workspace, |workspace| {
                 workspace.flows.insert(flow.name.clone(), flow.clone());
             }),
@@ -354,6 +376,7 @@ impl Workspace {
             identities: BTreeMap::new(),
             grants: BTreeSet::new(),
             credentials: BTreeMap::new(),
+            connections: BTreeMap::new(),
             flows: BTreeMap::new(),
             computes: BTreeMap::new(),
             sessions: BTreeMap::new(),

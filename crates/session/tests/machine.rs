@@ -1039,7 +1039,9 @@ fn a_fork_is_a_new_flow_with_a_session_like_the_other() {
         session: source.id.clone(),
         flow: name("f"),
         generation: 1,
+        memory: source.memory(),
     };
+    assert_eq!(session.memory(), source.memory());
     assert_eq!(session.forked_from.as_deref(), Some(&from));
     assert_eq!(*world.session("f"), source);
 }

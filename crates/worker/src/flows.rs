@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use flowcell_bundle::{DigestError, Reference};
+use flowcell_connection::ConnectionSet;
 use flowcell_executor::{
     Host, RunError, Session, SessionOptions, Status, StoredOptions, Workspace, prepare_image,
 };
@@ -68,6 +69,8 @@ struct Open {
     files: Option<String>,
     /// The packages that it was opened with.
     site: Option<String>,
+    /// The connections that they have.
+    connections: Arc<ConnectionSet>,
     flows: HashMap<Setup, OpenFlow>,
     /// How often any of them was asked for.
     uses: u64,
@@ -196,16 +199,19 @@ impl Flows {
             session,
             revision,
             setup,
+            connections,
             work,
         } = job;
         match work {
             Work::Run(run) => {
-                let flow = self.flow(live, &session, &setup, revision).await;
+                let flow = self.flow(live, &session, &setup, revision, connections);
+                let flow = flow.await;
                 hear(Heard::Opened);
                 perform::run(flow, run, hear).await
             }
             Work::Resume => {
-                let flow = self.flow(live, &session, &setup, revision).await;
+                let flow = self.flow(live, &session, &setup, revision, connections);
+                let flow = flow.await;
                 hear(Heard::Opened);
                 let resumed = match flow {
                     Ok(flow) => flow.resume().await,
@@ -223,6 +229,7 @@ impl Flows {
                     (Ok(workspace), Ok(mut options)) => {
                         // It must not go on from the session's stored instances: its own are thrown away.
                         options.stored = None;
+                        options.connections = Arc::new(connections);
                         perform::look(&self.executor, &workspace, &options, look).await
                     }
                     (Err(error), _) | (_, Err(error)) => Answer::failed(error),
@@ -238,6 +245,7 @@ impl Flows {
         session: &SessionSpec,
         setup: &Setup,
         revision: u64,
+        connections: ConnectionSet,
     ) -> Result<Arc<Session>, RunError> {
         let mut open = live.open.lock().await;
         let folder = Path::new(&session.folder);
@@ -257,6 +265,18 @@ impl Flows {
             open.flows.clear();
             open.site.clone_from(&session.site);
         }
+        if *open.connections != connections {
+            let connections = Arc::new(connections);
+            open.connections = Arc::clone(&connections);
+            // Secrets may change under a session at work; what its instances have in their environment may not.
+            open.flows.retain(|_, open| {
+                let goes_on = open.flow.replace_connections(connections.clone());
+                if !goes_on {
+                    open.flow.shrink();
+                }
+                goes_on
+            });
+        }
         if let Some(flow) = open.get(setup) {
             return Ok(flow);
         }
@@ -264,6 +284,7 @@ impl Flows {
         let mut options = self.options(live, session)?;
         options.variant = setup.variant.as_deref().map(str::parse).transpose()?;
         options.environment_variables = setup.environment_variables.iter().cloned().collect();
+        options.connections = open.connections.clone();
         let flow = Arc::new(Session::open(&self.executor, workspace, options).await?);
         flow.prepare(&self.executor);
         if open.flows.len() >= MAX_SETUPS {
@@ -293,6 +314,10 @@ impl Flows {
         options.longest_line = session.call_time;
         options.instances = live.limits.instances;
         options.wait = session.instance_wait;
+        options.placeholders = Some(
+            self.executor
+                .placeholder_key(&session.id.workspace, &session.memory)?,
+        );
         options.stored = Some(StoredOptions {
             owner: owner(&session.id),
             limit: session.stored_memory,

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::time::Duration;
 
+use flowcell_connection::ConnectionSet;
 use serde::{Deserialize, Serialize};
 
 use crate::work::Work;
@@ -51,6 +52,8 @@ pub struct SessionSpec {
     pub folder: OsString,
     /// The flow's name.
     pub flow: String,
+    /// Names where its memory began: the same for a session and its forks, another one for each other life.
+    pub memory: String,
     /// Its base image, `name:version`.
     pub image: String,
     /// The digest of what its requirements have brought, if they have.
@@ -89,6 +92,8 @@ pub struct Job {
     pub revision: u64,
     /// How the flow is set up.
     pub setup: Setup,
+    /// What the flow may use, with secrets.
+    pub connections: ConnectionSet,
     /// The work.
     pub work: Work,
 }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flowcell_bundle::CompileLimits;
+use flowcell_connection::ConnectionSet;
 use flowcell_worker::{
     ComputeId, ComputeSpec, Job, Run, SessionId, SessionSpec, Setup, Values, Work, WorkerCommand,
     WorkerError, Workers, WorkersSettings,
@@ -57,6 +58,7 @@ fn session() -> SessionSpec {
             instances: 4,
         },
         folder: "/nonexistent".into(),
+        memory: "m".to_owned(),
         flow: "f".to_owned(),
         site: None,
         image: "i:1".to_owned(),
@@ -73,6 +75,7 @@ fn job(inputs: &str) -> Job {
         session: session(),
         revision: 1,
         setup: Setup::default(),
+        connections: ConnectionSet::default(),
         work: Work::Run(Run::Call {
             inputs: Values::from(&inputs),
             node: None,

@@ -5,10 +5,10 @@ use flowcell_connection::Secret;
 use reqwest::Method;
 use serde_json::{Map, Value};
 
+use super::Task;
 use super::api::{Answer, Api};
 use super::connection::Connection;
 use super::error::ClientError;
-use super::Task;
 use crate::Output;
 use crate::connections::{ConnectionCommand, print, print_list};
 

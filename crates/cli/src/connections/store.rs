@@ -110,7 +110,10 @@ impl LocalStore {
     ) -> Result<Entry, RunError> {
         let _lock = self.lock()?;
         let mut contents = self.read()?;
-        let is_empty = contents.connections.values().all(|one| one.secrets.is_empty());
+        let is_empty = contents
+            .connections
+            .values()
+            .all(|one| one.secrets.is_empty());
         let secrets = self.secrets(is_empty)?;
         let kept = contents.connections.get(name);
         let created = kept.map(|kept| kept.created);
@@ -227,7 +230,11 @@ impl LocalStore {
         if !may_make {
             return Err(RunError::user(
                 "DecryptConnectionError",
-                format!("the key file {} is gone, and the secrets of connections are sealed by it; put it back, give the key in {KEY_VARIABLE}, or delete {} and create them anew", path.display(), self.file().display()),
+                format!(
+                    "the key file {} is gone, and the secrets of connections are sealed by it; put it back, give the key in {KEY_VARIABLE}, or delete {} and create them anew",
+                    path.display(),
+                    self.file().display()
+                ),
             ));
         }
         let system = |error| wrong("a new key", error);
@@ -250,7 +257,9 @@ impl Connections for LocalStore {
             return Ok(None);
         };
         if kept.secrets.is_empty() {
-            return Ok(Some(Arc::new(closed(name.to_owned(), kept.clone()).connection)));
+            return Ok(Some(Arc::new(
+                closed(name.to_owned(), kept.clone()).connection,
+            )));
         }
         let secrets = self.secrets(false).map_err(unreadable)?;
         let connection = opened(name, kept, &secrets).map_err(unreadable)?;
@@ -270,7 +279,11 @@ fn closed(name: String, kept: Kept) -> Entry {
 
 /// What a sealed field belongs to: a connection whose address was changed in the file does not open.
 fn place(name: &str, field: &str, connection: &Connection) -> String {
-    let origins: Vec<String> = connection.origins().iter().map(ToString::to_string).collect();
+    let origins: Vec<String> = connection
+        .origins()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
     format!(
         "flowcell local connection\n{name}\n{field}\n{}",
         origins.join(" ")
@@ -323,7 +336,9 @@ fn read_limited(path: &Path, most: u64) -> std::io::Result<String> {
 
 /// A file that only its owner can read, all of it or nothing. Temporary files have mode 0600.
 fn write_private(folder: &Path, path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let mut file = tempfile::Builder::new().prefix(".new-").tempfile_in(folder)?;
+    let mut file = tempfile::Builder::new()
+        .prefix(".new-")
+        .tempfile_in(folder)?;
     file.write_all(bytes)?;
     file.as_file().sync_all()?;
     file.persist(path).map_err(|error| error.error)?;

@@ -259,6 +259,7 @@ impl Inner {
             },
             folder: copy.folder().into(),
             flow: session.flow.to_string(),
+            memory: session.memory(),
             image: image.in_store().to_owned(),
             site: packages.and_then(|packages| packages.site.clone()),
             stored_memory: self.settings.stored_memory,

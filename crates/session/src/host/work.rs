@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use flowcell_connection::ConnectionSet;
 use flowcell_worker::{Answer, Hear, Heard, Job, Look, News, Run, Setup, Work, WorkerError};
 
 use super::copy::CopyError;
@@ -11,6 +12,7 @@ use super::effects::OpenError;
 use super::events::Watcher;
 use super::live::{AdmissionError, CallGuard, Live, Still};
 use super::{HappenError, Inner, Key, SessionEvent, SessionHost, Timer, blocking};
+use crate::connection::open_all;
 use crate::name::UserName;
 use crate::session::Session;
 
@@ -253,6 +255,7 @@ impl Inner {
                 session: live.spec(),
                 revision: *still,
                 setup,
+                connections: self.connections(live),
                 work,
             };
             let hear = hear(live, guard.id(), still);
@@ -271,6 +274,15 @@ impl Inner {
                 }
             })
             .await
+    }
+
+    /// What the flows of a life's workspace may use, with secrets: they go to its worker, and no further.
+    fn connections(&self, live: &Live) -> ConnectionSet {
+        let state = self.ledger.state();
+        let workspace = state.workspaces.get(&live.workspace);
+        workspace
+            .map(|workspace| open_all(workspace, &self.settings.secrets))
+            .unwrap_or_default()
     }
 
     /// The working copy of a life, up to date.

@@ -94,6 +94,7 @@ impl Scene<'_> {
                 session: source.id.clone(),
                 flow: source.flow.clone(),
                 generation,
+                memory: source.memory(),
             })),
         };
         let mut step = Step::default();

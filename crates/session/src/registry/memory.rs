@@ -130,6 +130,8 @@ impl Registry for MemoryRegistry {
             }));
             let credentials = workspace.credentials.values().cloned();
             changes.extend(credentials.map(Change::PutCredential));
+            let connections = workspace.connections.values().cloned();
+            changes.extend(connections.map(Change::PutConnection));
             changes.extend(workspace.flows.values().cloned().map(Change::PutFlow));
             changes.extend(workspace.computes.values().cloned().map(Change::PutCompute));
             changes.extend(workspace.sessions.values().cloned().map(Change::PutSession));

@@ -106,13 +106,14 @@ enum Kind {
     Identity,
     Grant,
     Credential,
+    Connection,
     Flow,
     Compute,
     Session,
 }
 
 impl Kind {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::User,
         Self::Key,
         Self::Workspace,
@@ -120,6 +121,7 @@ impl Kind {
         Self::Identity,
         Self::Grant,
         Self::Credential,
+        Self::Connection,
         Self::Flow,
         Self::Compute,
         Self::Session,
@@ -134,6 +136,7 @@ impl Kind {
             Self::Identity => "identity",
             Self::Grant => "grant",
             Self::Credential => "credential",
+            Self::Connection => "connection",
             Self::Flow => "flow",
             Self::Compute => "compute",
             Self::Session => "session",
@@ -169,6 +172,7 @@ impl Kind {
                 }
             }
             Self::Credential => Change::PutCredential(parse(self, json)?),
+            Self::Connection => Change::PutConnection(parse(self, json)?),
             Self::Flow => Change::PutFlow(parse(self, json)?),
             Self::Compute => Change::PutCompute(parse(self, json)?),
             Self::Session => Change::PutSession(parse(self, json)?),
@@ -350,6 +354,20 @@ fn store(transaction: &Transaction<'_>, change: &Change) -> Result<(), RegistryE
             transaction,
             Kind::Credential,
             &held(workspace, holder, *kind, host),
+        ),
+        Change::PutConnection(connection) => put(
+            transaction,
+            Kind::Connection,
+            &within(&connection.workspace, &connection.name),
+            connection,
+        ),
+        Change::DeleteConnection {
+            workspace,
+            connection,
+        } => delete(
+            transaction,
+            Kind::Connection,
+            &within(workspace, connection),
         ),
         Change::PutFlow(flow) => put(
             transaction,
