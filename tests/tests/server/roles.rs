@@ -109,6 +109,27 @@ const OPERATIONS: &[(&str, &str, Least)] = &[
         "/v1/workspaces/{workspace}/me/credentials/{kind}/{host}",
         DataScientist,
     ),
+    ("GET", "/v1/workspaces/{workspace}/connections", Reader),
+    (
+        "GET",
+        "/v1/workspaces/{workspace}/connections/{connection}",
+        Reader,
+    ),
+    (
+        "PUT",
+        "/v1/workspaces/{workspace}/connections/{connection}",
+        Owner,
+    ),
+    (
+        "PATCH",
+        "/v1/workspaces/{workspace}/connections/{connection}",
+        Owner,
+    ),
+    (
+        "DELETE",
+        "/v1/workspaces/{workspace}/connections/{connection}",
+        Owner,
+    ),
     ("GET", "/v1/workspaces/{workspace}/roles", Reader),
     ("PUT", "/v1/workspaces/{workspace}/roles/{user}", Owner),
     ("DELETE", "/v1/workspaces/{workspace}/roles/{user}", Owner),
@@ -391,6 +412,10 @@ fn everybody(server: &Server) -> Vec<(Who, Client)> {
     admin
         .post(&workspace("/identities"), json!({"name": "team"}))
         .expect(201);
+    let model = json!({"type": "serp", "api_key": "hunter2"});
+    admin
+        .put(&workspace("/connections/model"), model)
+        .expect(201);
     // Whoever administers the host has no role by that alone.
     admin.delete(&workspace("/roles/admin")).expect(204);
     everybody
@@ -449,6 +474,7 @@ impl Things {
             .replace("{identity}", "team")
             .replace("{kind}", "index")
             .replace("{host}", "packages.example.com")
+            .replace("{connection}", "model")
             .replace("{flow}", "flow")
             .replace("{path}", "tool.py")
             .replace("{compute}", "box")
@@ -467,6 +493,8 @@ fn body(method: &str, path: &str) -> Value {
         ("PUT", "{user}") => json!({"role": "data-scientist"}),
         ("POST", "identities") => json!({"name": "team"}),
         ("PUT", "{host}") => json!({"token": "hunter2"}),
+        ("PUT", "{connection}") => json!({"type": "serp", "api_key": "hunter2"}),
+        ("PATCH", "{connection}") => json!({"api_key": "hunter3"}),
         ("PATCH", "{workspace}") => json!({}),
         ("POST", "flows") => json!({"name": "flow"}),
         ("POST", "computes") => json!({"name": "box"}),
