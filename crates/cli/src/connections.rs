@@ -245,7 +245,7 @@ async fn local(
             let changes = args.changes()?;
             let name = args.name();
             let entry = store.put(name, |old| {
-                let old = old.ok_or_else(|| ConnectionError::NotFound(name.to_owned()))?;
+                let old = old()?;
                 let mut fields = Fields::of(&old);
                 fields.merge(changes);
                 let mut connection = fields.connection()?;

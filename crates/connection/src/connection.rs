@@ -165,6 +165,12 @@ impl Connection {
         })
     }
 
+    /// Whether a secret of it is not told.
+    pub fn has_open_secrets(&self) -> bool {
+        let mut secrets = self.secrets.values();
+        secrets.any(|secret| is_scrubbed(secret.reveal()))
+    }
+
     /// Takes from `old` the secrets that are not told here; without one there, they stay open.
     pub fn keep_secrets(&mut self, old: &Self) {
         for (field, secret) in &mut self.secrets {

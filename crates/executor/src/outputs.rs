@@ -1,6 +1,6 @@
 //! The flow's outputs.
 
-use flowcell_flow::{Assignment, Json, python_json};
+use flowcell_flow::{Assignment, Json, NodeInput, python_json};
 
 use crate::error::RunError;
 use crate::images::{self, ImageSink, Whose};
@@ -177,7 +177,11 @@ impl Line {
                 continue;
             }
             let text = match argument {
-                Argument::Json(text) => text.to_string(),
+                Argument::Json(text) => match resolved.inputs.get(name) {
+                    // As in promptflow, a connection is its name.
+                    Some(NodeInput::Connection { name, .. }) => python_json(name),
+                    _ => text.to_string(),
+                },
                 Argument::Object(object) => self.captured_object(node, object).await,
                 Argument::Objects(objects) => {
                     let mut items = Vec::with_capacity(objects.len());

@@ -181,7 +181,10 @@ pub fn put_connection(
     if seen.is_some() {
         check_seen(seen, of.connection(connection.name())?.revision)?;
     }
-    if let Some(old) = old {
+    // One whose secrets are all given anew need not open.
+    if let Some(old) = old
+        && connection.has_open_secrets()
+    {
         connection.check_moved(&old.closed())?;
         connection.keep_secrets(&old.open(of, secrets)?);
     }

@@ -78,8 +78,8 @@ fn a_connection_is_made_shown_changed_and_deleted() {
     let stale = admin.request_with(
         "PATCH",
         &at("model"),
-        &json!({"organization": "p"}),
         &[("if-match", "\"2\"")],
+        &json!({"organization": "p"}),
     );
     stale.is_problem(412, "stale", &["5"]);
     // Names as promptflow has them.

@@ -68,6 +68,9 @@ pub(crate) struct Entry {
     pub(crate) modified: Timestamp,
 }
 
+/// Opens the connection that is there; one that is to be replaced need not open.
+pub(crate) type Old<'a> = dyn Fn() -> Result<Connection, RunError> + 'a;
+
 /// Somebody holds the store, and nobody else changes it meanwhile.
 struct Lock {
     _file: File,
@@ -106,7 +109,7 @@ impl LocalStore {
     pub(crate) fn put(
         &self,
         name: &str,
-        decide: impl FnOnce(Option<Connection>) -> Result<Connection, RunError>,
+        decide: impl FnOnce(&Old<'_>) -> Result<Connection, RunError>,
     ) -> Result<Entry, RunError> {
         let _lock = self.lock()?;
         let mut contents = self.read()?;
@@ -117,8 +120,10 @@ impl LocalStore {
         let secrets = self.secrets(is_empty)?;
         let kept = contents.connections.get(name);
         let created = kept.map(|kept| kept.created);
-        let old = kept.map(|kept| opened(name, kept, &secrets)).transpose()?;
-        let connection = decide(old)?;
+        let connection = decide(&|| match kept {
+            Some(kept) => opened(name, kept, &secrets),
+            None => Err(ConnectionError::NotFound(name.to_owned()).into()),
+        })?;
         connection.check()?;
         let now = Timestamp::now();
         let name = connection.name().to_owned();
