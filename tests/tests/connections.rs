@@ -1,10 +1,6 @@
 //! `flowcell connection` and connections of `flow test`, on this machine and with a server, through the real binary.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test stops where it fails"
-)]
+#![expect(clippy::unwrap_used, reason = "a test stops where it fails")]
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -334,7 +330,11 @@ fn a_file_of_connections_comes_first() {
     let flow = flow("CustomConnection");
     let missing = machine.test(&flow, &[]);
     assert_eq!(missing.class(), "ConnectionNotFoundError");
-    assert!(missing.message().starts_with("Connection 'model' is not found."));
+    assert!(
+        missing
+            .message()
+            .starts_with("Connection 'model' is not found.")
+    );
     let kept = machine.file("c.yaml", "name: model\ntype: serp\napi_key: k\n");
     machine.connection(&[], &["create", "-f", &kept]);
     let wrong = machine.test(&flow, &[]);
