@@ -339,7 +339,7 @@ fn a_file_of_connections_comes_first() {
     machine.connection(&[], &["create", "-f", &kept]);
     let wrong = machine.test(&flow, &[]);
     assert_eq!(
-        wrong.message(),
+        wrong.message().trim_end(),
         "Tool load failed in 't': (NodeInputValidationError) Input 'c' for node 't' of type 'SerpConnection' is not supported, valid types ['CustomConnection']."
     );
     let yaml = machine.file("all.yaml", "model:\n  type: custom\n  configs: {url: 'https://c.example'}\n  secrets: {api_key: '${env:MODEL_KEY}'}\n");
