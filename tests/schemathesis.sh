@@ -40,6 +40,8 @@ post() {
 post flows '{"name": "flow"}' >"$home/answer"
 post computes '{"name": "box", "instance_type": "large"}' >"$home/answer"
 session="$(post sessions '{"flow": "flow", "compute": "box"}' | sed 's/.*"id":"\([^"]*\)".*/\1/')"
+curl -sS --fail -X PUT -H "Authorization: Bearer $key" -H 'Content-Type: application/json' \
+  -d '{"type": "serp", "api_key": "k"}' "$url/v1/workspaces/default/connections/model" >"$home/answer"
 cat >"$home/schemathesis.toml" <<END
 [parameters]
 "path.workspace" = "default"
@@ -47,6 +49,7 @@ cat >"$home/schemathesis.toml" <<END
 "path.compute" = "box"
 "path.session" = "$session"
 "path.user" = "admin"
+"path.connection" = "model"
 END
 
 # Left out are what would take the things of all others away, event streams, which go on until their session ends, and
@@ -58,6 +61,7 @@ cd "$home"
   --exclude-path-regex '/(events|files)$|/(executor|serve)/' \
   --exclude-name 'DELETE /v1/workspaces/{workspace}/flows/{flow}' \
   --exclude-name 'DELETE /v1/workspaces/{workspace}/computes/{compute}' \
+  --exclude-name 'DELETE /v1/workspaces/{workspace}/connections/{connection}' \
   --phases examples,coverage,fuzzing \
   --checks not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance,response_headers_conformance \
   --max-examples "$examples" --workers 1 --seed 1 --request-timeout 30 --no-color
