@@ -13,6 +13,7 @@ use flowcell_executor::{
 use flowcell_flow::JsonMap;
 use flowcell_sandbox::Isolation;
 
+use crate::network::NetworkArgs;
 use crate::settings::Settings;
 use crate::{Output, bundle_registry, inputs, terminal};
 
@@ -58,6 +59,8 @@ pub(crate) struct RunArgs {
     /// Whether nodes may share an instance (`session`), or every run gets fresh ones (`call`).
     #[arg(long, value_enum, default_value_t = IsolationArg::Session)]
     isolation: IsolationArg,
+    #[command(flatten)]
+    network: NetworkArgs,
     #[command(flatten)]
     output: crate::OutputArgs,
 }
@@ -115,6 +118,7 @@ impl RunArgs {
         options.variant = self.variant.as_deref().map(str::parse).transpose()?;
         options.environment_variables =
             inputs::pairs("--environment-variables", &self.environment_variables)?;
+        options.network = Some(self.network.options()?);
         options.limits.wall_time = self.timeout;
         options.limits.cpu_time = self.timeout;
         options.limits.memory = (self.memory as usize) << 20;

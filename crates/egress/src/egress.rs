@@ -25,6 +25,7 @@ use crate::lookup::Lookup;
 use crate::origin::Origin;
 use crate::policy::{Policy, shown};
 use crate::secrets::{Form, Secrets};
+use crate::tls::Tls;
 
 /// Longest address, in bytes.
 const MAX_URL: usize = 64 << 10;
@@ -109,38 +110,10 @@ pub struct EgressOptions {
     pub limits: Limits,
     /// How names are looked up.
     pub lookup: Arc<dyn Lookup>,
-    /// TLS: see [`tls`].
-    pub tls: rustls::ClientConfig,
+    /// Whom TLS trusts. Sessions should share it.
+    pub tls: Arc<Tls>,
     /// Who is told.
     pub auditor: Arc<dyn Auditor>,
-}
-
-/// TLS as the system trusts it, and some authorities more (PEM certificates, one or more in each). It takes milliseconds:
-/// sessions should share it.
-///
-/// # Errors
-/// When a certificate is none, or the system's cannot be read.
-pub fn tls(authorities: &[Vec<u8>]) -> Result<rustls::ClientConfig, EgressError> {
-    let setup = |error: &dyn std::fmt::Display| EgressError::Setup(error.to_string());
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut roots = Vec::new();
-    for pem in authorities {
-        for certificate in rustls::pki_types::pem::PemObject::pem_slice_iter(pem) {
-            let certificate: rustls::pki_types::CertificateDer<'static> =
-                certificate.map_err(|error: rustls::pki_types::pem::Error| setup(&error))?;
-            roots.push(certificate);
-        }
-    }
-    let verifier =
-        rustls_platform_verifier::Verifier::new_with_extra_roots(roots, Arc::clone(&provider));
-    let verifier = verifier.map_err(|error| setup(&error))?;
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| setup(&error))?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier))
-        .with_no_client_auth();
-    Ok(config)
 }
 
 /// One session's way out.
@@ -150,7 +123,7 @@ pub struct Egress {
     secrets: Arc<Secrets>,
     limits: Limits,
     lookup: Arc<dyn Lookup>,
-    tls: rustls::ClientConfig,
+    tls: Arc<Tls>,
     auditor: Arc<dyn Auditor>,
     permits: Arc<Semaphore>,
     rate: DefaultDirectRateLimiter,
@@ -395,7 +368,7 @@ impl Egress {
             may_be_private,
         };
         let client = reqwest::Client::builder()
-            .tls_backend_preconfigured(self.tls.clone())
+            .tls_backend_preconfigured(self.tls.config()?)
             .dns_resolver(Arc::new(resolver))
             .redirect(reqwest::redirect::Policy::none())
             .retry(reqwest::retry::never())

@@ -17,13 +17,15 @@ mod lookup;
 mod origin;
 mod policy;
 mod secrets;
+mod tls;
 
 pub use address::is_public;
 pub use body::{Body, BoxError};
-pub use egress::{Auditor, Egress, EgressOptions, Exchange, Limits, Times, tls};
+pub use egress::{Auditor, Egress, EgressOptions, Exchange, Limits, Times};
 pub use error::EgressError;
 pub use host::{HTTPS, HostPattern, HostPatternError, split_port};
 pub use lookup::{Lookup, SystemLookup};
 pub use origin::Origin;
 pub use policy::Policy;
 pub use secrets::{PLACEHOLDER, Secret, Secrets};
+pub use tls::Tls;

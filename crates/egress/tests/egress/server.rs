@@ -7,14 +7,14 @@ use std::sync::{Arc, LazyLock, Mutex};
 use bytes::Bytes;
 use flowcell_egress::{
     Auditor, Body, Egress, EgressError, EgressOptions, Exchange, Limits, Lookup, Policy, Secret,
-    Secrets, Times, tls,
+    Secrets, Times, Tls,
 };
 use http::Request;
 use http_body_util::{BodyExt as _, Full};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-static TLS: LazyLock<rustls::ClientConfig> = LazyLock::new(|| tls(&[]).unwrap());
+static TLS: LazyLock<Arc<Tls>> = LazyLock::new(Arc::default);
 
 pub(crate) struct Server {
     listener: TcpListener,
@@ -148,7 +148,7 @@ pub(crate) fn options(audit: &Arc<Audit>) -> EgressOptions {
         secrets: Secrets::default(),
         limits: Limits::default(),
         lookup: Names::of(&[&["127.0.0.1"][..]; 100]),
-        tls: TLS.clone(),
+        tls: Arc::clone(&TLS),
         auditor: Arc::clone(audit) as Arc<dyn Auditor>,
     }
 }
