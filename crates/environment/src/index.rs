@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use flowcell_bundle::{Lease, chain};
 use flowcell_registry::{Credentials as RegistryCredentials, RegistryError};
 use http_body_util::Limited;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
@@ -25,7 +26,6 @@ use uv_configuration::IndexStrategy;
 use uv_distribution_types::{Index, IndexLocations, IndexUrl};
 
 use crate::error::EnvironmentError;
-use flowcell_bundle::chain;
 
 /// Bytes of an answer that is no wheel.
 const MAX_ANSWER: u64 = 64 << 20;
@@ -388,10 +388,12 @@ struct Refused(String);
 pub(crate) struct Indexes {
     pub(crate) client: RegistryClient,
     pub(crate) locations: IndexLocations,
+    /// Keeps the folder with their answers.
+    _lease: Lease,
 }
 
 impl Indexes {
-    /// Opens a client whose answers are kept in the folder `cache`. `lines` are the indexes that the requirements name:
+    /// Opens a client whose answers are kept in the folder `cache`, which `lease` is for. `lines` are the indexes that the requirements name:
     /// first the one in place of the host's, then those beside it.
     ///
     /// # Errors
@@ -401,7 +403,7 @@ impl Indexes {
         credentials: &Credentials,
         lines: (Option<String>, Vec<String>),
         no_index: bool,
-        cache: &Path,
+        (cache, lease): (&Path, Lease),
     ) -> Result<Self, EnvironmentError> {
         let guard = Arc::new(Guard {
             settings: settings.clone(),
@@ -474,7 +476,11 @@ impl Indexes {
             .index_strategy(IndexStrategy::FirstIndex)
             .build()
             .map_err(|error| failed(&error))?;
-        Ok(Self { client, locations })
+        Ok(Self {
+            client,
+            locations,
+            _lease: lease,
+        })
     }
 }
 
