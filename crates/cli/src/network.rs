@@ -5,12 +5,10 @@ use std::sync::Arc;
 
 use clap::Args;
 use flowcell_egress::{
-    Auditor, EgressOptions, Exchange, HostPattern, Limits, Policy, Secrets, SystemLookup, Tls,
+    Auditor, EgressOptions, Exchange, HostPattern, Limits, Policy, Secrets, SystemLookup,
 };
 use flowcell_executor::RunError;
-
-/// Largest file of certificates, in bytes.
-const MAX_CERTIFICATES: u64 = 1 << 20;
+use flowcell_worker::read_authorities;
 
 /// What a flow may ask.
 #[derive(Debug, Args)]
@@ -30,20 +28,7 @@ impl NetworkArgs {
     /// # Errors
     /// When the certificates cannot be read.
     pub(crate) fn options(&self) -> Result<EgressOptions, RunError> {
-        let mut authorities = Vec::new();
-        if let Some(path) = &self.authorities {
-            let wrong = |why: &dyn std::fmt::Display| {
-                RunError::usage(format!("--ca-file {}: {why}", path.display()))
-            };
-            let size = std::fs::metadata(path)
-                .map_err(|error| wrong(&error))?
-                .len();
-            if size > MAX_CERTIFICATES {
-                return Err(wrong(&format!("it has more than {MAX_CERTIFICATES} bytes")));
-            }
-            authorities.push(std::fs::read(path).map_err(|error| wrong(&error))?);
-        }
-        let tls = Tls::new(&authorities).map_err(|error| RunError::usage(error.to_string()))?;
+        let tls = read_authorities(self.authorities.as_deref())?;
         let all = || "*:*".parse().into_iter().collect();
         let hosts = if self.hosts.is_empty() {
             all()

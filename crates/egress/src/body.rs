@@ -13,7 +13,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep};
 
 use crate::egress::Record;
-use crate::error::EgressError;
+use crate::error::{EgressError, Part, Wait};
 use crate::origin::Origin;
 use crate::secrets::{Form, PLACEHOLDER, Secrets};
 
@@ -39,7 +39,7 @@ where
         sent += chunk.len() as u64;
         if sent > limit {
             return Err(EgressError::TooLarge {
-                what: "request's body",
+                what: Part::Request,
                 limit,
             });
         }
@@ -233,12 +233,12 @@ impl Body {
         let (deadline, whole) = self.deadline;
         Some(if Instant::now() >= deadline {
             EgressError::Timeout {
-                what: "the whole request",
+                what: Wait::Whole,
                 limit: whole,
             }
         } else {
             EgressError::Timeout {
-                what: "the next part of the answer",
+                what: Wait::Next,
                 limit: self.pause,
             }
         })
@@ -280,7 +280,7 @@ impl http_body::Body for Body {
                     self.received += data.len() as u64;
                     if self.received > self.limit {
                         let limit = self.limit;
-                        let what = "answer's body";
+                        let what = Part::Answer;
                         return self.fail(EgressError::TooLarge { what, limit });
                     }
                     let received = self.received;

@@ -20,7 +20,7 @@ use crate::body::{
     Begun, Body, BoxError, Chunks, Replacer, begun, limited, reason, with_begin,
     without_placeholders,
 };
-use crate::error::EgressError;
+use crate::error::{EgressError, Part, Wait};
 use crate::lookup::Lookup;
 use crate::origin::Origin;
 use crate::policy::{Policy, shown};
@@ -34,17 +34,17 @@ const MAX_URL: usize = 64 << 10;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// Requests at the same time; others wait.
+    /// Requests at the same time, 1 to 10,000; others wait.
     pub concurrent: usize,
-    /// Requests a minute; more are refused.
+    /// Requests a minute, 1 to 1,000,000; more are refused.
     pub per_minute: u32,
-    /// Bytes of a request's body.
+    /// Bytes of a request's body, up to 1 GiB.
     pub request_bytes: u64,
-    /// Bytes of an answer's body.
+    /// Bytes of an answer's body, up to 4 GiB.
     pub response_bytes: u64,
-    /// Seconds for a connection to be made.
+    /// Seconds for a connection to be made, up to 600.
     pub connect_seconds: u64,
-    /// Seconds for all of a request and its answer.
+    /// Seconds for all of a request and its answer, up to 86,400.
     pub total_seconds: u64,
 }
 
@@ -209,7 +209,7 @@ impl Egress {
         let url = parts.uri.to_string();
         let url = if url.len() > MAX_URL {
             Err(EgressError::TooLarge {
-                what: "address",
+                what: Part::Address,
                 limit: MAX_URL as u64,
             })
         } else {
@@ -249,7 +249,7 @@ impl Egress {
         };
         let sent = timeout_at(deadline.0, sent).await.unwrap_or({
             Err(EgressError::Timeout {
-                what: "the whole request",
+                what: Wait::Whole,
                 limit: whole,
             })
         });
@@ -303,7 +303,7 @@ impl Egress {
         let connect = times.connect.map(|connect| connect + first);
         let answer = tokio::time::timeout(connect.unwrap_or(first), request.send()).await;
         let answer = answer.map_err(|_| EgressError::Timeout {
-            what: "the beginning of the answer",
+            what: Wait::Answer,
             limit: first,
         })?;
         let answer = answer.map_err(|error| self.failed(&error, &to))?;
@@ -396,7 +396,7 @@ impl Egress {
         }
         if error.is_connect() && error.is_timeout() {
             return EgressError::Timeout {
-                what: "the connection",
+                what: Wait::Connection,
                 limit: Duration::from_secs(self.limits.connect_seconds),
             };
         }

@@ -1,6 +1,52 @@
 //! Why a request was not made, or its answer not had.
 
+use std::fmt;
 use std::time::Duration;
+
+/// A part of a request or its answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// The address.
+    Address,
+    /// The request's body.
+    Request,
+    /// The answer's body.
+    Answer,
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Address => "address",
+            Self::Request => "request's body",
+            Self::Answer => "answer's body",
+        })
+    }
+}
+
+/// What is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    /// The connection.
+    Connection,
+    /// The beginning of the answer.
+    Answer,
+    /// Another part of the answer's body.
+    Next,
+    /// All of a request and its answer.
+    Whole,
+}
+
+impl fmt::Display for Wait {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Connection => "the connection",
+            Self::Answer => "the beginning of the answer",
+            Self::Next => "the next part of the answer",
+            Self::Whole => "the whole request",
+        })
+    }
+}
 
 /// Why a request was not made, or its answer not had.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -43,8 +89,8 @@ pub enum EgressError {
     /// More than fits.
     #[error("the {what} has more than {limit} bytes")]
     TooLarge {
-        /// Request or answer, body or headers.
-        what: &'static str,
+        /// What is too large.
+        what: Part,
         /// Most bytes.
         limit: u64,
     },
@@ -57,8 +103,8 @@ pub enum EgressError {
     /// Too slow.
     #[error("{what} took more than {} s", .limit.as_secs_f64())]
     Timeout {
-        /// Connection, first byte, pause, or all of it.
-        what: &'static str,
+        /// What took too long.
+        what: Wait,
         /// The limit.
         limit: Duration,
     },

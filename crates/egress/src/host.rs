@@ -3,11 +3,13 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
 use url::Host;
 
 /// Hosts that are allowed: `api.example.com` (https' own port), `api.example.com:8443`, `api.example.com:*` (all ports),
 /// `*.example.com` (all hosts below it, but not itself), `*` (all hosts).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct HostPattern {
     names: Names,
     port: Port,
@@ -84,6 +86,20 @@ impl FromStr for HostPattern {
             Some(domain) => Names::Below(host(domain)?),
         };
         Ok(Self { names, port })
+    }
+}
+
+impl TryFrom<String> for HostPattern {
+    type Error = HostPatternError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<HostPattern> for String {
+    fn from(pattern: HostPattern) -> Self {
+        pattern.to_string()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use flowcell_egress::{Egress, EgressError, Times};
+use flowcell_egress::{Egress, EgressError, Part, Times, Wait};
 use http_body_util::BodyExt as _;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
@@ -87,11 +87,15 @@ fn of(error: EgressError) -> Error {
         | EgressError::TooMany { .. } => Error::HttpRequestDenied,
         EgressError::Private { .. } => Error::DestinationIpProhibited,
         EgressError::Unknown { .. } => Error::DestinationNotFound,
-        EgressError::TooLarge { what, limit } if what.starts_with("answer") => {
-            Error::HttpResponseBodySize(Some(limit))
-        }
+        EgressError::TooLarge {
+            what: Part::Answer,
+            limit,
+        } => Error::HttpResponseBodySize(Some(limit)),
         EgressError::TooLarge { limit, .. } => Error::HttpRequestBodySize(Some(limit)),
-        EgressError::Timeout { what, .. } if what == "the connection" => Error::ConnectionTimeout,
+        EgressError::Timeout {
+            what: Wait::Connection,
+            ..
+        } => Error::ConnectionTimeout,
         EgressError::Timeout { .. } => Error::ConnectionReadTimeout,
         EgressError::Connection {
             is_connect: true, ..

@@ -1,6 +1,10 @@
 //! Requests through a session's way out, to servers on this machine.
 
-#![expect(clippy::unwrap_used, reason = "a test stops where it fails")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test stops where it fails"
+)]
 
 mod encrypted;
 mod requests;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use flowcell_egress::{EgressError, EgressOptions, Limits, Policy, Times};
+use flowcell_egress::{EgressError, EgressOptions, Limits, Part, Policy, Times};
 use http::{Method, Request};
 use http_body_util::{BodyExt as _, Full};
 
@@ -101,7 +101,7 @@ async fn bodies_have_limits() {
     assert_eq!(
         refused.unwrap_err(),
         EgressError::TooLarge {
-            what: "request's body",
+            what: Part::Request,
             limit: 10
         }
     );
@@ -115,7 +115,7 @@ async fn bodies_have_limits() {
         assert_eq!(
             refused,
             EgressError::TooLarge {
-                what: "answer's body",
+                what: Part::Answer,
                 limit: 10
             }
         );
