@@ -106,9 +106,8 @@ fn fill(index: &Index) -> Result<()> {
     for entry in fs::read_dir(&folder)? {
         let path: PathBuf = entry?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if let (true, Some((package, _))) = (name.ends_with(".whl"), name.split_once('-')) {
-            let package = package.replace('_', "-").to_ascii_lowercase();
-            index.add_file(&package, &name, &fs::read(&path)?);
+        if name.ends_with(".whl") {
+            index.add_wheel(&name, &fs::read(&path)?)?;
         }
     }
     let mut wheel = Wheel::new("modules", "1.0").file("modules/__init__.py", "");

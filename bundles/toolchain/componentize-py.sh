@@ -30,14 +30,14 @@ component_wit() {
   cp "$repository"/wit/*.wit "$1/deps/flowcell-tool/"
   crate_folder=$(componentize_crate)
   # WASI 0.2 only: hosts call 0.3 experimental.
-  for package in cli clocks filesystem io random sockets; do
+  for package in cli clocks filesystem http io random sockets; do
     cp -R "$crate_folder/wit/deps/$package-0.2.0" "$1/deps/"
   done
   printf 'package flowcell:build;\n\nworld component { %s }\n' "$2" >"$1/world.wit"
 }
 
 componentize() {
-  # Two interfaces are called `types`, so both get names of their own.
+  # Several interfaces are called `types`, so both get names of their own.
   # The component holds Python's memory after its imports, and no two builds give the same bytes: componentize-py passes
   # nothing on that would fix the seed of Python's string hashes, and even with that fixed the heap's layout varies.
   (
@@ -46,6 +46,7 @@ componentize() {
     "$componentize_venv/bin/componentize-py" -d "$1" -w component \
       --import-interface-name flowcell:tool/types@0.1.0=tool_types \
       --import-interface-name wasi:filesystem/types@0.2.0=filesystem_types \
+      --import-interface-name wasi:http/types@0.2.0=http_types \
       componentize -p . "$3" -o "$4"
   ) >&2
 }

@@ -181,6 +181,29 @@ impl Index {
         files.insert(wheel.filename(), (wheel.bytes(), wheel.core_metadata()));
     }
 
+    /// Adds a wheel that was made elsewhere.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn add_wheel(&self, file: &str, bytes: &[u8]) -> zip::result::ZipResult<()> {
+        let mut archive = zip::ZipArchive::new(Cursor::new(bytes))?;
+        let names = (0..archive.len())
+            .map(|at| Ok(archive.by_index(at)?.name()?.into_owned()))
+            .collect::<zip::result::ZipResult<Vec<String>>>()?;
+        let name = names
+            .iter()
+            .find(|name| name.ends_with(".dist-info/METADATA"))
+            .ok_or(zip::result::ZipError::FileNotFound)?;
+        let mut metadata = String::new();
+        archive.by_name(name)?.read_to_string(&mut metadata)?;
+        let package = file.split('-').next().unwrap_or_default();
+        let package = package.replace('_', "-").to_lowercase();
+        let mut state = self.lock();
+        let files = state.packages.entry(package).or_default();
+        files.insert(file.to_owned(), (bytes.to_vec(), metadata));
+        Ok(())
+    }
+
     /// Adds a file under a package's name.
     pub fn add_file(&self, package: &str, file: &str, bytes: &[u8]) {
         let mut state = self.lock();

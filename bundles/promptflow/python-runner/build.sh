@@ -10,7 +10,7 @@ repository=$(cd "$here/../../.." && pwd)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 # The runner speaks flowcell's contract and all of WASI's command-line world.
-component_wit "$work/wit" 'include flowcell:tool/python-runner@0.1.0; include wasi:cli/imports@0.2.0;'
+component_wit "$work/wit" 'include flowcell:tool/python-runner@0.1.0; include wasi:cli/imports@0.2.0; import wasi:http/types@0.2.0; import wasi:http/outgoing-handler@0.2.0;'
 # A copy, so that no cache of an ordinary Python gets into the component.
 cp -R "$here/src" "$work/src"
 find "$work/src" -name __pycache__ -prune -exec rm -rf {} +

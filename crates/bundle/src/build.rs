@@ -13,9 +13,10 @@ use flowcell_sandbox::{
 use serde::Deserialize;
 
 use crate::Progress;
+use crate::component::describe;
 use crate::error::{BundleError, IoContext as _};
 use crate::lease::Thing;
-use crate::manifest::{Component, Manifest, PythonInfo, Reference, Start, Tool, Tree};
+use crate::manifest::{Component, Manifest, PythonInfo, Reference, Start, Tree};
 use crate::packages;
 use crate::programs::Programs;
 use crate::recipe::Recipe;
@@ -290,18 +291,6 @@ async fn warm_memory(sandbox: &Sandbox, runner: &Program, trees: &Path) -> Resul
     instance.forget().await;
     let memory = instance.whole_memory().await;
     memory.map_err(|error| format!("its memory cannot be stored: {error}"))
-}
-
-async fn describe(
-    name: &str,
-    sandbox: &Sandbox,
-    program: &Program,
-) -> Result<Vec<Tool>, BundleError> {
-    let environment = Environment::new(Vec::new(), Vec::new(), Limits::default());
-    let mut instance = Instance::start(sandbox, program, &environment, None).await?;
-    let described = instance.describe().await.result;
-    let tools = described.map_err(|fault| BundleError::fault(name, &fault))?;
-    Ok(tools.into_iter().map(Tool::from).collect())
 }
 
 /// What [`COMPILE`] answers.

@@ -1,8 +1,11 @@
-//! Single components in registries, in the CNCF's layout: what other tools publish (`wkg`, `oras`), without a bundle.
+//! Single components: in registries, in the CNCF's layout, where other tools publish them (`wkg`, `oras`) without a bundle;
+//! and which tools one has.
 
 use flowcell_registry::{Blob, Client, Credentials, Digest, ImageReference};
+use flowcell_sandbox::{Environment, Instance, Limits, Program, Sandbox};
 
 use crate::error::BundleError;
+use crate::manifest::Tool;
 use crate::oci::{COMPONENT, CONFIG, Image};
 
 /// A component in a registry.
@@ -51,4 +54,20 @@ pub async fn component_artifact(
             size: layer.size,
         },
     })
+}
+
+/// Asks a component for its tools, in a sandbox; `name` is for messages.
+///
+/// # Errors
+/// When it does not start, or does not answer as it should.
+pub async fn describe(
+    name: &str,
+    sandbox: &Sandbox,
+    program: &Program,
+) -> Result<Vec<Tool>, BundleError> {
+    let environment = Environment::new(Vec::new(), Vec::new(), Limits::default());
+    let mut instance = Instance::start(sandbox, program, &environment, None).await?;
+    let described = instance.describe().await.result;
+    let tools = described.map_err(|fault| BundleError::fault(name, &fault))?;
+    Ok(tools.into_iter().map(Tool::from).collect())
 }

@@ -38,7 +38,7 @@ pub use collect::{
     Amount, Collected, Collection, DEFAULT_STORE_SIZE, Removed, StoreStats, collect, stats,
 };
 pub use compiler::{CompileLimits, CompileProcess, Compiler, compile_for_parent};
-pub use component::{ComponentArtifact, component_artifact};
+pub use component::{ComponentArtifact, component_artifact, describe};
 pub use distribution::{
     Inspected, Layer, Transfer, TransferProgress, Transferred, inspect, pull, push,
 };

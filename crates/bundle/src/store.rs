@@ -115,11 +115,23 @@ impl Store {
         self.root.join("built").join(component.hex()).exists()
     }
 
-    /// Writes a file that appears whole or not at all, and is on the disk when this returns.
-    pub(crate) fn write_whole(&self, path: &Path, bytes: &[u8]) -> Result<(), BundleError> {
-        let folder = path.parent().unwrap_or(Path::new("."));
-        let mut file = self.partial_file(folder)?;
+    /// Writes a file that appears whole or not at all, and is on the disk when this returns. Its folder has to be there.
+    ///
+    /// # Errors
+    /// When the disk does not take it.
+    pub fn write_whole(&self, path: &Path, bytes: &[u8]) -> Result<(), BundleError> {
+        let mut file = self.partial_file(path.parent().unwrap_or(Path::new(".")))?;
         file.write_all(bytes).io("write", path)?;
+        self.keep(file, path)
+    }
+
+    /// Gives a [partial file](Self::partial_file) its name, in the folder that it was made in; it is on the disk when this
+    /// returns.
+    ///
+    /// # Errors
+    /// When the disk does not take it.
+    pub fn keep(&self, file: tempfile::NamedTempFile, path: &Path) -> Result<(), BundleError> {
+        let folder = path.parent().unwrap_or(Path::new("."));
         file.as_file().sync_all().io("write", path)?;
         file.persist(path)
             .map_err(|error| error.error)

@@ -13,6 +13,7 @@ use flowcell_executor::{
 use flowcell_flow::JsonMap;
 use flowcell_sandbox::Isolation;
 
+use crate::network::NetworkArgs;
 use crate::settings::Settings;
 use crate::{Output, bundle_registry, connections, inputs, terminal};
 
@@ -62,6 +63,8 @@ pub(crate) struct RunArgs {
     /// those of this machine. ${env:NAME} in a value is a variable of the environment.
     #[arg(long, value_name = "FILE")]
     connections: Option<PathBuf>,
+    #[command(flatten)]
+    network: NetworkArgs,
     #[command(flatten)]
     output: crate::OutputArgs,
 }
@@ -120,6 +123,7 @@ impl RunArgs {
         options.environment_variables =
             inputs::pairs("--environment-variables", &self.environment_variables)?;
         options.connections = connections::given(settings, self.connections.as_deref())?;
+        options.network = Some(self.network.options()?);
         options.limits.wall_time = self.timeout;
         options.limits.cpu_time = self.timeout;
         options.limits.memory = (self.memory as usize) << 20;

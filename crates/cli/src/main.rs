@@ -11,6 +11,7 @@ mod flow_init;
 mod flow_test;
 mod flow_validate;
 mod inputs;
+mod network;
 mod serve;
 mod settings;
 mod store;

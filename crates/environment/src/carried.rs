@@ -1,14 +1,13 @@
 //! Wheels that travel with a flow: taken out of the store with their lock, and put into another one.
 
 use std::fs;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use flowcell_bundle::{Digest, Store};
+use flowcell_bundle::Digest;
 use tokio::sync::OnceCell;
 
 use crate::environments::{Environments, Image, choose};
-use crate::error::{At as _, EnvironmentError};
+use crate::error::EnvironmentError;
 use crate::fetch::{self, Wheel};
 use crate::index::Credentials;
 use crate::layer;
@@ -48,14 +47,7 @@ impl Environments<'_> {
         let mut wheels = Vec::new();
         let indexes = OnceCell::new();
         for chosen in chosen {
-            let wheel = match fetch::kept(&chosen, self.store())? {
-                Some(wheel) => wheel,
-                None => {
-                    let opening = indexes.get_or_try_init(|| self.client(credentials));
-                    let client = &opening.await?.client;
-                    fetch::wheel(&chosen, client, self.store(), self.indexes.wheel_bytes).await?
-                }
-            };
+            let wheel = self.wheel(&chosen, &indexes, credentials).await?;
             lock.note_sha256(&chosen.wheel, &wheel.sha256);
             let digest = format!("sha256:{}", wheel.sha256).parse();
             wheels.push(CarriedWheel {
@@ -91,25 +83,6 @@ impl Environments<'_> {
         }
         Ok(missing)
     }
-}
-
-/// Puts a wheel where those are that were downloaded. Whoever calls has compared it with its digest.
-///
-/// # Errors
-/// When the disk does not take it.
-pub fn keep_wheel(store: &Store, digest: &Digest, bytes: &[u8]) -> Result<(), EnvironmentError> {
-    let wheels = store.cache().join("wheels");
-    let target = wheels.join(format!("{}.whl", digest.hex()));
-    if target.exists() {
-        return Ok(());
-    }
-    fs::create_dir_all(&wheels).at("make the folder", &wheels)?;
-    let mut partial = store.partial_file(&wheels)?;
-    partial.write_all(bytes).at("write", &target)?;
-    partial.as_file().sync_all().at("write", &target)?;
-    let kept = partial.persist(&target).map_err(|error| error.error);
-    kept.at("write", &target)?;
-    Ok(())
 }
 
 /// The licenses that the packages of a folder name themselves, by normalized name; those that name none are left out.

@@ -7,10 +7,11 @@ use std::path::PathBuf;
 use std::str::FromStr as _;
 
 use flowcell_bundle::{
-    Component, Lease, Programs, Progress, Start, Store, Thing, Tool, chain, component_artifact,
+    Component, Lease, Programs, Progress, Start, Store, Thing, chain, component_artifact,
 };
-use flowcell_registry::{Blob, Client, HostPattern, ImageReference, RegistryError, Settings};
-use flowcell_sandbox::{Environment, Instance, Limits, MAX_COMPONENT, ProgramKind, Sandbox};
+use flowcell_egress::HostPattern;
+use flowcell_registry::{Blob, Client, ImageReference, ReferenceError, RegistryError, Settings};
+use flowcell_sandbox::{MAX_COMPONENT, ProgramKind, Sandbox};
 use uv_pep440::{Version, VersionSpecifiers};
 
 use crate::error::{At as _, EnvironmentError};
@@ -23,8 +24,8 @@ const LISTED: usize = 10;
 /// The component indexes of a host.
 pub(crate) struct ComponentIndexes<'a> {
     client: Client,
-    /// `registry/path`, in the order in which they are asked.
-    indexes: &'a [String],
+    /// `registry/path`, without a slash at the end, in the order in which they are asked.
+    indexes: Vec<&'a str>,
     credentials: &'a Credentials,
 }
 
@@ -45,15 +46,13 @@ impl<'a> ComponentIndexes<'a> {
         settings: &'a IndexSettings,
         credentials: &'a Credentials,
     ) -> Result<Self, EnvironmentError> {
-        let indexes = settings.component_indexes.as_slice();
+        let indexes = settings.component_indexes.iter();
+        let indexes: Vec<&str> = indexes.map(|index| index.trim_end_matches('/')).collect();
         let mut registries = Vec::new();
-        for index in indexes {
-            let wrong = |why: String| {
-                EnvironmentError::Index(format!("the component index {index}: {why}"))
-            };
-            let one = repository(index, "package").map_err(wrong)?;
+        for index in &indexes {
+            let one = reference(index, &repository(index, "package"))?;
             let pattern: Result<HostPattern, _> = one.registry().parse();
-            registries.push(pattern.map_err(|error| wrong(error.to_string()))?);
+            registries.push(pattern.map_err(|error| wrong(index, &error))?);
         }
         let client = Client::new(Settings {
             registries: Some(registries),
@@ -78,13 +77,11 @@ impl<'a> ComponentIndexes<'a> {
         specifier: &VersionSpecifiers,
         pre: bool,
     ) -> Result<Option<LockedComponent>, EnvironmentError> {
-        for index in self.indexes {
-            let wrong = |why: String| {
-                EnvironmentError::Index(format!("the component index {index}: {why}"))
-            };
-            let reference = repository(index, name).map_err(wrong)?;
-            let credentials = self.credentials_for(&reference)?;
-            let tags = match self.client.tags(&reference, &credentials).await {
+        for index in &self.indexes {
+            let repository = repository(index, name);
+            let untagged = reference(index, &repository)?;
+            let credentials = self.credentials_for(&untagged)?;
+            let tags = match self.client.tags(&untagged, &credentials).await {
                 Ok(tags) => tags.tags,
                 Err(RegistryError::NotFound { .. }) => continue,
                 Err(error) => return Err(EnvironmentError::Index(chain(&error))),
@@ -101,20 +98,18 @@ impl<'a> ComponentIndexes<'a> {
                 let all = versions.iter().rev().take(LISTED);
                 let all: Vec<&str> = all.map(|(_, tag)| tag.as_str()).collect();
                 return Err(EnvironmentError::Unresolvable(format!(
-                    "the component package {index}/{name} has {}{}, and {name}{specifier} fits none of them",
+                    "the component package {repository} has {}{}, and {name}{specifier} fits none of them",
                     all.join(", "),
                     if versions.len() > LISTED { ", …" } else { "" }
                 )));
             };
-            let tagged: ImageReference = format!("{index}/{name}:{tag}")
-                .parse()
-                .map_err(|error: flowcell_registry::ReferenceError| wrong(error.to_string()))?;
+            let tagged = reference(index, &format!("{repository}:{tag}"))?;
             let found = component_artifact(&self.client, &tagged, &credentials).await;
             let found = found.map_err(|error| EnvironmentError::Index(chain(&error)))?;
             return Ok(Some(LockedComponent {
                 name: name.to_owned(),
                 version: version.to_string(),
-                repository: format!("{index}/{name}"),
+                repository,
                 digest: found.digest,
                 component: found.component.digest,
                 size: found.component.size,
@@ -141,21 +136,20 @@ impl<'a> ComponentIndexes<'a> {
         let is_known = self
             .indexes
             .iter()
-            .any(|index| locked.repository == format!("{index}/{}", locked.name));
+            .any(|index| locked.repository == repository(index, &locked.name));
         if !is_known {
             return Err(EnvironmentError::Index(format!(
                 "the component package {} is in none of the component indexes of this host{}",
                 locked.repository,
-                match self.indexes {
+                match self.indexes.as_slice() {
                     [] => ", which has none".to_owned(),
                     some => format!(": {}", some.join(", ")),
                 }
             )));
         }
-        let wrong = |error: flowcell_registry::ReferenceError| {
-            EnvironmentError::Index(format!("{}: {error}", locked.repository))
-        };
-        let reference: ImageReference = locked.repository.parse().map_err(wrong)?;
+        let reference: Result<ImageReference, ReferenceError> = locked.repository.parse();
+        let reference = reference
+            .map_err(|error| EnvironmentError::Index(format!("{}: {error}", locked.repository)))?;
         let by_digest = reference.with_digest(locked.digest);
         let credentials = self.credentials_for(&by_digest)?;
         std::fs::create_dir_all(&components).at("make the folder", &components)?;
@@ -195,7 +189,7 @@ pub(crate) async fn describe(
     (path, lease): (PathBuf, Lease),
 ) -> Result<Fetched, EnvironmentError> {
     let unusable = |problem: String| EnvironmentError::Package {
-        package: format!("{}=={}", locked.name, locked.version),
+        package: locked.shown(),
         problem,
     };
     let bytes = std::fs::read(&path).at("read", &path)?;
@@ -204,11 +198,8 @@ pub(crate) async fn describe(
     if program.kind() != ProgramKind::Tool {
         return Err(unusable("it is a Python runner, and no tool".to_owned()));
     }
-    let environment = Environment::new(Vec::new(), Vec::new(), Limits::default());
-    let instance = Instance::start(sandbox, &program, &environment, None).await;
-    let mut instance = instance.map_err(|error| unusable(error.to_string()))?;
-    let tools = instance.describe().await.result;
-    let tools = tools.map_err(|fault| unusable(format!("its description fails: {fault}")))?;
+    let tools = flowcell_bundle::describe(&locked.name, sandbox, &program).await;
+    let tools = tools.map_err(|error| unusable(error.to_string()))?;
     if tools.is_empty() {
         return Err(unusable("it has no tools".to_owned()));
     }
@@ -222,7 +213,7 @@ pub(crate) async fn describe(
             kind: ProgramKind::Tool,
             digest: locked.component,
             size: locked.size,
-            tools: tools.into_iter().map(Tool::from).collect(),
+            tools,
             start: Start::Ordinary,
         },
     })
@@ -243,10 +234,19 @@ fn choose<'v>(
     })
 }
 
-fn repository(index: &str, name: &str) -> Result<ImageReference, String> {
-    let text = format!("{}/{name}", index.trim_end_matches('/'));
+/// The repository of a package.
+fn repository(index: &str, name: &str) -> String {
+    format!("{index}/{name}")
+}
+
+/// What is asked of an index.
+fn reference(index: &str, text: &str) -> Result<ImageReference, EnvironmentError> {
     let parsed = text.parse();
-    parsed.map_err(|error: flowcell_registry::ReferenceError| error.to_string())
+    parsed.map_err(|error: ReferenceError| wrong(index, &error))
+}
+
+fn wrong(index: &str, error: &dyn std::error::Error) -> EnvironmentError {
+    EnvironmentError::Index(format!("the component index {index}: {error}"))
 }
 
 fn failed(error: &RegistryError) -> EnvironmentError {

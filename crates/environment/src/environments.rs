@@ -20,7 +20,7 @@ use crate::native;
 use crate::platform::{BROUGHT, PythonPlatform};
 use crate::python::Python;
 use crate::requirements::{Requirements, Wanted};
-use crate::resolve::{has, resolve};
+use crate::resolve::{Installed, resolve};
 use crate::site::{self, Assembly, Site};
 
 /// Wheels that are downloaded at the same time.
@@ -106,20 +106,17 @@ impl Environments<'_> {
         let packages = packages.ok_or_else(|| {
             EnvironmentError::Host("the base image has no folder of packages".to_owned())
         })?;
-        let packages = self.programs.store().tree(&packages.digest)?;
+        let installed = Installed::below(&self.store().tree(&packages.digest)?)?;
         let mut components = Vec::new();
         // Whatever the image has needs no index.
-        let resolved = match resolve(&wanted, &platform, None, &packages).await {
+        let resolved = match resolve(&wanted, &platform, None, &installed).await {
             Ok(resolved) => resolved,
             Err(_) => {
-                let cache = self.answers(credentials);
-                let _lease = self.store().lease(Thing::Index)?;
-                let indexes = Indexes::open(self.indexes, credentials, lines, no_index, &cache);
-                let indexes = indexes.await?;
+                let indexes = self.client(credentials, lines, no_index).await?;
                 components = self
-                    .components(&mut wanted, &platform, &packages, credentials)
+                    .components(&mut wanted, &platform, &installed, credentials)
                     .await?;
-                let mut resolved = resolve(&wanted, &platform, Some(&indexes), &packages).await?;
+                let mut resolved = resolve(&wanted, &platform, Some(&indexes), &installed).await?;
                 for package in &mut resolved.packages {
                     self.fill_in(package, &platform, &indexes).await?;
                 }
@@ -143,7 +140,7 @@ impl Environments<'_> {
         &self,
         wanted: &mut Wanted,
         platform: &PythonPlatform,
-        packages: &Path,
+        installed: &Installed,
         credentials: &Credentials,
     ) -> Result<Vec<LockedComponent>, EnvironmentError> {
         if self.indexes.component_indexes.is_empty() {
@@ -152,7 +149,7 @@ impl Environments<'_> {
         let indexes = ComponentIndexes::new(self.indexes, credentials)?;
         let mut found = Vec::new();
         for (name, specifier) in wanted.by_name(platform) {
-            if has(packages, &name)? {
+            if installed.has(&name) {
                 continue;
             }
             let text = name.to_string();
@@ -212,29 +209,20 @@ impl Environments<'_> {
             return Ok(None);
         }
         let components = self.fetch_components(here, credentials).await?;
-        let most = self.indexes.wheel_bytes;
         let maker = Maker::of(image.manifest, &version)?;
+        let python = Python::new(self.sandbox, self.programs, self.progress);
         // Nobody is asked for what is here.
         let indexes = OnceCell::new();
-        let _index = self.store().lease(Thing::Index)?;
         let layers: Vec<KeptLayer> = stream::iter(&chosen)
             .map(|chosen| {
-                let (indexes, maker) = (&indexes, &maker);
+                let (indexes, maker, python) = (&indexes, &maker, &python);
                 async move {
-                    let found = self.find_layer(chosen, maker)?;
-                    if let Some(found) = found {
+                    if let Some(found) = self.find_layer(chosen, maker)? {
                         return Ok(found);
                     }
-                    let wheel = match fetch::kept(chosen, self.store())? {
-                        Some(wheel) => wheel,
-                        None => {
-                            let opening = indexes.get_or_try_init(|| self.client(credentials));
-                            let client = &opening.await?.client;
-                            (self.progress)(&format!("downloading {}", chosen.filename));
-                            fetch::wheel(chosen, client, self.store(), most).await?
-                        }
-                    };
-                    self.layer(image.manifest, chosen, &wheel, maker).await
+                    let wheel = self.wheel(chosen, indexes, credentials).await?;
+                    self.layer((image.manifest, python), chosen, &wheel, maker)
+                        .await
                 }
             })
             .buffered(DOWNLOADS)
@@ -252,7 +240,6 @@ impl Environments<'_> {
         }
         (self.progress)("putting the environment together");
         let assembly = Assembly::new(self.store(), &layers, &components)?;
-        let python = self.python();
         let found = native::prove(&python, image.manifest, &assembly.files(), &only).await?;
         let mut site = assembly.end(self.store(), &digest, &only, &components, found)?;
         notes.append(&mut site.notes);
@@ -287,14 +274,33 @@ impl Environments<'_> {
         site::find(store, digest)
     }
 
-    /// What asks indexes for wheels that a lock names.
-    pub(crate) async fn client(
+    /// What asks indexes: the host's, with those that lines of requirements name.
+    async fn client(
         &self,
         credentials: &Credentials,
+        lines: (Option<String>, Vec<String>),
+        no_index: bool,
     ) -> Result<Indexes, EnvironmentError> {
-        let lines = (None, Vec::new());
+        let lease = self.store().lease(Thing::Index)?;
         let cache = self.answers(credentials);
-        Indexes::open(self.indexes, credentials, lines, false, &cache).await
+        Indexes::open(self.indexes, credentials, lines, no_index, (&cache, lease)).await
+    }
+
+    /// The wheel that a lock names; it is downloaded if it is not here. `indexes` is opened for the first such.
+    pub(crate) async fn wheel(
+        &self,
+        chosen: &Chosen,
+        indexes: &OnceCell<Indexes>,
+        credentials: &Credentials,
+    ) -> Result<Wheel, EnvironmentError> {
+        if let Some(wheel) = fetch::kept(chosen, self.store())? {
+            return Ok(wheel);
+        }
+        let opening =
+            indexes.get_or_try_init(|| self.client(credentials, (None, Vec::new()), false));
+        let client = &opening.await?.client;
+        (self.progress)(&format!("downloading {}", chosen.filename));
+        fetch::wheel(chosen, client, self.store(), self.indexes.wheel_bytes).await
     }
 
     fn find_layer(
@@ -314,7 +320,7 @@ impl Environments<'_> {
     /// The layer of a wheel; it is unpacked and compiled if it is not there.
     async fn layer(
         &self,
-        manifest: &Manifest,
+        (manifest, python): (&Manifest, &Python<'_>),
         chosen: &Chosen,
         wheel: &Wheel,
         maker: &Maker,
@@ -342,9 +348,9 @@ impl Environments<'_> {
         let layer = unpacked.await.map_err(|_| {
             EnvironmentError::Host(format!("{} cannot be unpacked", chosen.filename))
         })??;
-        self.python()
-            .compile(manifest, &partial.path().join(layer::FILES))
-            .await?;
+        let work = self.store().partial_folder(&layers)?;
+        let files = partial.path().join(layer::FILES);
+        python.compile(manifest, &files, work.path()).await?;
         layer::write(partial.path(), &layer)?;
         // One that cannot be read is of another version, or of a host that lost power.
         match fs::remove_dir_all(&folder) {
@@ -358,14 +364,6 @@ impl Environments<'_> {
 
     pub(crate) fn store(&self) -> &Store {
         self.programs.store()
-    }
-
-    fn python(&self) -> Python<'_> {
-        Python {
-            sandbox: self.sandbox,
-            programs: self.programs,
-            progress: self.progress,
-        }
     }
 
     /// Where answers of indexes are kept: what was answered to some credentials is for no others.

@@ -1,11 +1,11 @@
 //! Wheels, downloaded once and kept by their digest.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use flowcell_bundle::{DigestError, Lease, Store, Thing};
+use flowcell_bundle::{Digest, DigestError, Lease, Store, Thing, chain};
 use futures_util::StreamExt as _;
 use sha2::{Digest as _, Sha256, Sha384, Sha512};
 use uv_client::RegistryClient;
@@ -14,7 +14,6 @@ use uv_redacted::DisplaySafeUrl;
 use crate::error::{At as _, EnvironmentError};
 use crate::index::without_secrets;
 use crate::lock::Chosen;
-use flowcell_bundle::chain;
 
 /// Times that a download is begun.
 const TRIES: u32 = 4;
@@ -49,7 +48,7 @@ pub(crate) fn kept(chosen: &Chosen, store: &Store) -> Result<Option<Wheel>, Envi
     };
     let sha256 = sha256.to_ascii_lowercase();
     let lease = lease(store, &sha256)?;
-    let path = store.cache().join("wheels").join(format!("{sha256}.whl"));
+    let path = path(&wheels(store), &sha256);
     Ok(path.exists().then_some(Wheel {
         path,
         sha256,
@@ -57,7 +56,7 @@ pub(crate) fn kept(chosen: &Chosen, store: &Store) -> Result<Option<Wheel>, Envi
     }))
 }
 
-/// The wheel in the folder `wheels`; it is downloaded if it is not there.
+/// Downloads a wheel that is not [kept](kept).
 ///
 /// # Errors
 /// When it cannot be had, or is not what its hashes say.
@@ -67,17 +66,12 @@ pub(crate) async fn wheel(
     store: &Store,
     most: u64,
 ) -> Result<Wheel, EnvironmentError> {
-    if let Some(kept) = kept(chosen, store)? {
-        return Ok(kept);
-    }
-    let wheels = &store.cache().join("wheels");
     let what = chosen.filename.to_string();
     let url =
         DisplaySafeUrl::parse(&chosen.wheel.url).map_err(|error| EnvironmentError::Package {
             package: what.clone(),
             problem: format!("its address is none: {error}"),
         })?;
-    fs::create_dir_all(wheels).at("make the folder", wheels)?;
     let mut pause = PAUSE;
     let mut tried = 1;
     loop {
@@ -109,7 +103,6 @@ async fn download(
     store: &Store,
     most: u64,
 ) -> Result<Wheel, Failed> {
-    let wheels = &store.cache().join("wheels");
     let package = chosen.filename.to_string();
     let refused = |problem: String| {
         Failed::ForGood(EnvironmentError::Package {
@@ -138,7 +131,8 @@ async fn download(
             ))),
         });
     }
-    let file = store.partial_file(wheels);
+    let wheels = made(store).map_err(host)?;
+    let file = store.partial_file(&wheels);
     let mut file = file.map_err(|error| host(error.into()))?;
     let (mut sha256, mut sha384, mut sha512) = (Sha256::new(), Sha384::new(), Sha512::new());
     let mut size = 0u64;
@@ -193,18 +187,41 @@ async fn download(
     }
     let [(_, sha256), ..] = found;
     let lease = lease(store, &sha256).map_err(host)?;
-    let path = wheels.join(format!("{sha256}.whl"));
-    let kept = || -> std::io::Result<()> {
-        file.as_file().sync_all()?;
-        file.persist(&path).map_err(|error| error.error)?;
-        File::open(wheels)?.sync_all()
-    };
-    kept().at("write", &path).map_err(host)?;
+    let path = path(&wheels, &sha256);
+    let kept = store.keep(file, &path);
+    kept.map_err(|error| host(error.into()))?;
     Ok(Wheel {
         path,
         sha256,
         _lease: lease,
     })
+}
+
+/// Puts a wheel where those are that were downloaded. Whoever calls has compared it with its digest.
+///
+/// # Errors
+/// When the disk does not take it.
+pub fn keep_wheel(store: &Store, digest: &Digest, bytes: &[u8]) -> Result<(), EnvironmentError> {
+    let target = path(&made(store)?, &digest.hex());
+    if !target.exists() {
+        store.write_whole(&target, bytes)?;
+    }
+    Ok(())
+}
+
+/// The folder of wheels, which is made if it is not there.
+fn made(store: &Store) -> Result<PathBuf, EnvironmentError> {
+    let wheels = wheels(store);
+    fs::create_dir_all(&wheels).at("make the folder", &wheels)?;
+    Ok(wheels)
+}
+
+fn wheels(store: &Store) -> PathBuf {
+    store.cache().join("wheels")
+}
+
+fn path(wheels: &Path, sha256: &str) -> PathBuf {
+    wheels.join(format!("{sha256}.whl"))
 }
 
 /// Keeps the wheel of this digest.

@@ -10,6 +10,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use flowcell_bundle::{Lease, chain};
+use flowcell_egress::is_public;
 use flowcell_registry::{Credentials as RegistryCredentials, RegistryError};
 use http_body_util::Limited;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
@@ -25,7 +27,6 @@ use uv_configuration::IndexStrategy;
 use uv_distribution_types::{Index, IndexLocations, IndexUrl};
 
 use crate::error::EnvironmentError;
-use flowcell_bundle::chain;
 
 /// Bytes of an answer that is no wheel.
 const MAX_ANSWER: u64 = 64 << 20;
@@ -220,36 +221,6 @@ pub(crate) fn host(url: &Url) -> Option<String> {
     })
 }
 
-/// Whether an address is reachable for everybody: no private, local, shared or special range (RFC 6890).
-fn is_public(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(address) => {
-            let [a, b, c, _] = address.octets();
-            !(address.is_private()
-                || address.is_loopback()
-                || address.is_link_local()
-                || address.is_broadcast()
-                || address.is_documentation()
-                || address.is_multicast()
-                || a == 0
-                || a >= 240
-                || (a == 100 && (64..128).contains(&b))
-                || (a == 192 && b == 0 && c == 0)
-                || (a == 198 && (b == 18 || b == 19)))
-        }
-        IpAddr::V6(address) => {
-            if let Some(mapped) = address.to_ipv4() {
-                return is_public(IpAddr::V4(mapped));
-            }
-            let [first, second, ..] = address.segments();
-            // Global unicast; without documentation, 6to4, Teredo and the translation prefixes, which hide other addresses.
-            (0x2000..0x4000).contains(&first)
-                && first != 0x2002
-                && !(first == 0x2001 && (second < 0x200 || second == 0xdb8))
-        }
-    }
-}
-
 /// Looks names up, and keeps back what is not public. The addresses that it gives are those that are connected to.
 struct PublicAddresses(Arc<Guard>);
 
@@ -388,10 +359,12 @@ struct Refused(String);
 pub(crate) struct Indexes {
     pub(crate) client: RegistryClient,
     pub(crate) locations: IndexLocations,
+    /// Keeps the folder with their answers.
+    _lease: Lease,
 }
 
 impl Indexes {
-    /// Opens a client whose answers are kept in the folder `cache`. `lines` are the indexes that the requirements name:
+    /// Opens a client whose answers are kept in the folder `cache`, which `lease` is for. `lines` are the indexes that the requirements name:
     /// first the one in place of the host's, then those beside it.
     ///
     /// # Errors
@@ -401,7 +374,7 @@ impl Indexes {
         credentials: &Credentials,
         lines: (Option<String>, Vec<String>),
         no_index: bool,
-        cache: &Path,
+        (cache, lease): (&Path, Lease),
     ) -> Result<Self, EnvironmentError> {
         let guard = Arc::new(Guard {
             settings: settings.clone(),
@@ -474,7 +447,11 @@ impl Indexes {
             .index_strategy(IndexStrategy::FirstIndex)
             .build()
             .map_err(|error| failed(&error))?;
-        Ok(Self { client, locations })
+        Ok(Self {
+            client,
+            locations,
+            _lease: lease,
+        })
     }
 }
 
@@ -490,57 +467,6 @@ pub(crate) fn without_secrets(url: &str) -> String {
 #[expect(clippy::unwrap_used, reason = "a test stops where it fails")]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_public_addresses_are_public() {
-        for text in [
-            "0.0.0.0",
-            "10.1.2.3",
-            "100.64.0.1",
-            "127.0.0.1",
-            "127.8.8.8",
-            "169.254.169.254",
-            "172.16.0.1",
-            "172.31.255.255",
-            "192.0.0.8",
-            "192.0.2.1",
-            "192.168.1.1",
-            "198.18.0.1",
-            "198.51.100.7",
-            "203.0.113.9",
-            "224.0.0.1",
-            "240.0.0.1",
-            "255.255.255.255",
-            "::",
-            "::1",
-            "::ffff:10.0.0.1",
-            "::ffff:169.254.169.254",
-            "::127.0.0.1",
-            "64:ff9b::a9fe:a9fe",
-            "100::1",
-            "2001::1",
-            "2001:db8::1",
-            "2002:a00:1::",
-            "fc00::1",
-            "fd12::1",
-            "fe80::1",
-            "fec0::1",
-            "ff02::1",
-        ] {
-            assert!(!is_public(text.parse().unwrap()), "{text}");
-        }
-        for text in [
-            "1.1.1.1",
-            "8.8.8.8",
-            "100.63.0.1",
-            "172.32.0.1",
-            "192.0.1.1",
-            "2606:4700::1111",
-            "2a00:1450::1",
-        ] {
-            assert!(is_public(text.parse().unwrap()), "{text}");
-        }
-    }
 
     fn refusal(settings: IndexSettings, url: &str) -> Option<String> {
         let guard = Guard {

@@ -26,11 +26,13 @@ mod platform;
 mod python;
 mod requirements;
 mod resolve;
+mod shares;
 mod site;
 
-pub use carried::{CarriedWheel, keep_wheel, licenses};
+pub use carried::{CarriedWheel, licenses};
 pub use environments::{Environments, Image, Locked};
 pub use error::EnvironmentError;
+pub use fetch::keep_wheel;
 pub use index::{Credential, Credentials, IndexSettings};
 pub use lock::{Archive, LOCK_FILE, Lock, LockedComponent, LockedHere, LockedPackage, LockedWheel};
 pub use python::SITE;

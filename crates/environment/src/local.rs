@@ -1,7 +1,7 @@
 //! Wheels that are files of whoever builds a base image. Sessions take none of these: what they have comes from an index.
 
-use std::fs::{self, File};
-use std::io::{Read as _, Write as _};
+use std::fs::File;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr as _;
 
@@ -10,6 +10,7 @@ use uv_distribution_filename::WheelFilename;
 
 use crate::environments::{Environments, Image};
 use crate::error::{At as _, EnvironmentError};
+use crate::fetch::keep_wheel;
 use crate::lock::{Lock, LockedHere, LockedPackage, LockedWheel};
 
 impl Environments<'_> {
@@ -69,22 +70,15 @@ impl Environments<'_> {
             });
         }
         let digest = Digest::of(&bytes);
-        let lease = self.programs.store().lease(Thing::Wheel(digest))?;
-        let digest = digest.hex();
-        let wheels = self.programs.store().cache().join("wheels");
-        fs::create_dir_all(&wheels).at("make the folder", &wheels)?;
-        let target = wheels.join(format!("{digest}.whl"));
-        let mut partial = self.programs.store().partial_file(&wheels)?;
-        partial.write_all(&bytes).at("write", &target)?;
-        let kept = partial.persist(&target).map_err(|error| error.error);
-        kept.at("write", &target)?;
+        let lease = self.store().lease(Thing::Wheel(digest))?;
+        keep_wheel(self.store(), &digest, &bytes)?;
         let mut package = LockedPackage::named(filename.name.to_string());
         package.version = Some(filename.version.to_string());
         package.wheels.push(LockedWheel {
             name: name.to_owned(),
             url: String::new(),
             size: Some(bytes.len() as u64),
-            hashes: [("sha256".to_owned(), digest)].into(),
+            hashes: [("sha256".to_owned(), digest.hex())].into(),
         });
         Ok((package, lease))
     }

@@ -1,43 +1,84 @@
 //! The base image's Python at work for the host: compiling what was unpacked, and importing it to see whether it runs.
 //!
-//! Both handle what strangers have written, so each happens in a sandbox instance of its own that has nothing else, and is
+//! Both handle what strangers have written, so each happens in sandbox instances of its own that have nothing else, and are
 //! gone afterwards.
 
+use std::num::NonZero;
 use std::path::Path;
 use std::sync::Arc;
+use std::thread::available_parallelism;
 use std::time::Duration;
 
 use flowcell_bundle::{Manifest, Programs, Progress};
 use flowcell_sandbox::{
     Access, Argument, Environment, Instance, Limits, Mount, Outcome, Program, Request, Sandbox,
 };
+use futures_util::future::try_join_all;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 
 use crate::error::EnvironmentError;
+use crate::shares;
 
 /// Where instances see what requirements have brought.
 pub const SITE: &str = "/site";
 /// The modules of the runner that do it.
 const COMPILE: &str = "flowcell_runner.compiling:compile_tree";
 const IMPORT: &str = "flowcell_runner.compiling:try_import";
-/// How long the files of one wheel may take to compile, and how long its import.
+/// Instances that compile at the same time, at most; fewer where there are fewer processors.
+const AT_ONCE: usize = 4;
+/// How long an instance may take to compile its files of a wheel, and how long a wheel's import.
 const COMPILE_TIME: Duration = Duration::from_secs(120);
 const IMPORT_TIME: Duration = Duration::from_secs(30);
 
 pub(crate) struct Python<'a> {
-    pub(crate) sandbox: &'a Sandbox,
-    pub(crate) programs: &'a Programs,
-    pub(crate) progress: &'a Progress,
+    sandbox: &'a Sandbox,
+    programs: &'a Programs,
+    progress: &'a Progress,
+    /// How many instances compile at the same time, and a place for each.
+    at_once: usize,
+    places: Semaphore,
 }
 
-impl Python<'_> {
+impl<'a> Python<'a> {
+    pub(crate) fn new(
+        sandbox: &'a Sandbox,
+        programs: &'a Programs,
+        progress: &'a Progress,
+    ) -> Self {
+        let at_once = available_parallelism().map_or(1, NonZero::get).min(AT_ONCE);
+        Self {
+            sandbox,
+            programs,
+            progress,
+            at_once,
+            places: Semaphore::new(at_once),
+        }
+    }
+
     /// Writes a `.pyc` beside every `.py` below a folder, whose files will be seen below [`SITE`]. Files that do not compile
-    /// are left as they are: importing them says why.
+    /// are left as they are: importing them says why. `work` is an empty folder on the same disk, of no use afterwards.
     pub(crate) async fn compile(
         &self,
         manifest: &Manifest,
         folder: &Path,
+        work: &Path,
     ) -> Result<(), EnvironmentError> {
-        let mounts = self.mounts(manifest, folder, Access::ReadWrite)?;
+        let shares = shares::deal(folder, work, self.at_once)?;
+        let compiling = shares.into_iter().map(|share| async move {
+            let _place = self.places.acquire().await;
+            self.compile_share(manifest, &share).await?;
+            shares::collect(&share, folder)
+        });
+        try_join_all(compiling).await.map(|_| ())
+    }
+
+    async fn compile_share(
+        &self,
+        manifest: &Manifest,
+        share: &Path,
+    ) -> Result<(), EnvironmentError> {
+        let mounts = self.mounts(manifest, share, Access::ReadWrite)?;
         let inputs = format!("[\"{SITE}\"]");
         let answer = self.ask(manifest, mounts, COMPILE_TIME, COMPILE, ("folders", inputs));
         let answer = answer.await?;
@@ -122,7 +163,13 @@ impl Python<'_> {
             init: Vec::new(),
             inputs: vec![(input.to_owned(), Argument::Json(json))],
         };
-        Ok(match instance.call(&request).await.result {
+        // In a task of its own, for several to be at work; it ends if this does.
+        let mut call = JoinSet::new();
+        call.spawn(async move { instance.call(&request).await.result });
+        let Some(Ok(called)) = call.join_next().await else {
+            return Err(EnvironmentError::Host(format!("{function} panicked")));
+        };
+        Ok(match called {
             Ok(Ok(Outcome::Json(json))) => Ok(json),
             Ok(Ok(Outcome::Object(_))) => Err("the answer is no JSON".to_owned()),
             Ok(Err(error)) => Err(format!("{}: {}", error.type_name, error.message)),

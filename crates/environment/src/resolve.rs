@@ -5,6 +5,7 @@ use std::path::Path;
 use std::str::FromStr as _;
 use std::sync::Arc;
 
+use flowcell_bundle::chain;
 use uv_client::MetadataFormat;
 use uv_configuration::{
     BuildOptions, Constraints, Excludes, HashCheckingMode, NoBinary, NoBuild, Overrides,
@@ -38,7 +39,6 @@ use crate::index::Indexes;
 use crate::lock::{Archive, LockedPackage, LockedWheel};
 use crate::platform::{BROUGHT, Fit, PythonPlatform};
 use crate::requirements::Wanted;
-use flowcell_bundle::chain;
 
 /// Packages that an environment may have.
 const MAX_PACKAGES: usize = 500;
@@ -59,7 +59,7 @@ pub(crate) async fn resolve(
     wanted: &Wanted,
     platform: &PythonPlatform,
     indexes: Option<&Indexes>,
-    packages: &Path,
+    installed: &Installed,
 ) -> Result<Resolved, EnvironmentError> {
     let mut notes = Vec::new();
     let entries = wanted.parsed.requirements.iter().cloned();
@@ -172,7 +172,7 @@ pub(crate) async fn resolve(
             .map(|indexes| indexes.locations.clone())
             .unwrap_or_default(),
         provider,
-        Installed::below(packages)?,
+        installed.clone(),
     );
     let output = resolver.resolve().await.map_err(explained)?;
     let resolution = Resolution::from(output);
@@ -193,15 +193,6 @@ pub(crate) async fn resolve(
         .collect::<Result<Vec<_>, _>>()?;
     packages.sort_by(|one, other| one.name.cmp(&other.name));
     Ok(Resolved { packages, notes })
-}
-
-/// Whether a folder of packages has one by this name.
-///
-/// # Errors
-/// When the folder cannot be read.
-pub(crate) fn has(packages: &Path, name: &PackageName) -> Result<bool, EnvironmentError> {
-    let installed = Installed::below(packages)?;
-    Ok(!installed.get_packages(name).is_empty())
 }
 
 /// A requirement's name, which one that is an address has in its file name.
@@ -335,10 +326,14 @@ fn without_user(url: &url::Url) -> String {
 
 /// What the base image has.
 #[derive(Debug, Clone)]
-struct Installed(Arc<Vec<InstalledDist>>);
+pub(crate) struct Installed(Arc<Vec<InstalledDist>>);
 
 impl Installed {
-    fn below(packages: &Path) -> Result<Self, EnvironmentError> {
+    /// Reads the image's folder of packages.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub(crate) fn below(packages: &Path) -> Result<Self, EnvironmentError> {
         let failed =
             |error: String| EnvironmentError::Host(format!("the base image's packages: {error}"));
         let mut found = Vec::new();
@@ -355,6 +350,11 @@ impl Installed {
             }
         }
         Ok(Self(Arc::new(found)))
+    }
+
+    /// Whether there is a package by this name.
+    pub(crate) fn has(&self, name: &PackageName) -> bool {
+        self.0.iter().any(|one| one.name() == name)
     }
 }
 

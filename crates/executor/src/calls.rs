@@ -80,7 +80,7 @@ impl Line {
             init,
             inputs,
         };
-        held.instance().listen(self.options.listener(node));
+        self.begin(node, held.instance());
         let called = held.instance().call(&request).await;
         let outcome = self.called(node, called, end)?;
         Ok(held.value(outcome))
@@ -95,10 +95,16 @@ impl Line {
         end: &mut NodeEnd,
     ) -> Result<Value, RunError> {
         let (mut held, arguments) = self.in_lane(node, arguments).await?;
-        held.instance().listen(self.options.listener(node));
+        self.begin(node, held.instance());
         let called = held.instance().render(template, &arguments).await;
         let outcome = self.called(node, called, end)?;
         Ok(held.value(outcome))
+    }
+
+    /// Tells an instance for which node it works, and who hears what it prints.
+    fn begin(&self, node: &str, instance: &mut sandbox::Instance) {
+        instance.listen(self.options.listener(node));
+        instance.attribute(node);
     }
 
     /// A lane for a call, and the call's arguments in it.
@@ -202,7 +208,7 @@ impl Line {
             .checkout(self.session.wait)
             .await
             .map_err(|error| RunError::pool(node, error))?;
-        instance.listen(self.options.listener(node));
+        self.begin(node, &mut instance);
         let called = instance.invoke(tool, json_object(&inputs)).await;
         let json = self.called(node, called, end)?;
         Ok(Value::Json(json.into()))

@@ -233,6 +233,8 @@ impl Maker {
             image: Some(self.bundle.clone()),
             isolation: Isolation::Session,
             instances: 1,
+            // What others say at this moment does not belong into it.
+            network: None,
             // The image is its workspace's, whichever session comes first.
             stored: Some(StoredOptions {
                 owner: Owner {

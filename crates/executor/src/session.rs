@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use flowcell_bundle::{Lease, Manifest, Reference};
 use flowcell_connection::{ConnectionSet, Connections, PlaceholderKey};
+use flowcell_egress::{Egress, EgressOptions};
 use flowcell_environment::{SITE, Site};
 use flowcell_flow::{Flow, Graph, InputDef, JsonMap, NodeTestInputs, ValueType, VariantChoice};
 use flowcell_sandbox::{
@@ -57,6 +58,8 @@ pub struct SessionOptions {
     pub images: ImageSink,
     /// The share of the host that the session's instances use, perhaps with others.
     pub slice: Arc<Slice>,
+    /// What its instances may ask of the network; nothing without it.
+    pub network: Option<EgressOptions>,
     /// How its instances' memory is stored; `None` for a session that is over with its first run.
     pub stored: Option<StoredOptions>,
     /// Where its connections are.
@@ -92,6 +95,7 @@ impl SessionOptions {
             wait: Duration::from_secs(30),
             images: ImageSink::default(),
             slice: Slice::unlimited(),
+            network: None,
             stored: None,
             connections: Arc::new(ConnectionSet::default()),
             placeholders: None,
@@ -407,6 +411,10 @@ pub(crate) fn prepare(
     let environment = Environment::new(mounts, variables.clone(), limits)
         .with_slice(Arc::clone(&options.slice))
         .with_owner(owner.unwrap_or_default());
+    let environment = match &options.network {
+        Some(network) => environment.with_network(Egress::new(network.clone())),
+        None => environment,
+    };
     let site = options.site.as_ref();
     let components = Components::new(host, manifest, site, environment, options.into());
     let tools = Tools::new(

@@ -58,10 +58,11 @@ impl tools::Host for Guest {
             return Err(wasmtime::format_err!("a tool's inputs must be JSON"));
         }
         let cpu = self.cpu_limit.saturating_sub(self.called_cpu);
+        let node = self.network.node.clone();
         // A task of its own: its time is counted there, and it needs more stack than a guest's call of the host has. It
         // ends with this future.
         let mut task = JoinSet::new();
-        task.spawn(async move { called(&*tools, &id, inputs, cpu).await });
+        task.spawn(async move { called(&*tools, &id, inputs, node, cpu).await });
         let call = match task.join_next().await {
             Some(Ok(Ok(call))) => call,
             Some(Ok(Err(error))) => return Ok(Err(error)),
@@ -83,6 +84,7 @@ async fn called(
     tools: &dyn Tools,
     id: &str,
     inputs: String,
+    node: Option<Arc<str>>,
     cpu: Duration,
 ) -> Result<Call<Result<String, ToolError>>, ToolError> {
     let Callee { pool, tool, wait } = tools.find(id)?;
@@ -96,6 +98,9 @@ async fn called(
             ..refused(class, format!("the tool {id} could not start: {error}"))
         }
     })?;
+    if let Some(node) = node {
+        instance.attribute(&node);
+    }
     Ok(instance.invoke_within(cpu, &tool, inputs).await)
 }
 

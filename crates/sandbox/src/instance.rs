@@ -385,6 +385,11 @@ impl Instance {
         self.store.data().listen(listener.as_ref());
     }
 
+    /// Says for which node its next calls are, which its requests are recorded with.
+    pub fn attribute(&mut self, node: &str) {
+        self.store.data_mut().network.node = Some(node.into());
+    }
+
     /// The tools of a component.
     pub async fn describe(&mut self) -> Call<Vec<ToolInfo>> {
         bounded!(self, store, exports => exports.tool()?.call_describe(store))

@@ -7,17 +7,18 @@ use std::time::Duration;
 
 use figment::Figment;
 use figment::providers::{Env, Serialized};
-use flowcell_registry::HostPattern;
+use flowcell_egress::HostPattern;
 use flowcell_session::machine::Rules;
 use flowcell_session::{
     Catalog, FileLimits, InstanceType, MAX_IDLE_SECONDS, Quota, Quotas, Resources,
 };
+use flowcell_worker::read_authorities;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::sections::{
-    AuthConfig, HostConfig, ImagesConfig, InstanceTypeConfig, OidcConfig, PackagesConfig,
-    QuotasConfig, SecretsConfig, ServerConfig, SessionsConfig, StoreConfig, TelemetryConfig,
-    TlsConfig,
+    AuthConfig, HostConfig, ImagesConfig, InstanceTypeConfig, NetworkConfig, OidcConfig,
+    PackagesConfig, QuotasConfig, SecretsConfig, ServerConfig, SessionsConfig, StoreConfig,
+    TelemetryConfig, TlsConfig,
 };
 
 /// Environment variables with this prefix override the file: `FLOWCELL__SERVER__LISTEN` is `server.listen`.
@@ -77,6 +78,8 @@ pub struct Config {
     pub sessions: SessionsConfig,
     /// Where packages come from.
     pub packages: PackagesConfig,
+    /// What tools may ask of the network.
+    pub network: NetworkConfig,
     /// Where base images come from.
     pub images: ImagesConfig,
     /// How large the store may be.
@@ -179,6 +182,7 @@ impl Config {
         )?;
         between("host.instances", u64::from(self.host.instances), 1, 4_096)?;
         self.check_workers()?;
+        self.check_network()?;
         between(
             "sessions.instance_memory_mib",
             sessions.instance_memory_mib as u64,
@@ -236,6 +240,23 @@ impl Config {
                 pattern.map_err(|error| wrong(key, &error.to_string()))?;
             }
         }
+        Ok(())
+    }
+
+    fn check_network(&self) -> Result<(), ConfigError> {
+        let limits = &self.network.limits;
+        for (key, value, most) in [
+            ("concurrent", limits.concurrent as u64, 10_000),
+            ("per_minute", limits.per_minute.into(), 1_000_000),
+            ("request_bytes", limits.request_bytes, 1 << 30),
+            ("response_bytes", limits.response_bytes, 4 << 30),
+            ("connect_seconds", limits.connect_seconds, 600),
+            ("total_seconds", limits.total_seconds, 86_400),
+        ] {
+            between(&format!("network.limits.{key}"), value, 1, most)?;
+        }
+        let authorities = read_authorities(self.network.ca_file.as_deref());
+        authorities.map_err(|error| wrong("network.ca_file", &error.message))?;
         Ok(())
     }
 

@@ -264,6 +264,7 @@ fn settings(
             installer,
             registries: config.images.settings(),
         },
+        network: config.network.spec(),
         secrets,
     }
 }

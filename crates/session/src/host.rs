@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use dashmap::DashMap;
 use flowcell_bundle::{Reference, Store};
-use flowcell_worker::{ComputeId, Installer, Used, Workers};
+use flowcell_worker::{ComputeId, Installer, NetworkSpec, Used, Workers};
 use jiff::Timestamp;
 use tokio::task::JoinHandle;
 
@@ -83,6 +83,8 @@ pub struct HostSettings {
     pub environments: EnvironmentSettings,
     /// What seals the credentials of identities.
     pub secrets: Secrets,
+    /// What sessions may ask of the network.
+    pub network: NetworkSpec,
 }
 
 /// A session or a compute: its workspace and its name there.

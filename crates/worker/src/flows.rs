@@ -17,6 +17,7 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::network::Trust;
 use crate::news::{Hear, Heard};
 use crate::perform;
 use crate::spec::{ComputeId, ComputeSpec, Job, SessionId, SessionSpec, Setup};
@@ -38,6 +39,7 @@ pub(crate) struct Flows {
     /// What all sessions here may use together.
     slice: Arc<Slice>,
     held: Mutex<Held>,
+    trust: Trust,
     /// Where guests run: apart from whoever serves requests, so that a guest at work holds up no request.
     guests: Handle,
 }
@@ -133,6 +135,7 @@ impl Flows {
             executor,
             slice: Slice::new(limits, None),
             held: Mutex::default(),
+            trust: Trust::default(),
             guests,
         }
     }
@@ -318,6 +321,7 @@ impl Flows {
             self.executor
                 .placeholder_key(&session.id.workspace, &session.memory)?,
         );
+        options.network = Some(session.network.options(&session.id, &self.trust)?);
         options.stored = Some(StoredOptions {
             owner: owner(&session.id),
             limit: session.stored_memory,

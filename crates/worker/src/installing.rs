@@ -1,8 +1,10 @@
 //! The other side of [`Installer`](crate::Installer): the process that makes one environment, or fetches one image.
 
 use std::io;
+use std::num::NonZero;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::thread::available_parallelism;
 
 use flowcell_bundle::{
     BundleError, CompileLimits, CompileProcess, Compiler, Store, Transfer, chain,
@@ -17,6 +19,8 @@ use crate::installer::{InstallJob, Installed, Job, Line, MAX_JOB, PullJob, Pulle
 
 /// Instances that the process may have.
 const INSTANCES: u32 = 16;
+/// Threads that it may have its instances on, where there are as many processors.
+const THREADS: usize = 4;
 /// Bytes of memory of its own.
 const MEMORY: u64 = 4 << 30;
 /// Bytes of a file that it may write.
@@ -73,7 +77,7 @@ fn work(compiler: WorkerCommand) -> Result<Line, RunError> {
     let job: Job = serde_json::from_slice(&text)
         .map_err(|error| failed("what is asked makes no sense", &error))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+        .worker_threads(available_parallelism().map_or(1, NonZero::get).min(THREADS))
         .enable_all()
         .build()
         .map_err(|error| failed("no threads can be started", &error))?;

@@ -11,6 +11,7 @@ mod flows;
 mod installer;
 mod installing;
 mod local;
+mod network;
 mod news;
 mod perform;
 mod placement;
@@ -29,6 +30,7 @@ pub use installer::{
     InstallError, InstallJob, Installed, Installer, PullJob, Pulled, RegistrySettings,
 };
 pub use installing::install_for_parent;
+pub use network::{NetworkSpec, read as read_authorities};
 pub use news::{Hear, Heard, News};
 pub use process::main;
 pub use remote::WorkerCommand;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use flowcell_connection::ConnectionSet;
 use serde::{Deserialize, Serialize};
 
+use crate::network::NetworkSpec;
 use crate::work::Work;
 
 /// One life of a session.
@@ -66,6 +67,8 @@ pub struct SessionSpec {
     pub instance_wait: Duration,
     /// Most bytes that may have changed of an idle instance that is stored.
     pub stored_memory: u64,
+    /// What it may ask of the network.
+    pub network: Box<NetworkSpec>,
 }
 
 /// Bytes and files that the tools of a session may have on the disk.

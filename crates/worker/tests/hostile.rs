@@ -66,6 +66,7 @@ fn session() -> SessionSpec {
         instance_memory: 1 << 30,
         call_time: PATIENCE,
         instance_wait: PATIENCE,
+        network: Box::default(),
     }
 }
 

@@ -16,6 +16,7 @@ mod flows;
 mod hibernation;
 mod host;
 mod identities;
+mod images;
 mod oidc;
 mod private_feeds;
 mod roles;

@@ -9,11 +9,12 @@ import sys
 
 from componentize_py_types import Err
 from flowcell_runner import compiling, inspecting, standard_modules  # noqa: F401  (imported so that the component has them)
-from flowcell_runner import calling, components, concurrency, errors, loading, logs, objects, paths, startup, storing, templates, values
+from flowcell_runner import calling, components, concurrency, errors, loading, logs, objects, paths, sockets, startup, storing, templates, values
 from wit_world import exports
 from wit_world.exports.runner import Outcome_Json, Outcome_Object
 
 components.install()
+sockets.install()
 concurrency.install()
 logs.install()
 # What is in the component's memory from its build is there for good. Were the collector to look at it, it would write to

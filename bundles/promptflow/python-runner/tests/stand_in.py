@@ -11,6 +11,7 @@ import os
 import pathlib
 import sys
 import tempfile
+import time
 import types
 
 SOURCE = pathlib.Path(__file__).parents[1] / "src"
@@ -61,6 +62,23 @@ _module(
     in_module=lambda module: component_tools.in_module(module),
     call=lambda tool, inputs: component_tools.call(tool, inputs),
 )
+
+
+class _Names(types.ModuleType):
+    """A module that has whatever class is asked for."""
+
+    def __getattr__(self, name):
+        found = type(name, (), {})
+        setattr(self, name, found)
+        return found
+
+
+for name in ("http_types", "outgoing_handler", "streams"):
+    sys.modules[f"wit_world.imports.{name}"] = module = _Names(name)
+    setattr(sys.modules["wit_world.imports"], name, module)
+_module("wit_world.imports.monotonic_clock", subscribe_duration=lambda time: contextlib.nullcontext(time))
+# Nobody else than time is waited for.
+_module("wit_world.imports.poll", poll=lambda things: time.sleep(things[-1] / 1e9) or [len(things) - 1])
 _module("wit_world.exports", Runner=object)
 runner = _module(
     "wit_world.exports.runner",

@@ -4,10 +4,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use flowcell_bundle::{CompileLimits, DEFAULT_STORE_SIZE};
+use flowcell_egress::{HostPattern, Limits};
 use flowcell_session::{
     CannotHibernate, MAX_IDLE_SECONDS, MIN_IDLE_SECONDS, Name, Quota, Quotas, Resources,
 };
-use flowcell_worker::{IndexSettings, RegistrySettings};
+use flowcell_worker::{IndexSettings, NetworkSpec, RegistrySettings};
 use serde::{Deserialize, Serialize};
 
 use crate::keys::KeyText;
@@ -267,6 +268,47 @@ impl ImagesConfig {
         RegistrySettings {
             registries: self.registries.clone(),
             other_hosts: self.other_hosts.clone(),
+        }
+    }
+}
+
+/// `[network]`: what the tools of sessions may ask, by HTTP and in no other way.
+///
+/// Hosts are written as in `[images]`; `*` is any host. Whatever is allowed here, addresses in private networks, this
+/// machine's own and those of clouds' metadata are not asked, but for the hosts of `private_hosts`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NetworkConfig {
+    /// The hosts that may be asked; endpoints of a flow's connections may be asked, too. Any, by https and http, if nothing
+    /// else is said.
+    pub allowed_hosts: Vec<HostPattern>,
+    /// The hosts among them that may have addresses which are not public.
+    pub private_hosts: Vec<HostPattern>,
+    /// A PEM file of authorities that are trusted besides the system's.
+    pub ca_file: Option<PathBuf>,
+    /// What one session's requests may take.
+    pub limits: Limits,
+}
+
+impl Default for NetworkConfig {
+    fn default() -> Self {
+        let any = ["*", "*:80"].into_iter();
+        Self {
+            allowed_hosts: any.filter_map(|pattern| pattern.parse().ok()).collect(),
+            private_hosts: Vec::new(),
+            ca_file: None,
+            limits: Limits::default(),
+        }
+    }
+}
+
+impl NetworkConfig {
+    pub(crate) fn spec(&self) -> NetworkSpec {
+        NetworkSpec {
+            hosts: self.allowed_hosts.clone(),
+            private: self.private_hosts.clone(),
+            ca_file: self.ca_file.clone(),
+            limits: self.limits.clone(),
         }
     }
 }

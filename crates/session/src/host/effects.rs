@@ -263,6 +263,7 @@ impl Inner {
             image: image.in_store().to_owned(),
             site: packages.and_then(|packages| packages.site.clone()),
             stored_memory: self.settings.stored_memory,
+            network: Box::new(self.settings.network.clone()),
             instance_memory: self.settings.instance_memory as u64,
             call_time: self.settings.call_time,
             instance_wait: self.settings.instance_wait,

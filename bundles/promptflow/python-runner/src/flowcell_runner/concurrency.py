@@ -7,9 +7,10 @@ that hands out work and collects results behaves the same; threads that wait for
 import asyncio
 import concurrent.futures
 import concurrent.futures.thread
-import selectors
 import threading
 from asyncio import selector_events
+
+from . import sockets
 
 
 def install():
@@ -92,7 +93,7 @@ def wait_for(awaitable):
     """Runs a tool's coroutine to its end. One loop serves all calls: making one takes longer than most tools."""
     global _loop
     if _loop is None or _loop.is_closed():
-        _loop = asyncio.SelectorEventLoop(selectors.SelectSelector())
+        _loop = asyncio.SelectorEventLoop(sockets.Selector())
     asyncio.set_event_loop(_loop)
     try:
         return _loop.run_until_complete(awaitable)

@@ -9,7 +9,7 @@ import configparser, contextlib, contextvars, copy, csv, dataclasses, datetime, 
 import email.message, email.parser, enum, fnmatch, fractions, functools, gc, gettext, glob, hashlib  # noqa: E401,F401
 import heapq, hmac, html, html.parser, http.client, importlib.metadata, importlib.resources  # noqa: E401,F401
 import importlib.util, inspect, io, ipaddress, itertools, json, locale, logging, math, mimetypes, numbers  # noqa: E401,F401
-import operator, os, pathlib, pickle, pprint, queue, random, re, reprlib, secrets, shutil, socket  # noqa: E401,F401
+import operator, os, pathlib, ssl, pickle, pprint, queue, random, re, reprlib, secrets, shutil, socket  # noqa: E401,F401
 import statistics, string, struct, sys, tempfile, textwrap, threading, time, tomllib, traceback, types  # noqa: E401,F401
 import typing, unicodedata, urllib.error, urllib.parse, urllib.request, uuid, warnings, weakref  # noqa: E401,F401
 import xml.etree.ElementTree, zipfile, zoneinfo  # noqa: E401,F401

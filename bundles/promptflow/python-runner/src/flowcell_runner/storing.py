@@ -8,7 +8,6 @@ import gc
 import io
 import linecache
 import os
-import socket
 import stat
 import sys
 import weakref
@@ -97,8 +96,6 @@ def describe(found):
         try:
             if issubclass(kind, io.FileIO):
                 names[io.FileIO.fileno(thing)] = _file_name(thing.name)
-            elif issubclass(kind, socket.socket):
-                names[socket.socket.fileno(thing)] = "a socket"
             elif kind.__module__ == "sqlite3" and kind.__name__ == "Connection":
                 databases += [row[2] for row in thing.execute("PRAGMA database_list") if row[2]]
         except Exception:  # closed, or a class of the flow's that will not tell

@@ -1,0 +1,62 @@
+//! What a flow may ask of the network when it runs from the command line.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::Args;
+use flowcell_egress::{
+    Auditor, EgressOptions, Exchange, HostPattern, Limits, Policy, Secrets, SystemLookup,
+};
+use flowcell_executor::RunError;
+use flowcell_worker::read_authorities;
+
+/// What a flow may ask.
+#[derive(Debug, Args)]
+pub(crate) struct NetworkArgs {
+    /// Hosts that the flow's tools may ask: host, host:port, host:*, *.domain or *; all that are public without this.
+    #[arg(long = "allow-host", value_name = "HOST")]
+    hosts: Vec<HostPattern>,
+    /// Hosts that may have addresses in a private network, or this machine's own.
+    #[arg(long = "allow-private-host", value_name = "HOST")]
+    private: Vec<HostPattern>,
+    /// A PEM file with certificates of authorities that the flow's requests trust besides the system's.
+    #[arg(long = "ca-file", value_name = "FILE")]
+    authorities: Option<PathBuf>,
+}
+
+impl NetworkArgs {
+    /// # Errors
+    /// When the certificates cannot be read.
+    pub(crate) fn options(&self) -> Result<EgressOptions, RunError> {
+        let tls = read_authorities(self.authorities.as_deref())?;
+        let all = || "*:*".parse().into_iter().collect();
+        let hosts = if self.hosts.is_empty() {
+            all()
+        } else {
+            // What is allowed to be private is allowed.
+            [self.hosts.as_slice(), &self.private].concat()
+        };
+        Ok(EgressOptions {
+            policy: Policy {
+                hosts,
+                private: self.private.clone(),
+                ..Policy::default()
+            },
+            secrets: Secrets::default(),
+            limits: Limits::default(),
+            lookup: Arc::new(SystemLookup),
+            tls: Arc::new(tls),
+            auditor: Arc::new(Log),
+        })
+    }
+}
+
+/// Requests are in the log, `RUST_LOG=flowcell=info`.
+#[derive(Debug)]
+struct Log;
+
+impl Auditor for Log {
+    fn record(&self, exchange: Exchange) {
+        tracing::info!(?exchange, "a request");
+    }
+}

@@ -1,0 +1,98 @@
+//! What sessions may ask of the network.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use flowcell_egress::{
+    Auditor, EgressOptions, Exchange, HostPattern, Limits, Policy, Secrets, SystemLookup, Tls,
+};
+use flowcell_executor::RunError;
+use serde::{Deserialize, Serialize};
+
+use crate::spec::SessionId;
+
+/// Largest file of certificates, in bytes.
+const MAX_CERTIFICATES: u64 = 1 << 20;
+
+/// What a session may ask of the network.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkSpec {
+    /// Hosts that may be asked.
+    pub hosts: Vec<HostPattern>,
+    /// Hosts that may have addresses in a private network.
+    pub private: Vec<HostPattern>,
+    /// A PEM file of authorities that are trusted besides the system's.
+    pub ca_file: Option<PathBuf>,
+    /// Limits.
+    pub limits: Limits,
+}
+
+/// Whom TLS trusts, read once for each file.
+#[derive(Debug, Default)]
+pub(crate) struct Trust(Mutex<Vec<(Option<PathBuf>, Arc<Tls>)>>);
+
+impl Trust {
+    fn of(&self, file: Option<&Path>) -> Result<Arc<Tls>, RunError> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, tls)) = known.iter().find(|(of, _)| of.as_deref() == file) {
+            return Ok(Arc::clone(tls));
+        }
+        let tls = Arc::new(read(file)?);
+        known.push((file.map(Path::to_owned), Arc::clone(&tls)));
+        Ok(tls)
+    }
+}
+
+/// TLS that trusts the authorities of a PEM file, too.
+///
+/// # Errors
+/// When it cannot be read, or has something else.
+pub fn read(file: Option<&Path>) -> Result<Tls, RunError> {
+    let Some(path) = file else {
+        return Ok(Tls::default());
+    };
+    let wrong = |why: &dyn std::fmt::Display| {
+        RunError::usage(format!("the certificates in {}: {why}", path.display()))
+    };
+    let size = std::fs::metadata(path)
+        .map_err(|error| wrong(&error))?
+        .len();
+    if size > MAX_CERTIFICATES {
+        return Err(wrong(&format!("more than {MAX_CERTIFICATES} bytes")));
+    }
+    let pem = std::fs::read(path).map_err(|error| wrong(&error))?;
+    Tls::new(&[pem]).map_err(|error| wrong(&error))
+}
+
+impl NetworkSpec {
+    /// # Errors
+    /// When the certificates cannot be read.
+    pub(crate) fn options(
+        &self,
+        session: &SessionId,
+        trust: &Trust,
+    ) -> Result<EgressOptions, RunError> {
+        Ok(EgressOptions {
+            policy: Policy {
+                hosts: self.hosts.clone(),
+                private: self.private.clone(),
+                ..Policy::default()
+            },
+            secrets: Secrets::default(),
+            limits: self.limits.clone(),
+            lookup: Arc::new(SystemLookup),
+            tls: trust.of(self.ca_file.as_deref())?,
+            auditor: Arc::new(Audit(session.clone())),
+        })
+    }
+}
+
+/// Writes each request of a session to the log.
+#[derive(Debug)]
+struct Audit(SessionId);
+
+impl Auditor for Audit {
+    fn record(&self, exchange: Exchange) {
+        tracing::info!(target: "flowcell::audit", session = ?self.0, ?exchange, "a request");
+    }
+}

@@ -1,0 +1,295 @@
+//! Tools that ask others, by HTTP and in no other way.
+
+#![expect(clippy::unwrap_used, reason = "a test stops where it fails")]
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use flowcell_tests::{Answer, FlowFolder};
+use serde_json::{Value, json};
+
+/// A server that tells what it was asked: method, path, the header `x-own`, and the body. `/chunks` comes in chunks, `/away`
+/// leads on to `/`, `/status/NUMBER` has that status, `/held` answers once `/go` was asked.
+struct Echo {
+    port: u16,
+    asked: Arc<Mutex<Vec<String>>>,
+}
+
+impl Echo {
+    fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let all = Arc::clone(&asked);
+        let (go, may_go) = std::sync::mpsc::channel();
+        let may_go = Arc::new(Mutex::new(may_go));
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (all, go, may_go) = (Arc::clone(&all), go.clone(), Arc::clone(&may_go));
+                thread::spawn(move || {
+                    let _ = serve(stream.unwrap(), &all, &go, &may_go);
+                });
+            }
+        });
+        Self { port, asked }
+    }
+
+    fn asked(&self) -> Vec<String> {
+        self.asked.lock().unwrap().clone()
+    }
+}
+
+fn serve(
+    stream: TcpStream,
+    all: &Mutex<Vec<String>>,
+    go: &std::sync::mpsc::Sender<()>,
+    may_go: &Mutex<std::sync::mpsc::Receiver<()>>,
+) -> std::io::Result<()> {
+    let mut reader = BufReader::new(stream.try_clone()?);
+    let mut stream = stream;
+    loop {
+        let mut line = String::new();
+        if reader.read_line(&mut line)? == 0 {
+            return Ok(());
+        }
+        let mut words = line.split(' ');
+        let (method, path) = (
+            words.next().unwrap().to_owned(),
+            words.next().unwrap().to_owned(),
+        );
+        let (mut length, mut chunked, mut own) = (0, false, String::new());
+        loop {
+            let mut header = String::new();
+            reader.read_line(&mut header)?;
+            let header = header.trim_end();
+            if header.is_empty() {
+                break;
+            }
+            let (name, value) = header.split_once(": ").unwrap();
+            match name {
+                "content-length" => length = value.parse().unwrap(),
+                "transfer-encoding" => chunked = true,
+                "x-own" => value.clone_into(&mut own),
+                _ => {}
+            }
+        }
+        let mut body = vec![0; length];
+        reader.read_exact(&mut body)?;
+        while chunked {
+            let mut size = String::new();
+            reader.read_line(&mut size)?;
+            let size = usize::from_str_radix(size.trim(), 16).unwrap();
+            let mut chunk = vec![0; size + 2];
+            reader.read_exact(&mut chunk)?;
+            body.extend_from_slice(&chunk[..size]);
+            chunked = size > 0;
+        }
+        all.lock().unwrap().push(format!("{method} {path}"));
+        let body = String::from_utf8(body).unwrap();
+        let told = json!({"method": method, "path": path, "own": own, "body": body}).to_string();
+        let length = told.len();
+        let answer = match path.as_str() {
+            "/chunks" => {
+                stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")?;
+                for part in ["one;", "two;", "three"] {
+                    stream.write_all(format!("{:x}\r\n{part}\r\n", part.len()).as_bytes())?;
+                }
+                "0\r\n\r\n".to_owned()
+            }
+            "/away" => "HTTP/1.1 302 Found\r\nlocation: /\r\ncontent-length: 0\r\n\r\n".to_owned(),
+            "/metadata" => "HTTP/1.1 302 Found\r\nlocation: http://169.254.169.254/\r\ncontent-length: 0\r\n\r\n".to_owned(),
+            "/held" => {
+                may_go.lock().unwrap().recv().unwrap();
+                format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{told}")
+            }
+            "/go" => {
+                go.send(()).unwrap();
+                format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{told}")
+            }
+            path if path.starts_with("/status/") => {
+                let status = path.trim_start_matches("/status/");
+                format!("HTTP/1.1 {status} Some\r\ncontent-length: {length}\r\n\r\n{told}")
+            }
+            _ => format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{told}"),
+        };
+        stream.write_all(answer.as_bytes())?;
+    }
+}
+
+/// What a tool's body gives, as `f(base)`; `base` is the address of a server.
+fn run(echo: &Echo, code: &str, allow: bool) -> Answer {
+    let body: String = code.lines().map(|line| format!("    {line}\n")).collect();
+    let code = format!("from promptflow.core import tool\n\n\n@tool\ndef f(base: str):\n{body}");
+    let flow = FlowFolder::new()
+        .file(
+            "flow.dag.yaml",
+            "inputs:\n  base:\n    type: string\noutputs:\n  out:\n    type: object\n    reference: ${f.output}\n\
+             nodes:\n- name: f\n  type: python\n  source:\n    type: code\n    path: f.py\n  inputs:\n    base: ${inputs.base}\n",
+        )
+        .file("f.py", &code);
+    let base = format!("base=http://127.0.0.1:{}", echo.port);
+    let host = format!("127.0.0.1:{}", echo.port);
+    let mut arguments = vec!["--inputs", &base];
+    if allow {
+        arguments.extend(["--allow-private-host", &host]);
+    }
+    flow.test(&arguments)
+}
+
+#[track_caller]
+fn gives(code: &str, expected: &Value) {
+    let echo = Echo::start();
+    let answer = run(&echo, code, true);
+    assert_eq!(&answer.outputs()["out"], expected, "{answer:#?}");
+}
+
+fn told(method: &str, path: &str, own: &str, body: &str) -> Value {
+    json!({"method": method, "path": path, "own": own, "body": body})
+}
+
+#[test]
+fn the_standard_library_asks() {
+    gives(
+        "import json, urllib.request\n\
+         request = urllib.request.Request(base + '/a?b=c', data=b'body', headers={'X-Own': '1'}, method='PUT')\n\
+         with urllib.request.urlopen(request, timeout=30) as answer:\n    return json.load(answer)",
+        &told("PUT", "/a?b=c", "1", "body"),
+    );
+    // Redirects are followed, answers of other statuses are errors.
+    gives(
+        "import json, urllib.request, urllib.error\n\
+         away = json.load(urllib.request.urlopen(base + '/away'))['path']\n\
+         try:\n    urllib.request.urlopen(base + '/status/404')\n\
+         except urllib.error.HTTPError as error:\n    return [away, error.code, json.load(error)['path']]",
+        &json!(["/", 404, "/status/404"]),
+    );
+    // A connection is used again; answers come in chunks, without a body, and by parts.
+    gives(
+        "import http.client\n\
+         connection = http.client.HTTPConnection(base.removeprefix('http://'), timeout=30)\n\
+         found = []\n\
+         for method, path in [('GET', '/chunks'), ('HEAD', '/'), ('GET', '/status/204'), ('GET', '/chunks')]:\n    \
+             connection.request(method, path)\n    \
+             answer = connection.getresponse()\n    \
+             found.append([answer.status, answer.read(5).decode(), answer.read().decode()])\n\
+         connection.request('POST', '/', iter([b'a', b'bc']), encode_chunked=True, headers={'Transfer-Encoding': 'chunked'})\n\
+         found.append(connection.getresponse().read().decode())\n\
+         connection.close()\n\
+         return found",
+        &json!([
+            [200, "one;t", "wo;three"],
+            [200, "", ""],
+            [204, "", ""],
+            [200, "one;t", "wo;three"],
+            told("POST", "/", "", "abc").to_string(),
+        ]),
+    );
+}
+
+#[test]
+fn requests_asks() {
+    gives(
+        "import requests\n\
+         with requests.Session() as session:\n    \
+             session.headers['x-own'] = '2'\n    \
+             found = [session.post(base + '/p', json={'a': [1]}, timeout=(5, 30)).json()]\n    \
+             found.append(session.get(base + '/away').json()['path'])\n    \
+             found.append(session.get(base + '/status/503').status_code)\n    \
+             found.append(list(session.get(base + '/chunks', stream=True).iter_content(4)) == [b'one;', b'two;', b'thre', b'e'])\n    \
+             found.append(requests.put(base, data=iter([b'x', b'y'])).json()['body'])\n\
+         return found",
+        &json!([
+            told("POST", "/p", "2", "{\"a\": [1]}"),
+            "/",
+            503,
+            true,
+            "xy"
+        ]),
+    );
+}
+
+#[test]
+fn asyncio_asks_several_at_once() {
+    // The first is only answered after the second was asked.
+    gives(
+        "import asyncio\n\n\
+         async def ask(path):\n    \
+             reader, writer = await asyncio.open_connection(*base.removeprefix('http://').split(':'))\n    \
+             writer.write(f'GET {path} HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n'.encode())\n    \
+             await writer.drain()\n    \
+             status = await reader.readline()\n    \
+             while (await reader.readline()).strip():\n        pass\n    \
+             writer.close()\n    \
+             await writer.wait_closed()\n    \
+             return [path, status.decode().strip()]\n\n\
+         async def both():\n    \
+             return await asyncio.gather(ask('/held'), ask('/go'), asyncio.sleep(0.001, 'slept'))\n\n\
+         return asyncio.run(both())",
+        &json!([
+            ["/held", "HTTP/1.1 200 OK"],
+            ["/go", "HTTP/1.1 200 OK"],
+            "slept"
+        ]),
+    );
+}
+
+#[test]
+fn a_timeout_ends_a_wait() {
+    gives(
+        "import requests, socket, urllib.request\n\
+         found = []\n\
+         try:\n    requests.get(base + '/held', timeout=0.05)\n\
+         except requests.exceptions.ReadTimeout:\n    found.append('requests')\n\
+         try:\n    urllib.request.urlopen(base + '/held', timeout=0.05)\n\
+         except TimeoutError:\n    found.append('urllib')\n\
+         return found",
+        &json!(["requests", "urllib"]),
+    );
+}
+
+#[test]
+fn private_addresses_are_not_asked() {
+    let echo = Echo::start();
+    let code = "import urllib.request, urllib.error\n\
+         try:\n    return urllib.request.urlopen(base).read().decode()\n\
+         except urllib.error.URLError as error:\n    return [type(error.reason).__name__, str(error.reason)]";
+    let answer = run(&echo, code, false);
+    let refused = &answer.outputs()["out"];
+    assert_eq!(refused[0], "PermissionError", "{answer:#?}");
+    let log = answer.node("f")["logs"]["log"].as_str().unwrap();
+    assert!(
+        log.contains("127.0.0.1 has an address in a private network"),
+        "{log}"
+    );
+    assert_eq!(echo.asked(), Vec::<String>::new());
+
+    // Nor where an allowed host leads on to.
+    let code = "import requests\n\
+         try:\n    return requests.get(base + '/metadata', timeout=30).text\n\
+         except requests.exceptions.ConnectionError as error:\n    return 'refused'";
+    let answer = run(&echo, code, true);
+    assert_eq!(answer.outputs()["out"], "refused", "{answer:#?}");
+    assert_eq!(echo.asked(), ["GET /metadata"]);
+}
+
+#[test]
+fn what_is_not_http_is_refused() {
+    gives(
+        "import socket\n\
+         found = []\n\
+         for what in (lambda: socket.create_server(('', 8000)), lambda: socket.socket(type=socket.SOCK_DGRAM).connect(('a', 1))):\n    \
+             try:\n        what()\n    \
+             except OSError as error:\n        found.append(str(error))\n\
+         with socket.create_connection(base.removeprefix('http://').split(':'), timeout=5) as s:\n    \
+             try:\n        s.sendall(b'EHLO there\\r\\n\\r\\n')\n    \
+             except OSError as error:\n        found.append(str(error))\n\
+         return [text.partition('] ')[2] for text in found]",
+        &json!([
+            "there are no servers here: a session's way out is HTTP",
+            "only HTTP is spoken here",
+            "only HTTP/1.1 is spoken here: not enough values to unpack (expected 3, got 2)",
+        ]),
+    );
+}
