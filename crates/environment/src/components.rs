@@ -9,7 +9,8 @@ use std::str::FromStr as _;
 use flowcell_bundle::{
     Component, Lease, Programs, Progress, Start, Store, Thing, Tool, chain, component_artifact,
 };
-use flowcell_registry::{Blob, Client, HostPattern, ImageReference, RegistryError, Settings};
+use flowcell_egress::HostPattern;
+use flowcell_registry::{Blob, Client, ImageReference, RegistryError, Settings};
 use flowcell_sandbox::{Environment, Instance, Limits, MAX_COMPONENT, ProgramKind, Sandbox};
 use uv_pep440::{Version, VersionSpecifiers};
 

@@ -44,5 +44,5 @@ pub use error::{RegistryError, Trouble};
 pub use manifest::Manifest;
 pub use push::Source;
 pub use reference::{ImageReference, ReferenceError};
-pub use settings::{HostPattern, HostPatternError, Settings};
+pub use settings::Settings;
 pub use tags::Tags;

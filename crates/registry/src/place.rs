@@ -3,11 +3,11 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use flowcell_egress::{HTTPS, HostPattern, split_port};
 use reqwest::Url;
 
 use crate::error::RegistryError;
 use crate::reference::ImageReference;
-use crate::settings::{HTTPS, HostPattern, split_port};
 
 /// Whom a request is for.
 #[derive(Debug, Clone)]

@@ -1,12 +1,12 @@
 //! What a client may do, and how much of it.
 
-use std::fmt;
-use std::str::FromStr;
 use std::time::Duration;
+
+use flowcell_egress::HostPattern;
 
 use crate::error::RegistryError;
 use crate::place::Place;
-use crate::reference::{self, ImageReference};
+use crate::reference::ImageReference;
 
 /// What a client may do, and how much of it. All limits are enforced, whatever a registry announces.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,164 +100,10 @@ impl Settings {
     }
 }
 
-/// Hosts that are allowed: `registry.example.com` (https' own port), `registry.example.com:5000`, `registry.example.com:*`
-/// (all ports), `*.example.com` (all hosts below it, but not itself).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HostPattern {
-    below: bool,
-    host: String,
-    port: Port,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Port {
-    Any,
-    One(u16),
-}
-
-/// https' own port.
-pub(crate) const HTTPS: u16 = 443;
-
-/// A text that is no pattern of hosts.
-#[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
-#[error("`{0}` is not a pattern of hosts; write `host`, `host:port`, `host:*` or `*.domain`")]
-pub struct HostPatternError(String);
-
-impl HostPattern {
-    /// `host` is in lower case, with brackets if it is an IPv6 address.
-    pub(crate) fn matches(&self, host: &str, port: u16) -> bool {
-        let is_port = match self.port {
-            Port::Any => true,
-            Port::One(one) => one == port,
-        };
-        let is_host = if self.below {
-            host.strip_suffix(&self.host)
-                .is_some_and(|rest| rest.len() > 1 && rest.ends_with('.'))
-        } else {
-            host == self.host
-        };
-        is_port && is_host
-    }
-}
-
-impl FromStr for HostPattern {
-    type Err = HostPatternError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let error = || HostPatternError(text.chars().take(100).collect());
-        let (below, rest) = match text.strip_prefix("*.") {
-            Some(rest) => (true, rest),
-            None => (false, text),
-        };
-        let (rest, any_port) = match rest.strip_suffix(":*") {
-            Some(rest) => (rest, true),
-            None => (rest, false),
-        };
-        let host = reference::registry(rest).ok_or_else(error)?;
-        let (host, port) = split_port(&host);
-        if any_port && port.is_some() {
-            return Err(error());
-        }
-        Ok(Self {
-            below,
-            host: host.to_owned(),
-            port: match port {
-                None if any_port => Port::Any,
-                port => Port::One(port.unwrap_or(HTTPS)),
-            },
-        })
-    }
-}
-
-/// A registry's host and its port, if it has one.
-pub(crate) fn split_port(registry: &str) -> (&str, Option<u16>) {
-    match registry.rsplit_once(':') {
-        Some((host, port)) if !registry.ends_with(']') => (host, port.parse().ok()),
-        _ => (registry, None),
-    }
-}
-
-impl fmt::Display for HostPattern {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let below = if self.below { "*." } else { "" };
-        write!(formatter, "{below}{}", self.host)?;
-        match self.port {
-            Port::Any => formatter.write_str(":*"),
-            Port::One(HTTPS) => Ok(()),
-            Port::One(port) => write!(formatter, ":{port}"),
-        }
-    }
-}
-
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test stops where it fails")]
 mod tests {
     use super::*;
-
-    #[test]
-    fn patterns_match_hosts_and_ports() {
-        for (pattern, host, port, expected) in [
-            ("registry.example.com", "registry.example.com", 443, true),
-            ("Registry.example.com", "registry.example.com", 443, true),
-            ("registry.example.com", "registry.example.com", 5000, false),
-            ("registry.example.com", "a.registry.example.com", 443, false),
-            (
-                "registry.example.com",
-                "registry.example.com.evil.example",
-                443,
-                false,
-            ),
-            (
-                "registry.example.com:5000",
-                "registry.example.com",
-                5000,
-                true,
-            ),
-            (
-                "registry.example.com:5000",
-                "registry.example.com",
-                443,
-                false,
-            ),
-            ("registry.example.com:*", "registry.example.com", 1, true),
-            ("*.example.com", "a.b.example.com", 443, true),
-            ("*.example.com", "a.example.com", 5000, false),
-            ("*.example.com:*", "a.example.com", 5000, true),
-            ("*.example.com", "example.com", 443, false),
-            ("*.example.com", ".example.com", 443, false),
-            ("*.example.com", "evilexample.com", 443, false),
-            ("[::1]:*", "[::1]", 80, true),
-            ("[::1]:5", "[::1]", 5, true),
-            ("[::1]", "[::1]", 443, true),
-        ] {
-            let parsed: HostPattern = pattern.parse().unwrap();
-            assert_eq!(
-                parsed.matches(host, port),
-                expected,
-                "{pattern} {host}:{port}"
-            );
-            assert_eq!(parsed.to_string(), pattern.to_lowercase());
-        }
-    }
-
-    #[test]
-    fn what_is_no_pattern_is_refused() {
-        for text in [
-            "",
-            "*",
-            "*.",
-            "a.*",
-            "https://a",
-            "a/b",
-            "a:0",
-            "a:b",
-            "a:5:*",
-            "a b",
-            "**.a",
-        ] {
-            assert!(text.parse::<HostPattern>().is_err(), "{text}");
-        }
-    }
 
     #[test]
     fn settings_that_allow_nothing_are_refused() {

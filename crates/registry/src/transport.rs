@@ -5,6 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
+use flowcell_egress::HostPattern;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, LOCATION};
 use reqwest::redirect::Policy;
 use reqwest::{Body, Certificate, Method, Response, Url};
@@ -12,7 +13,7 @@ use reqwest::{Body, Certificate, Method, Response, Url};
 use crate::error::{RegistryError, Trouble};
 use crate::place::{Origin, Place};
 use crate::retry::Failure;
-use crate::settings::{HostPattern, Settings};
+use crate::settings::Settings;
 
 /// Most redirects of one request.
 const MAX_REDIRECTS: usize = 5;

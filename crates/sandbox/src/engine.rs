@@ -248,6 +248,7 @@ fn linker(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
         &mut linker,
         |guest| guest,
     )?;
+    wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
     tools::add_to_linker::<Guest, wasmtime::component::HasSelf<Guest>>(&mut linker, |guest| guest)?;
     Ok(linker)
 }

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use flowcell_egress::Egress;
+
 use crate::called::Tools;
 use crate::image::Owner;
 use crate::limits::Limits;
@@ -42,6 +44,8 @@ pub struct Environment {
     pub slice: Arc<Slice>,
     /// Whose instances these are: they start from no image of anybody else's.
     pub owner: Owner,
+    /// Where its requests go; without it none does.
+    pub network: Option<Arc<Egress>>,
     /// What Python code can call beside its own.
     pub tools: Option<Arc<dyn Tools>>,
     pub(crate) quota: Arc<Quota>,
@@ -62,6 +66,7 @@ impl Environment {
             limits,
             slice: Slice::unlimited(),
             owner: Owner::default(),
+            network: None,
             tools: None,
             quota,
         }
@@ -75,6 +80,14 @@ impl Environment {
     /// The same for a certain owner.
     pub fn with_owner(self, owner: Owner) -> Self {
         Self { owner, ..self }
+    }
+
+    /// The same with a way out.
+    pub fn with_network(self, network: Arc<Egress>) -> Self {
+        Self {
+            network: Some(network),
+            ..self
+        }
     }
 
     /// The same with tools that Python code can call. It shares the disk quota with the one that it is made from.

@@ -7,6 +7,7 @@ use wasmtime::component::ResourceTable;
 use wasmtime_wasi::filesystem::{Descriptor, WasiFilesystemCtxView};
 use wasmtime_wasi::p2::{DynInputStream, DynOutputStream};
 use wasmtime_wasi::{FsPerms, HostMonotonicClock, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::called::Tools;
 use crate::contract::tool::flowcell::tool::{host, types};
@@ -16,6 +17,7 @@ use crate::filesystem::{QuotaFilesystem, WritableDescriptors};
 use crate::image::GuestMemory;
 use crate::json::is_python_json;
 use crate::limits::MemoryLimiter;
+use crate::network::{HEADER_BYTES, Network};
 use crate::output::{Capture, Listener, Logs, Stream};
 use crate::slice::Seat;
 
@@ -39,6 +41,8 @@ pub(crate) struct Guest {
     pub(crate) linear: OnceLock<Arc<GuestMemory>>,
     clock: Monotonic,
     metrics: Vec<(String, String)>,
+    http: WasiHttpCtx,
+    pub(crate) network: Network,
     pub(crate) tools: Option<Arc<dyn Tools>>,
     /// CPU time that tools may use which one call of the guest's calls.
     pub(crate) cpu_limit: Duration,
@@ -101,6 +105,9 @@ impl Guest {
                     source,
                 })?;
         }
+        let log = capture(Stream::Log);
+        let mut http = WasiHttpCtx::new();
+        http.set_field_size_limit(HEADER_BYTES);
         let mut table = ResourceTable::new();
         table.set_max_capacity(environment.limits.resources);
         let mounts = environment
@@ -114,11 +121,13 @@ impl Guest {
             writable: WritableDescriptors::new(environment.quota.clone(), mounts),
             stdout,
             stderr,
-            log: capture(Stream::Log),
+            log: log.clone(),
             memory: MemoryLimiter::new(environment.limits.memory, TABLE_ELEMENTS, seat),
             linear: OnceLock::new(),
             clock,
             metrics: Vec::new(),
+            http,
+            network: Network::new(environment.network.clone(), log),
             tools: environment.tools.clone(),
             cpu_limit: environment.limits.cpu_time,
             called_cpu: Duration::ZERO,
@@ -227,6 +236,16 @@ impl WasiView for Guest {
         WasiCtxView {
             ctx: &mut self.wasi,
             table: &mut self.table,
+        }
+    }
+}
+
+impl WasiHttpView for Guest {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView {
+            hooks: &mut self.network,
+            table: &mut self.table,
+            ctx: &mut self.http,
         }
     }
 }

@@ -22,6 +22,7 @@ mod instance;
 mod json;
 mod limits;
 mod metered;
+mod network;
 mod output;
 mod pool;
 mod program;

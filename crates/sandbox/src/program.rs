@@ -20,13 +20,14 @@ pub const MAX_COMPONENT: usize = 128 << 20;
 /// Bytes of a page of linear memory.
 const PAGE: u64 = 64 << 10;
 /// What a component may import, up to the version.
-const IMPORTS: [&str; 9] = [
+const IMPORTS: [&str; 10] = [
     "flowcell:tool/host",
     "flowcell:tool/tools",
     "flowcell:tool/types",
     "wasi:cli/",
     "wasi:clocks/",
     "wasi:filesystem/",
+    "wasi:http/",
     "wasi:io/",
     "wasi:random/",
     "wasi:sockets/",

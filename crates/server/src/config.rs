@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use figment::Figment;
 use figment::providers::{Env, Serialized};
-use flowcell_registry::HostPattern;
+use flowcell_egress::HostPattern;
 use flowcell_session::machine::Rules;
 use flowcell_session::{
     Catalog, FileLimits, InstanceType, MAX_IDLE_SECONDS, Quota, Quotas, Resources,

@@ -11,9 +11,9 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
+use flowcell_egress::{HostPattern, HostPatternError};
 use flowcell_environment::{Credential, Credentials, IndexSettings, SitePackage};
 use flowcell_executor::Asked;
-use flowcell_registry::{HostPattern, HostPatternError};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::sync::Semaphore;
@@ -79,7 +79,7 @@ pub struct PullJob {
 /// Which registries may be asked.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RegistrySettings {
-    /// Patterns of their hosts, as [`flowcell_registry::HostPattern`] has them.
+    /// Patterns of their hosts, as [`HostPattern`] has them.
     pub registries: Vec<String>,
     /// Patterns of hosts that they may refer to for tokens and content, besides themselves; any, when there are none.
     pub other_hosts: Vec<String>,

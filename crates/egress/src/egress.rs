@@ -1,0 +1,493 @@
+//! One session's way out.
+
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use http::header::{ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST};
+use http::{HeaderMap, Method, Request, Response};
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout_at};
+use url::Url;
+
+use crate::address::is_public;
+use crate::body::{
+    Begun, Body, BoxError, Chunks, Replacer, begun, limited, reason, with_begin,
+    without_placeholders,
+};
+use crate::error::EgressError;
+use crate::lookup::Lookup;
+use crate::origin::Origin;
+use crate::policy::{Policy, shown};
+use crate::secrets::{Form, Secrets};
+
+/// Longest address, in bytes.
+const MAX_URL: usize = 64 << 10;
+
+/// What a session's requests may take, each of them and together.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Requests at the same time; others wait.
+    pub concurrent: usize,
+    /// Requests a minute; more are refused.
+    pub per_minute: u32,
+    /// Bytes of a request's body.
+    pub request_bytes: u64,
+    /// Bytes of an answer's body.
+    pub response_bytes: u64,
+    /// Seconds for a connection to be made.
+    pub connect_seconds: u64,
+    /// Seconds for all of a request and its answer.
+    pub total_seconds: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            concurrent: 256,
+            per_minute: 6_000,
+            request_bytes: 32 << 20,
+            response_bytes: 128 << 20,
+            connect_seconds: 10,
+            total_seconds: 600,
+        }
+    }
+}
+
+/// What a guest asks for beside the request: the longest that it waits. The session's own limits hold as well.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Times {
+    /// For the connection.
+    pub connect: Option<Duration>,
+    /// For the answer to begin.
+    pub first_byte: Option<Duration>,
+    /// Between one part of the answer and the next.
+    pub between_bytes: Option<Duration>,
+}
+
+/// A request that was made, or refused, without anything that may be a secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exchange {
+    /// The node that made it.
+    pub node: Option<String>,
+    /// Its method.
+    pub method: String,
+    /// Scheme, host and port that it was for.
+    pub to: String,
+    /// The answer's status; absent when there was none.
+    pub status: Option<u16>,
+    /// Bytes of the request's body that were sent.
+    pub sent: u64,
+    /// Bytes of the answer's body that came.
+    pub received: u64,
+    /// From the request to the end of its answer.
+    pub duration: Duration,
+    /// Why it was refused, or failed.
+    pub error: Option<String>,
+}
+
+/// Is told of every request, once it is over.
+pub trait Auditor: std::fmt::Debug + Send + Sync {
+    /// One is over. It is called wherever that is found out, and must not wait.
+    fn record(&self, exchange: Exchange);
+}
+
+/// How a session's way out is set up.
+#[derive(Debug, Clone)]
+pub struct EgressOptions {
+    /// What may be asked.
+    pub policy: Policy,
+    /// What guests know in the place of secrets.
+    pub secrets: Secrets,
+    /// Limits.
+    pub limits: Limits,
+    /// How names are looked up.
+    pub lookup: Arc<dyn Lookup>,
+    /// TLS: see [`tls`].
+    pub tls: rustls::ClientConfig,
+    /// Who is told.
+    pub auditor: Arc<dyn Auditor>,
+}
+
+/// TLS as the system trusts it, and some authorities more (PEM certificates, one or more in each). It takes milliseconds:
+/// sessions should share it.
+///
+/// # Errors
+/// When a certificate is none, or the system's cannot be read.
+pub fn tls(authorities: &[Vec<u8>]) -> Result<rustls::ClientConfig, EgressError> {
+    let setup = |error: &dyn std::fmt::Display| EgressError::Setup(error.to_string());
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut roots = Vec::new();
+    for pem in authorities {
+        for certificate in rustls::pki_types::pem::PemObject::pem_slice_iter(pem) {
+            let certificate: rustls::pki_types::CertificateDer<'static> =
+                certificate.map_err(|error: rustls::pki_types::pem::Error| setup(&error))?;
+            roots.push(certificate);
+        }
+    }
+    let verifier =
+        rustls_platform_verifier::Verifier::new_with_extra_roots(roots, Arc::clone(&provider));
+    let verifier = verifier.map_err(|error| setup(&error))?;
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| setup(&error))?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_no_client_auth();
+    Ok(config)
+}
+
+/// One session's way out.
+#[derive(Debug)]
+pub struct Egress {
+    policy: Policy,
+    secrets: Arc<Secrets>,
+    limits: Limits,
+    lookup: Arc<dyn Lookup>,
+    tls: rustls::ClientConfig,
+    auditor: Arc<dyn Auditor>,
+    permits: Arc<Semaphore>,
+    rate: DefaultDirectRateLimiter,
+    /// For hosts whose addresses must be public, and for those whose need not. They share no connection.
+    clients: [OnceLock<reqwest::Client>; 2],
+}
+
+/// What is known of a request so far; told to the auditor when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Record {
+    exchange: Exchange,
+    began: Instant,
+    auditor: Arc<dyn Auditor>,
+}
+
+impl Record {
+    pub(crate) fn sent(&mut self, bytes: u64) {
+        self.exchange.sent = bytes;
+    }
+
+    pub(crate) fn answered(&mut self, status: u16) {
+        self.exchange.status = Some(status);
+    }
+
+    pub(crate) fn received(&mut self, bytes: u64) {
+        self.exchange.received = bytes;
+    }
+
+    pub(crate) fn failed(&mut self, error: &EgressError) {
+        self.exchange.error = Some(error.to_string());
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        self.exchange.duration = self.began.elapsed();
+        self.auditor.record(self.exchange.clone());
+    }
+}
+
+impl Egress {
+    /// A session's way out.
+    pub fn new(options: EgressOptions) -> Arc<Self> {
+        let EgressOptions {
+            policy,
+            secrets,
+            limits,
+            lookup,
+            tls,
+            auditor,
+        } = options;
+        let per_minute = NonZeroU32::new(limits.per_minute).unwrap_or(NonZeroU32::MIN);
+        Arc::new(Self {
+            policy,
+            secrets: Arc::new(secrets),
+            permits: Arc::new(Semaphore::new(
+                limits.concurrent.clamp(1, Semaphore::MAX_PERMITS),
+            )),
+            rate: RateLimiter::direct(Quota::per_minute(per_minute)),
+            limits,
+            lookup,
+            tls,
+            auditor,
+            clients: Default::default(),
+        })
+    }
+
+    /// Makes a request for a node. Dropping the future, or the answer's body, ends it.
+    ///
+    /// # Errors
+    /// Why it was not made, or has no answer.
+    pub async fn send<B>(
+        &self,
+        request: Request<B>,
+        node: Option<&str>,
+        times: Times,
+    ) -> Result<Response<Body>, EgressError>
+    where
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let (parts, body) = request.into_parts();
+        let url = parts.uri.to_string();
+        let url = if url.len() > MAX_URL {
+            Err(EgressError::TooLarge {
+                what: "address",
+                limit: MAX_URL as u64,
+            })
+        } else {
+            Url::parse(&url).map_err(|error| EgressError::Address(error.to_string()))
+        };
+        let record = Arc::new(Mutex::new(Record {
+            exchange: Exchange {
+                node: node.map(str::to_owned),
+                method: parts.method.to_string(),
+                to: url.as_ref().ok().and_then(Origin::of).map_or_else(
+                    || url.as_ref().map_or_else(|_| "?".to_owned(), shown),
+                    |origin| origin.to_string(),
+                ),
+                status: None,
+                sent: 0,
+                received: 0,
+                duration: Duration::ZERO,
+                error: None,
+            },
+            began: Instant::now(),
+            auditor: Arc::clone(&self.auditor),
+        }));
+        let whole = Duration::from_secs(self.limits.total_seconds);
+        let deadline = (Instant::now() + whole, whole);
+        let sent = async {
+            let body = limited(body, self.limits.request_bytes, &record);
+            self.checked(
+                parts.method,
+                url?,
+                parts.headers,
+                body,
+                times,
+                deadline,
+                &record,
+            )
+            .await
+        };
+        let sent = timeout_at(deadline.0, sent).await.unwrap_or({
+            Err(EgressError::Timeout {
+                what: "the whole request",
+                limit: whole,
+            })
+        });
+        if let Err(error) = &sent {
+            record
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .failed(error);
+        }
+        sent
+    }
+
+    /// Holds a request to the rules, and makes it.
+    #[expect(clippy::too_many_arguments, reason = "a request is that much")]
+    async fn checked(
+        &self,
+        method: Method,
+        mut url: Url,
+        mut headers: HeaderMap,
+        body: Chunks,
+        times: Times,
+        deadline: (Instant, Duration),
+        record: &Arc<Mutex<Record>>,
+    ) -> Result<Response<Body>, EgressError> {
+        let to = self.policy.check(&method, &url)?;
+        if self.rate.check().is_err() {
+            return Err(EgressError::TooMany {
+                limit: self.limits.per_minute,
+            });
+        }
+        let permit = Arc::clone(&self.permits).acquire_owned().await;
+        let permit = permit.map_err(|error| EgressError::Setup(error.to_string()))?;
+        // The client says it, by the address.
+        headers.remove(HOST);
+        self.secrets.reveal_headers(&mut headers, &to)?;
+        self.secrets.reveal_url(&mut url, &to)?;
+        let has_secrets = self.secrets.has(&to);
+        if has_secrets {
+            // What is compressed cannot be searched for secrets that come back.
+            headers.remove(ACCEPT_ENCODING);
+        }
+        let is_empty = headers
+            .get(CONTENT_LENGTH)
+            .is_some_and(|length| length == "0");
+        let body = self.body(&mut headers, body, &to, has_secrets).await?;
+        let mut request = self.client(&to)?.request(method, url).headers(headers);
+        if !is_empty {
+            request = request.body(body);
+        }
+        let first = times.first_byte.unwrap_or(deadline.1).min(deadline.1);
+        let connect = times.connect.map(|connect| connect + first);
+        let answer = tokio::time::timeout(connect.unwrap_or(first), request.send()).await;
+        let answer = answer.map_err(|_| EgressError::Timeout {
+            what: "the beginning of the answer",
+            limit: first,
+        })?;
+        let answer = answer.map_err(|error| self.failed(&error, &to))?;
+        let (mut parts, body) = Response::<reqwest::Body>::from(answer).into_parts();
+        record
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .answered(parts.status.as_u16());
+        let hidden = self.secrets.hidden(&to);
+        hide(&mut parts.headers, &hidden);
+        if !hidden.is_empty() {
+            // It may get longer or shorter.
+            parts.headers.remove(CONTENT_LENGTH);
+        }
+        let pause = times.between_bytes.unwrap_or(deadline.1).min(deadline.1);
+        let body = Body::new(
+            body,
+            Replacer::new(hidden),
+            self.limits.response_bytes,
+            pause,
+            deadline,
+            (Arc::clone(record), permit),
+        );
+        Ok(Response::from_parts(parts, body))
+    }
+
+    /// The body with its secrets, if it may have any.
+    async fn body(
+        &self,
+        headers: &mut HeaderMap,
+        mut chunks: Chunks,
+        to: &Origin,
+        has_secrets: bool,
+    ) -> Result<reqwest::Body, EgressError> {
+        let scanned = |chunks| {
+            let scanned = without_placeholders(chunks, Arc::clone(&self.secrets), to.clone());
+            reqwest::Body::wrap_stream(scanned)
+        };
+        let form = headers.get(CONTENT_TYPE).and_then(form_of);
+        let (true, Some(form)) = (has_secrets, form) else {
+            return Ok(scanned(chunks));
+        };
+        let whole = match begun(&mut chunks).await? {
+            Begun::Part(part) => return Ok(scanned(with_begin(part, chunks))),
+            Begun::Whole(whole) => whole,
+        };
+        let revealed = self.secrets.reveal(&whole, to, form)?;
+        let whole = revealed.map_or(whole, Bytes::from);
+        headers.insert(CONTENT_LENGTH, whole.len().into());
+        Ok(whole.into())
+    }
+
+    fn client(&self, to: &Origin) -> Result<&reqwest::Client, EgressError> {
+        let may_be_private = self.policy.may_be_private(to);
+        let [public, private] = &self.clients;
+        let place = if may_be_private { private } else { public };
+        if let Some(client) = place.get() {
+            return Ok(client);
+        }
+        let resolver = Checked {
+            lookup: Arc::clone(&self.lookup),
+            may_be_private,
+        };
+        let client = reqwest::Client::builder()
+            .tls_backend_preconfigured(self.tls.clone())
+            .dns_resolver(Arc::new(resolver))
+            .redirect(reqwest::redirect::Policy::none())
+            .retry(reqwest::retry::never())
+            .no_proxy()
+            .referer(false)
+            .http1_only()
+            .no_gzip()
+            .no_brotli()
+            .no_zstd()
+            .no_deflate()
+            .connect_timeout(Duration::from_secs(self.limits.connect_seconds))
+            .build()
+            .map_err(|error| EgressError::Setup(error.to_string()))?;
+        Ok(place.get_or_init(|| client))
+    }
+
+    fn failed(&self, error: &reqwest::Error, to: &Origin) -> EgressError {
+        // The rules' own errors come wrapped: from the look-up of the name, or from the request's body.
+        let mut source: Option<&dyn std::error::Error> = Some(error);
+        while let Some(cause) = source {
+            if let Some(own) = cause.downcast_ref::<EgressError>() {
+                return own.clone();
+            }
+            source = cause.source();
+        }
+        if error.is_connect() && error.is_timeout() {
+            return EgressError::Timeout {
+                what: "the connection",
+                limit: Duration::from_secs(self.limits.connect_seconds),
+            };
+        }
+        EgressError::Connection {
+            host: to.host().to_owned(),
+            reason: reason(error),
+            is_connect: error.is_connect(),
+        }
+    }
+}
+
+/// How a body's type writes texts; `None` for types that secrets are not put into.
+fn form_of(content_type: &http::HeaderValue) -> Option<Form> {
+    let text = content_type.to_str().ok()?;
+    let kind = text.split(';').next()?.trim().to_ascii_lowercase();
+    match kind.as_str() {
+        "application/json" => Some(Form::Json),
+        "application/x-www-form-urlencoded" => Some(Form::Url),
+        kind if kind.starts_with("application/") && kind.ends_with("+json") => Some(Form::Json),
+        _ => None,
+    }
+}
+
+/// Hides what an answer's headers have of secrets.
+fn hide(headers: &mut HeaderMap, hidden: &[(Vec<u8>, Vec<u8>)]) {
+    for value in headers.values_mut() {
+        let mut replacer = Replacer::new(hidden.to_vec());
+        let mut shown = replacer
+            .push(Bytes::copy_from_slice(value.as_bytes()))
+            .to_vec();
+        shown.extend_from_slice(&replacer.end());
+        if shown != value.as_bytes() {
+            // Placeholders have no character that a header could not have.
+            *value = http::HeaderValue::from_bytes(&shown)
+                .unwrap_or(http::HeaderValue::from_static("******"));
+        }
+    }
+}
+
+/// Looks names up, and keeps back what is not public: what it gives is what is connected to.
+struct Checked {
+    lookup: Arc<dyn Lookup>,
+    may_be_private: bool,
+}
+
+impl Resolve for Checked {
+    fn resolve(&self, name: Name) -> Resolving {
+        let (lookup, may_be_private) = (Arc::clone(&self.lookup), self.may_be_private);
+        Box::pin(async move {
+            let host = name.as_str();
+            let found = lookup.lookup(host).await;
+            let found = found.map_err(|error| EgressError::Unknown {
+                host: host.to_owned(),
+                reason: error.to_string(),
+            })?;
+            // One that is not public is enough: whoever gives such an address for a name means no good, or means others.
+            if !may_be_private && !found.iter().copied().all(is_public) {
+                return Err(EgressError::Private {
+                    host: host.to_owned(),
+                }
+                .into());
+            }
+            let found: Vec<SocketAddr> = found.into_iter().map(|ip| (ip, 0).into()).collect();
+            Ok(Box::new(found.into_iter()) as Addrs)
+        })
+    }
+}

@@ -1,0 +1,29 @@
+//! The way out: what becomes of the requests that guests make.
+//!
+//! A session has one [`Egress`]. Each request is held to its [`Policy`] by name, and to what is public by address: the
+//! addresses that a name has are looked up here, checked, and are those that are connected to. Nothing follows redirects, so
+//! where one leads is another request.
+//!
+//! Guests know *placeholders* in the place of secrets. What a request to a secret's own origin has of them becomes the secret
+//! on its way out, and the secret becomes the placeholder again in the answer; a request to anywhere else that has one is
+//! refused ([`Secrets`]). Each request leaves an [`Exchange`] for whoever audits.
+
+mod address;
+mod body;
+mod egress;
+mod error;
+mod host;
+mod lookup;
+mod origin;
+mod policy;
+mod secrets;
+
+pub use address::is_public;
+pub use body::{Body, BoxError};
+pub use egress::{Auditor, Egress, EgressOptions, Exchange, Limits, Times, tls};
+pub use error::EgressError;
+pub use host::{HTTPS, HostPattern, HostPatternError, split_port};
+pub use lookup::{Lookup, SystemLookup};
+pub use origin::Origin;
+pub use policy::Policy;
+pub use secrets::{PLACEHOLDER, Secret, Secrets};
