@@ -34,7 +34,14 @@ pub enum Fault {
     /// 429 with the type `insufficient_quota`.
     NoQuota,
     /// Answers this instead of an error object or an answer.
-    Body(u16, &'static str),
+    Body {
+        /// The answer's.
+        status: u16,
+        /// All of it, whether or not it is JSON.
+        body: &'static str,
+        /// The header, if there is one.
+        retry_after: Option<&'static str>,
+    },
     /// Holds the answer until [`Server::release`].
     Held,
     /// Sends so many chunks of a stream and holds the rest until [`Server::release`].
@@ -237,7 +244,14 @@ impl Server {
                 let error = json!({ "error": { "message": "You exceeded your current quota", "type": "insufficient_quota", "code": "insufficient_quota" } });
                 return send(stream, 429, &error.to_string(), &[]);
             }
-            Some(Fault::Body(status, body)) => return send(stream, status, body, &[]),
+            Some(Fault::Body {
+                status,
+                body,
+                retry_after,
+            }) => {
+                let header = retry_after.map(|wait| ("retry-after", wait));
+                return send(stream, status, body, header.as_slice());
+            }
             Some(Fault::Held) if !self.hold(stream) => return Err(gone()),
             Some(Fault::NoAnswer) => return Ok(Next::End),
             Some(Fault::CutOff(count)) => chunks = count,
@@ -260,7 +274,9 @@ impl Server {
         let answer = Answer::to(request);
         if request.is_stream() {
             let mut writer = stream;
-            writer.write_all(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n")?;
+            writer.write_all(
+                b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n",
+            )?;
             for (index, chunk) in answer.chunks(request).iter().enumerate() {
                 if index == chunks {
                     if !held {
@@ -315,10 +331,9 @@ fn send(
 }
 
 fn rate_limited(stream: &TcpStream, wait: Option<&str>) -> io::Result<Next> {
-    let error =
-        json!({ "error": { "message": "slow down", "type": "rate_limit", "code": "429" } });
-    let headers: Vec<(&str, &str)> = wait.map(|wait| ("retry-after", wait)).into_iter().collect();
-    send(stream, 429, &error.to_string(), &headers)
+    let error = json!({ "error": { "message": "slow down", "type": "rate_limit", "code": "429" } });
+    let header = wait.map(|wait| ("retry-after", wait));
+    send(stream, 429, &error.to_string(), header.as_slice())
 }
 
 /// A request, or none when the client is gone.
@@ -347,7 +362,9 @@ fn read_request(reader: &mut BufReader<TcpStream>) -> io::Result<Option<Request>
         loop {
             line.clear();
             reader.read_line(&mut line)?;
-            let size = u64::from_str_radix(line.trim(), 16).unwrap_or(0).min(MAX_BODY);
+            let size = u64::from_str_radix(line.trim(), 16)
+                .unwrap_or(0)
+                .min(MAX_BODY);
             reader.take(size).read_to_end(&mut body)?;
             line.clear();
             reader.read_line(&mut line)?;
@@ -422,7 +439,8 @@ impl Answer {
             "text_completion"
         };
         let mut answer = Self::base(request, object, choice);
-        answer["usage"] = json!({ "prompt_tokens": 11, "completion_tokens": 4, "total_tokens": 15 });
+        answer["usage"] =
+            json!({ "prompt_tokens": 11, "completion_tokens": 4, "total_tokens": 15 });
         answer
     }
 
@@ -468,7 +486,14 @@ fn echo(request: &Request) -> String {
     }
     let echo = json!({ "path": request.path, "auth": auth, "request": asked });
     let mut text = String::new();
-    python_json(&mut text, &echo, &Style { sorted: true, ascii: false });
+    python_json(
+        &mut text,
+        &echo,
+        &Style {
+            sorted: true,
+            ascii: false,
+        },
+    );
     text
 }
 
@@ -480,7 +505,10 @@ fn shorten(value: &mut Value) {
             if length > 240 {
                 let head: String = text.chars().take(60).collect();
                 let tail: String = text.chars().skip(length - 60).collect();
-                let hash: String = hex(&Sha256::digest(text.as_bytes())).chars().take(32).collect();
+                let hash: String = hex(&Sha256::digest(text.as_bytes()))
+                    .chars()
+                    .take(32)
+                    .collect();
                 *value = json!({ "head": head, "tail": tail, "len": length, "sha256": hash });
             }
         }
@@ -497,11 +525,16 @@ fn hex(bytes: &[u8]) -> String {
 /// All texts of a request, in order.
 fn texts(body: &Value) -> Vec<&str> {
     let messages = body["messages"].as_array();
-    let contents = messages.into_iter().flatten().map(|message| &message["content"]);
-    let parts = contents.chain([&body["prompt"]]).flat_map(|content| match content {
-        Value::Array(parts) => parts.iter().collect(),
-        one => vec![one],
-    });
+    let contents = messages
+        .into_iter()
+        .flatten()
+        .map(|message| &message["content"]);
+    let parts = contents
+        .chain([&body["prompt"]])
+        .flat_map(|content| match content {
+            Value::Array(parts) => parts.iter().collect(),
+            one => vec![one],
+        });
     parts
         .filter_map(|part| part.as_str().or_else(|| part["text"].as_str()))
         .collect()
@@ -535,7 +568,14 @@ fn arguments(schema: &Value) -> String {
         made.insert(name.clone(), value);
     }
     let mut text = String::new();
-    python_json(&mut text, &Value::Object(made), &Style { sorted: false, ascii: true });
+    python_json(
+        &mut text,
+        &Value::Object(made),
+        &Style {
+            sorted: false,
+            ascii: true,
+        },
+    );
     text
 }
 
@@ -546,7 +586,14 @@ fn embeddings(request: &Request) -> Value {
     };
     let data = items.iter().enumerate().map(|(index, item)| {
         let mut text = String::new();
-        python_json(&mut text, item, &Style { sorted: false, ascii: true });
+        python_json(
+            &mut text,
+            item,
+            &Style {
+                sorted: false,
+                ascii: true,
+            },
+        );
         let numbers: Vec<f64> = Sha256::digest(text.as_bytes())
             .iter()
             .take(8)

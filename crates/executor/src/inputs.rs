@@ -13,7 +13,7 @@ use crate::error::RunError;
 use crate::images;
 use crate::lanes::Held;
 use crate::line::Line;
-use crate::tools::Resolved;
+use crate::tools::{Resolved, Tool};
 use crate::value::{Object, Value};
 
 /// An input's value.
@@ -86,11 +86,19 @@ impl Line {
     /// The arguments of a node whose dependencies are settled.
     pub(crate) async fn arguments(&self, resolved: &Resolved) -> Result<Arguments, RunError> {
         let format = self.session.flow.message_format;
+        // Templates are filled by a component, which knows no Python objects.
+        let is_llm = matches!(resolved.tool, Tool::Llm(_));
         let mut arguments = Vec::with_capacity(resolved.inputs.len());
         for (name, input) in &resolved.inputs {
             let argument = match input {
                 NodeInput::Value(value) | NodeInput::AssistantDefinition(value) => {
                     Argument::json(value)
+                }
+                NodeInput::Image(value) if is_llm => {
+                    self.load_literal(value, ValueType::Image).await?.into()
+                }
+                NodeInput::Images(value) if is_llm => {
+                    self.load_literal(value, ValueType::Object).await?.into()
                 }
                 NodeInput::Image(value) => {
                     Argument::json(&images::marked(value, ValueType::Image, format))

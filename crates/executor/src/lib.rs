@@ -25,6 +25,7 @@ mod outputs;
 mod package_tools;
 mod preparing;
 mod presented;
+mod prompts;
 mod records;
 mod result;
 mod run_options;

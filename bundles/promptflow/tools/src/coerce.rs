@@ -42,7 +42,10 @@ pub fn type_text(value: &Value) -> String {
 pub fn to_int(value: &Value) -> Result<Value, Failure> {
     let invalid = |text: &str| {
         let text = python::text_repr(text);
-        Failure::python("ValueError", format!("invalid literal for int() with base 10: {text}"))
+        Failure::python(
+            "ValueError",
+            format!("invalid literal for int() with base 10: {text}"),
+        )
     };
     match value {
         Value::Bool(truth) => Ok(u8::from(*truth).into()),
@@ -61,7 +64,11 @@ pub fn to_int(value: &Value) -> Result<Value, Failure> {
             let trimmed = digits.trim().replace('_', "");
             integer(trimmed.strip_prefix('+').unwrap_or(&trimmed)).ok_or_else(|| invalid(digits))
         }
-        other => Err(wrong_argument("int()", "a string, a bytes-like object or a real number", other)),
+        other => Err(wrong_argument(
+            "int()",
+            "a string, a bytes-like object or a real number",
+            other,
+        )),
     }
 }
 
@@ -71,7 +78,11 @@ fn integer(digits: &str) -> Option<Value> {
         return None;
     }
     let kept = plain.trim_start_matches('0');
-    let sign = if digits.len() > plain.len() && !kept.is_empty() { "-" } else { "" };
+    let sign = if digits.len() > plain.len() && !kept.is_empty() {
+        "-"
+    } else {
+        ""
+    };
     let kept = if kept.is_empty() { "0" } else { kept };
     serde_json::from_str(&format!("{sign}{kept}")).ok()
 }
@@ -83,9 +94,16 @@ pub fn to_float(value: &Value) -> Result<f64, Failure> {
         Value::Number(number) => Ok(number.as_f64().unwrap_or(f64::NAN)),
         Value::String(text) => float(text).ok_or_else(|| {
             let text = python::text_repr(text);
-            Failure::python("ValueError", format!("could not convert string to float: {text}"))
+            Failure::python(
+                "ValueError",
+                format!("could not convert string to float: {text}"),
+            )
         }),
-        other => Err(wrong_argument("float()", "a string or a real number", other)),
+        other => Err(wrong_argument(
+            "float()",
+            "a string or a real number",
+            other,
+        )),
     }
 }
 
@@ -97,7 +115,10 @@ pub fn float(text: &str) -> Option<f64> {
 /// A float that is JSON; others Python's JSON would have, but no service reads.
 pub fn json_float(number: f64) -> Result<Value, Failure> {
     serde_json::from_str(&float_repr(number)).map_err(|_| {
-        Failure::python("ValueError", "Out of range float values are not JSON compliant")
+        Failure::python(
+            "ValueError",
+            "Out of range float values are not JSON compliant",
+        )
     })
 }
 

@@ -30,7 +30,10 @@ impl Guest for Component {
 }
 
 fn described(tool: &Tool) -> ToolInfo {
-    let known = tool.parameters.iter().filter(|parameter| !parameter.types.is_empty());
+    let known = tool
+        .parameters
+        .iter()
+        .filter(|parameter| !parameter.types.is_empty());
     ToolInfo {
         name: tool.id.into(),
         description: tool.description.into(),
@@ -49,7 +52,11 @@ fn described(tool: &Tool) -> ToolInfo {
 
 fn failed(failure: Failure) -> ToolError {
     ToolError {
-        kind: if failure.system { ErrorKind::System } else { ErrorKind::User },
+        kind: if failure.system {
+            ErrorKind::System
+        } else {
+            ErrorKind::User
+        },
         type_name: failure.class,
         message: failure.message,
         traceback: String::new(),

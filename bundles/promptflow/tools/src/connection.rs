@@ -40,7 +40,8 @@ impl Connection {
         let own = self.fields.get(name);
         let found = own.or_else(|| {
             let maps = ["configs", "secrets"].into_iter();
-            maps.filter_map(|map| self.fields.get(map)?.get(name)).next()
+            maps.filter_map(|map| self.fields.get(map)?.get(name))
+                .next()
         });
         found?.as_str().filter(|text| !text.is_empty())
     }
@@ -48,7 +49,9 @@ impl Connection {
     /// A field that must be there.
     pub fn required(&self, name: &str) -> Result<&str, Failure> {
         self.field(name).ok_or_else(|| {
-            let Self { class, name: own, .. } = self;
+            let Self {
+                class, name: own, ..
+            } = self;
             Failure::user(
                 "UserErrorException",
                 format!("The {class} '{own}' has no '{name}'; set it in the connection."),

@@ -63,7 +63,8 @@ impl Response {
         for part in self.body {
             bytes.extend(part?);
             if bytes.len() > MAX_ANSWER {
-                let why = format!("the answer has more than {MAX_ANSWER} bytes, which is the limit");
+                let why =
+                    format!("the answer has more than {MAX_ANSWER} bytes, which is the limit");
                 return Err(NetworkError::Connection(why));
             }
         }
@@ -94,7 +95,10 @@ pub fn escaped(text: &str, also: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
         let letter = char::from(byte);
-        if letter.is_ascii_alphanumeric() || "-._~".contains(letter) || (byte < 128 && also.contains(letter)) {
+        if letter.is_ascii_alphanumeric()
+            || "-._~".contains(letter)
+            || (byte < 128 && also.contains(letter))
+        {
             out.push(letter);
         } else {
             out.push_str(&format!("%{byte:02X}"));

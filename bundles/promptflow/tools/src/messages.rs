@@ -39,7 +39,11 @@ pub fn build(
     let images = if manner.images { images } else { Vec::new() };
     let mut messages = roles::parse(&text, &images, &roles::ALL, image::DETAIL, &escapes)?;
     for message in &mut messages {
-        for value in message.as_object_mut().into_iter().flat_map(Map::values_mut) {
+        for value in message
+            .as_object_mut()
+            .into_iter()
+            .flat_map(Map::values_mut)
+        {
             escapes.restore(value);
         }
     }
@@ -89,7 +93,9 @@ pub fn template_failure(why: &str) -> Failure {
     eprintln!("Exception occurs: {why}");
     Failure::user(
         "JinjaTemplateError",
-        format!("Failed to render jinja template: {why}. Please modify your prompt to fix the issue."),
+        format!(
+            "Failed to render jinja template: {why}. Please modify your prompt to fix the issue."
+        ),
     )
 }
 

@@ -19,8 +19,6 @@ const AZURE_VERSION: &str = "2024-02-01";
 /// What promptflow's telemetry headers say.
 const USER_AGENT: &str = concat!("promptflow-sdk/1.18.5 flowcell/", env!("CARGO_PKG_VERSION"));
 const TRACKING: &str = r#"{"execution_target": "dag"}"#;
-/// Characters of a deployment's name that stay as they are in a path.
-const PATH: &str = "!$&'()*+,;=:@/";
 
 /// An API at an address, with a key.
 pub struct Client<'h> {
@@ -63,7 +61,10 @@ impl<'h> Client<'h> {
                 headers.push(bearer(connection.required("api_key")?));
                 let organization = connection.field("organization");
                 headers.extend(organization.map(|name| header("openai-organization", name)));
-                (connection.field("base_url").unwrap_or(OPENAI).to_owned(), None)
+                (
+                    connection.field("base_url").unwrap_or(OPENAI).to_owned(),
+                    None,
+                )
             }
             "ServerlessConnection" => {
                 headers.push(bearer(connection.required("api_key")?));
@@ -95,7 +96,7 @@ impl<'h> Client<'h> {
         let Some(version) = &self.version else {
             return format!("{base}{path}");
         };
-        let deployment = escaped(body["model"].as_str().unwrap_or_default(), PATH);
+        let deployment = escaped(body["model"].as_str().unwrap_or_default(), "");
         let version = escaped(version, "");
         format!("{base}/deployments/{deployment}{path}?api-version={version}")
     }
@@ -135,7 +136,10 @@ pub fn not_json(error: &serde_json::Error) -> Failure {
     let (line, column) = (error.line(), error.column().max(1));
     Failure::python(
         "JSONDecodeError",
-        format!("Expecting value: line {line} column {column} (char {})", column - 1),
+        format!(
+            "Expecting value: line {line} column {column} (char {})",
+            column - 1
+        ),
     )
 }
 

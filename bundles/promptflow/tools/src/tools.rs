@@ -34,7 +34,10 @@ pub enum Provider {
 pub fn call(host: &dyn Host, id: &str, inputs: &Map<String, Value>) -> Result<Value, Failure> {
     let Some(tool) = catalogue::TOOLS.iter().find(|tool| tool.id == id) else {
         let names: Vec<&str> = catalogue::TOOLS.iter().map(|tool| tool.id).collect();
-        let message = format!("This component has no tool {id:?}; it has {}", names.join(", "));
+        let message = format!(
+            "This component has no tool {id:?}; it has {}",
+            names.join(", ")
+        );
         return Err(Failure::python("LookupError", message));
     };
     let bound = || Arguments::bind(tool, inputs.clone());
@@ -64,7 +67,10 @@ impl Tool {
     /// Python's name for its function: `OpenAI.chat`, or `chat`.
     pub fn function(&self) -> &str {
         let mut parts = self.id.rsplitn(3, '.');
-        let (name, class) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+        let (name, class) = (
+            parts.next().unwrap_or_default(),
+            parts.next().unwrap_or_default(),
+        );
         if class.starts_with(char::is_uppercase) {
             let length = name.len() + 1 + class.len();
             return self.id.get(self.id.len() - length..).unwrap_or(name);

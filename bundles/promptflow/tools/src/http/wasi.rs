@@ -23,18 +23,23 @@ pub struct Wasi;
 impl Host for Wasi {
     fn send(&self, request: Request) -> Result<Response, NetworkError> {
         let outgoing = head(&request)?;
-        let body = outgoing.body().map_err(|()| refused("the request takes no body"))?;
+        let body = outgoing
+            .body()
+            .map_err(|()| refused("the request takes no body"))?;
         let options = RequestOptions::new();
         // A host that has none of these waits as long as it likes.
         let _ = options.set_connect_timeout(Some(nanoseconds(CONNECT)));
         let _ = options.set_first_byte_timeout(Some(nanoseconds(BYTES)));
         let _ = options.set_between_bytes_timeout(Some(nanoseconds(BYTES)));
         let answer = handle(outgoing, Some(options)).map_err(|code| network(&code))?;
-        let stream = body.write().map_err(|()| refused("the request takes no body"))?;
+        let stream = body
+            .write()
+            .map_err(|()| refused("the request takes no body"))?;
         let written = write(&stream, &request.body);
         drop(stream);
         // A server may answer before it has read all, so the answer counts first.
-        let finished = written.and_then(|()| OutgoingBody::finish(body, None).map_err(|code| network(&code)));
+        let finished =
+            written.and_then(|()| OutgoingBody::finish(body, None).map_err(|code| network(&code)));
         answer.subscribe().block();
         let incoming = match answer.get() {
             Some(Ok(incoming)) => incoming.map_err(|code| network(&code))?,
@@ -45,11 +50,18 @@ impl Host for Wasi {
         }
         let headers = incoming.headers().entries();
         let headers = headers.into_iter().map(|(name, value)| {
-            (name.to_lowercase(), String::from_utf8_lossy(&value).into_owned())
+            (
+                name.to_lowercase(),
+                String::from_utf8_lossy(&value).into_owned(),
+            )
         });
         let headers = headers.collect();
-        let body = incoming.consume().map_err(|()| refused("the answer has no body"))?;
-        let stream = body.stream().map_err(|()| refused("the answer has no body"))?;
+        let body = incoming
+            .consume()
+            .map_err(|()| refused("the answer has no body"))?;
+        let stream = body
+            .stream()
+            .map_err(|()| refused("the answer has no body"))?;
         Ok(Response {
             status: incoming.status(),
             headers,
@@ -66,7 +78,12 @@ impl Host for Wasi {
     }
 
     fn usage(&self, usage: &Usage) {
-        let Usage { model, prompt, completion, total } = usage;
+        let Usage {
+            model,
+            prompt,
+            completion,
+            total,
+        } = usage;
         crate::component::log(&format!(
             "usage: model {model}, prompt tokens {prompt}, completion tokens {completion}, total tokens {total}"
         ));
@@ -85,7 +102,11 @@ fn head(request: &Request) -> Result<OutgoingRequest, NetworkError> {
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let (authority, path) = rest.split_at(end);
     let path = path.split('#').next().unwrap_or_default();
-    let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
+    let path = if path.starts_with('/') {
+        path.to_owned()
+    } else {
+        format!("/{path}")
+    };
     let mut headers: Vec<(String, Vec<u8>)> = request
         .headers
         .iter()
@@ -95,7 +116,8 @@ fn head(request: &Request) -> Result<OutgoingRequest, NetworkError> {
         let length = request.body.len().to_string();
         headers.push(("content-length".to_owned(), length.into_bytes()));
     }
-    let headers = Fields::from_list(&headers).map_err(|_| refused("a header of the request is not valid"))?;
+    let headers =
+        Fields::from_list(&headers).map_err(|_| refused("a header of the request is not valid"))?;
     let outgoing = OutgoingRequest::new(headers);
     let method = match request.method {
         Method::Get => types::Method::Get,
@@ -112,7 +134,9 @@ fn head(request: &Request) -> Result<OutgoingRequest, NetworkError> {
 
 fn write(stream: &OutputStream, body: &[u8]) -> Result<(), NetworkError> {
     for part in body.chunks(WRITTEN) {
-        stream.blocking_write_and_flush(part).map_err(|error| broken(&error))?;
+        stream
+            .blocking_write_and_flush(part)
+            .map_err(|error| broken(&error))?;
     }
     Ok(())
 }
@@ -152,9 +176,11 @@ fn broken(error: &StreamError) -> NetworkError {
     };
     match code {
         // Before the answer this is said in other words.
-        Some(ErrorCode::HttpResponseIncomplete | ErrorCode::ConnectionTerminated) | None => refused(
-            "peer closed connection without sending complete message body (incomplete chunked read)",
-        ),
+        Some(ErrorCode::HttpResponseIncomplete | ErrorCode::ConnectionTerminated) | None => {
+            refused(
+                "peer closed connection without sending complete message body (incomplete chunked read)",
+            )
+        }
         Some(code) => network(&code),
     }
 }

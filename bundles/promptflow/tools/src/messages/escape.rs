@@ -23,7 +23,9 @@ impl Escapes {
         let mut escapes = Self::default();
         // Outputs of prompt nodes first: their words are escaped in other inputs, too.
         for (name, result) in results.iter().filter_map(Value::as_object).flatten() {
-            let mapping = result["mapping"].as_object().filter(|mapping| !mapping.is_empty());
+            let mapping = result["mapping"]
+                .as_object()
+                .filter(|mapping| !mapping.is_empty());
             let (Some(mapping), Some(slot)) = (mapping, variables.get_mut(name)) else {
                 continue;
             };
@@ -43,8 +45,14 @@ impl Escapes {
         for (_, value) in variables.iter().filter(|(name, _)| is_escaped(name)) {
             find(value, in_lists, &mut found);
         }
-        escapes.0.extend(found.into_iter().map(|word| (random_id(), word)));
-        let is_result = |name: &str| results.as_ref().is_some_and(|results| !results[name].is_null());
+        escapes
+            .0
+            .extend(found.into_iter().map(|word| (random_id(), word)));
+        let is_result = |name: &str| {
+            results
+                .as_ref()
+                .is_some_and(|results| !results[name].is_null())
+        };
         for (name, value) in variables.iter_mut() {
             if is_escaped(name) && !is_result(name) {
                 escapes.hide(value, in_lists);
@@ -60,13 +68,19 @@ impl Escapes {
     /// `{id: word}`.
     pub fn mapping(&self) -> Value {
         let words = self.0.iter();
-        Value::Object(words.map(|(id, word)| (id.clone(), word.as_str().into())).collect())
+        Value::Object(
+            words
+                .map(|(id, word)| (id.clone(), word.as_str().into()))
+                .collect(),
+        )
     }
 
     /// A text with its words put back.
     pub fn restored(&self, text: &str) -> String {
         let words = self.0.iter();
-        words.fold(text.to_owned(), |text, (id, word)| text.replace(id.as_str(), word))
+        words.fold(text.to_owned(), |text, (id, word)| {
+            text.replace(id.as_str(), word)
+        })
     }
 
     /// Puts the words back in a message's member: a text, or a list of parts.
@@ -98,7 +112,9 @@ impl Escapes {
                 items.iter_mut().for_each(|item| self.hide(item, in_lists));
             }
             Value::Object(members) => {
-                members.values_mut().for_each(|member| self.hide(member, in_lists));
+                members
+                    .values_mut()
+                    .for_each(|member| self.hide(member, in_lists));
             }
             _ => {}
         }
@@ -119,7 +135,9 @@ fn find(value: &Value, in_lists: bool, found: &mut Vec<String>) {
             items.iter().for_each(|item| find(item, in_lists, found));
         }
         Value::Object(members) => {
-            members.values().for_each(|member| find(member, in_lists, found));
+            members
+                .values()
+                .for_each(|member| find(member, in_lists, found));
         }
         _ => {}
     }
@@ -128,7 +146,12 @@ fn find(value: &Value, in_lists: bool, found: &mut Vec<String>) {
 /// 32 hexadecimal digits that nobody can foresee. The standard library seeds its hashers from the system's randomness.
 fn random_id() -> String {
     let half = || RandomState::new().build_hasher().finish();
-    let hex = format!("{:016x}{:016x}", half(), RandomState::new().hash_one(half()));
-    let parts = [0..8, 8..12, 12..16, 16..20, 20..32].map(|range| hex.get(range).unwrap_or_default());
+    let hex = format!(
+        "{:016x}{:016x}",
+        half(),
+        RandomState::new().hash_one(half())
+    );
+    let parts =
+        [0..8, 8..12, 12..16, 16..20, 20..32].map(|range| hex.get(range).unwrap_or_default());
     parts.join("-")
 }

@@ -36,7 +36,10 @@ impl Image {
             "url" => (content.as_bytes().to_vec(), content.to_owned()),
             "base64" => {
                 let bytes = STANDARD.decode(content).ok()?;
-                (bytes, format!("data:image/{};base64,{content}", kind.to_lowercase()))
+                (
+                    bytes,
+                    format!("data:image/{};base64,{content}", kind.to_lowercase()),
+                )
             }
             _ => return None,
         };
@@ -76,7 +79,11 @@ pub fn with_images(value: &Value, chat_lists: bool, images: &mut Vec<Image>) -> 
                 .iter()
                 .map(|item| with_images(item, chat_lists, images))
                 .collect();
-            if chat_lists { chat_list(items) } else { items.into() }
+            if chat_lists {
+                chat_list(items)
+            } else {
+                items.into()
+            }
         }
         Value::Object(members) => match Image::read(value) {
             Some(image) => {
@@ -123,5 +130,6 @@ fn marked_image(text: &str) -> Option<(&str, usize)> {
     let name = crate::coerce::strip(variable);
     let is_name = !name.is_empty()
         && !name.contains(|letter| crate::coerce::is_space(letter) || matches!(letter, '{' | '}'));
-    (crate::coerce::strip(label) == "image" && is_name).then_some((variable, text.len() - after.len()))
+    (crate::coerce::strip(label) == "image" && is_name)
+        .then_some((variable, text.len() - after.len()))
 }

@@ -19,7 +19,9 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn spaces(&mut self) {
-        self.rest = self.rest.trim_start_matches([' ', '\t', '\n', '\r', '\x0c']);
+        self.rest = self
+            .rest
+            .trim_start_matches([' ', '\t', '\n', '\r', '\x0c']);
     }
 
     fn take(&mut self, token: &str) -> bool {
@@ -60,7 +62,9 @@ impl Reader<'_> {
                 }
             }
             letter if letter.is_ascii_alphabetic() => {
-                let end = self.rest.find(|letter: char| !letter.is_ascii_alphanumeric());
+                let end = self
+                    .rest
+                    .find(|letter: char| !letter.is_ascii_alphanumeric());
                 let (word, rest) = self.rest.split_at(end.unwrap_or(self.rest.len()));
                 self.rest = rest;
                 match word {
@@ -110,21 +114,28 @@ impl Reader<'_> {
 
     fn number(&mut self) -> Option<Value> {
         let is_part = |letter: char| letter.is_ascii_alphanumeric() || "+-._".contains(letter);
-        let end = self.rest.find(|letter| !is_part(letter)).unwrap_or(self.rest.len());
+        let end = self
+            .rest
+            .find(|letter| !is_part(letter))
+            .unwrap_or(self.rest.len());
         let (digits, rest) = self.rest.split_at(end);
         self.rest = rest;
         let digits = digits.strip_prefix('+').unwrap_or(digits).replace('_', "");
-        serde_json::from_str(&digits).ok().or_else(|| {
-            // `.5` and `5.` are numbers to Python.
-            let number: f64 = digits.parse().ok()?;
-            let sound = number.is_finite() && digits.contains('.');
-            sound.then(|| serde_json::from_str(&crate::number::float_repr(number)).ok())?
-        })
-        .filter(Value::is_number)
+        serde_json::from_str(&digits)
+            .ok()
+            .or_else(|| {
+                // `.5` and `5.` are numbers to Python.
+                let number: f64 = digits.parse().ok()?;
+                let sound = number.is_finite() && digits.contains('.');
+                sound.then(|| serde_json::from_str(&crate::number::float_repr(number)).ok())?
+            })
+            .filter(Value::is_number)
     }
 
     fn text(&mut self) -> Option<String> {
-        let quote = ["'''", "\"\"\"", "'", "\""].into_iter().find(|quote| self.rest.starts_with(quote))?;
+        let quote = ["'''", "\"\"\"", "'", "\""]
+            .into_iter()
+            .find(|quote| self.rest.starts_with(quote))?;
         self.rest = self.rest.get(quote.len()..)?;
         let mut out = String::new();
         loop {
@@ -169,7 +180,12 @@ impl Reader<'_> {
             'u' => vec![code(self, 4)?],
             'U' => vec![code(self, 8)?],
             '0'..='7' => {
-                let more = self.rest.bytes().take(2).take_while(|byte| (b'0'..=b'7').contains(byte)).count();
+                let more = self
+                    .rest
+                    .bytes()
+                    .take(2)
+                    .take_while(|byte| (b'0'..=b'7').contains(byte))
+                    .count();
                 let (digits, rest) = self.rest.split_at(more);
                 let code = u32::from_str_radix(&format!("{letter}{digits}"), 8).ok()?;
                 self.rest = rest;

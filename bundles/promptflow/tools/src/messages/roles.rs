@@ -41,10 +41,13 @@ impl<'t, 'r> Markers<'t, 'r> {
     fn mark(&self, start: usize) -> Result<(&'t str, usize), usize> {
         let text = self.text;
         let rest = |at: usize| text.get(at..).unwrap_or_default();
-        let past_spaces = |at: usize| at + rest(at).len() - rest(at).trim_start_matches(is_space).len();
+        let past_spaces =
+            |at: usize| at + rest(at).len() - rest(at).trim_start_matches(is_space).len();
         let spaces = past_spaces(start);
         // No line that begins among the spaces can do better.
-        let failed = rest(spaces).find('\n').map_or(self.text.len() + 1, |line| spaces + line + 1);
+        let failed = rest(spaces)
+            .find('\n')
+            .map_or(self.text.len() + 1, |line| spaces + line + 1);
         let name = match rest(spaces).strip_prefix('#') {
             Some(_) => past_spaces(spaces + 1),
             None => spaces,
@@ -197,13 +200,22 @@ fn after_label<'a>(text: &'a str, label: &str, new_line: bool) -> Option<&'a str
 fn labelled<'a>(text: &'a str, label: &str) -> Option<(&'a str, &'a str)> {
     text.match_indices(label).find_map(|(at, _)| {
         let value = after_label(text.get(at..)?, label, true)?;
-        let word = value.split(is_space).next().filter(|word| !word.is_empty())?;
+        let word = value
+            .split(is_space)
+            .next()
+            .filter(|word| !word.is_empty())?;
         // The word may end where the label `content` begins, at the latest such place.
-        let ends = word.char_indices().map(|(index, letter)| index + letter.len_utf8());
+        let ends = word
+            .char_indices()
+            .map(|(index, letter)| index + letter.len_utf8());
         ends.rev().find_map(|end| {
             let (word, rest) = value.split_at(end);
             let rest = rest.trim_start_matches(is_space);
-            let hashes = rest.bytes().take(2).take_while(|byte| *byte == b'#').count();
+            let hashes = rest
+                .bytes()
+                .take(2)
+                .take_while(|byte| *byte == b'#')
+                .count();
             let rest = rest.get(hashes..)?.trim_start_matches(is_space);
             Some((word, after_label(rest, "content", false)?))
         })
@@ -212,11 +224,12 @@ fn labelled<'a>(text: &'a str, label: &str) -> Option<(&'a str, &'a str)> {
 
 /// The list under `tool_calls:`, written as Python writes it.
 fn tool_calls(text: &str) -> Option<Value> {
-    text.match_indices("tool_calls").find_map(|(at, label)| {
-        let value = after_label(text.get(at..)?, label, true)?;
-        let list = value.starts_with('[').then_some(value)?;
-        // Up to the first bracket that closes, as promptflow's pattern has it.
-        list.find(']').and_then(|end| list.get(..=end))
-    })
-    .and_then(literal::parse)
+    text.match_indices("tool_calls")
+        .find_map(|(at, label)| {
+            let value = after_label(text.get(at..)?, label, true)?;
+            let list = value.starts_with('[').then_some(value)?;
+            // Up to the first bracket that closes, as promptflow's pattern has it.
+            list.find(']').and_then(|end| list.get(..=end))
+        })
+        .and_then(literal::parse)
 }

@@ -68,10 +68,13 @@ impl ApiError {
         let text = response.text()?;
         let text = coerce::strip(&text);
         let body: Option<Value> = serde_json::from_str(text).ok();
-        let message = match &body {
-            Some(body) => format!("Error code: {status} - {}", coerce::text(body)),
-            None if text.is_empty() => format!("Error code: {status}"),
-            None => text.to_owned(),
+        let said = body.as_ref().and_then(|body| match &body["error"] {
+            Value::Null if body.get("error").is_none() => body["message"].as_str(),
+            error => error["message"].as_str(),
+        });
+        let message = match said.filter(|said| !said.is_empty()) {
+            Some(said) => format!("Error code: {status} - {said}"),
+            None => format!("Error code: {status}"),
         };
         let kind = body.as_ref().map(|body| match &body["error"] {
             Value::Null => &body["type"],
@@ -101,8 +104,12 @@ impl ApiError {
     pub fn is_transient(&self) -> bool {
         let Some(status) = self.status else {
             let cause = self.cause.as_deref().unwrap_or_default().to_lowercase();
-            let known = ["connection aborted", "server disconnected without sending a response"];
-            return self.class == "APITimeoutError" || known.iter().any(|known| cause.contains(known));
+            let known = [
+                "connection aborted",
+                "server disconnected without sending a response",
+            ];
+            return self.class == "APITimeoutError"
+                || known.iter().any(|known| cause.contains(known));
         };
         (status >= 500 || matches!(status, 429 | 422)) && !self.no_quota
     }
@@ -153,7 +160,8 @@ fn advice(message: &str) -> Option<Advice> {
              https://learn.microsoft.com/en-us/azure/ai-services/openai/how-to/function-calling.",
         )
     } else if has("The completion operation does not work with the specified model")
-        || (has("parameters are not available") && ["best_of", "echo", "logprobs"].into_iter().any(has))
+        || (has("parameters are not available")
+            && ["best_of", "echo", "logprobs"].into_iter().any(has))
     {
         Advice::Instead(
             "The completion operation does not work with the current model. Completion API is a legacy api and is going to \

@@ -41,7 +41,11 @@ pub fn with_retries<T>(
         if !error.is_transient() {
             return Err(error.wrapped());
         }
-        unprocessable = if error.status == Some(422) { unprocessable + 1 } else { 0 };
+        unprocessable = if error.status == Some(422) {
+            unprocessable + 1
+        } else {
+            0
+        };
         if attempt == TRIES || unprocessable == UNPROCESSABLE {
             eprintln!("{class} reached max retry. Exit retry with user error.");
             return Err(error.exceeded());
@@ -49,7 +53,10 @@ pub fn with_retries<T>(
         host.sleep(pause(&error, attempt)?);
     }
     // The loop ends by its own limit only.
-    Err(Failure::system("SystemErrorException", "the API was asked without end"))
+    Err(Failure::system(
+        "SystemErrorException",
+        "the API was asked without end",
+    ))
 }
 
 /// How long to wait, as the API asks or longer each time.
@@ -58,16 +65,23 @@ fn pause(error: &ApiError, attempt: u32) -> Result<Duration, Failure> {
     let seconds = match error.retry_after.as_deref().filter(|text| !text.is_empty()) {
         None => {
             let seconds = interval(attempt);
-            eprintln!("{class} #{attempt}, but no Retry-After header, Back off {seconds} seconds for retry.");
+            eprintln!(
+                "{class} #{attempt}, but no Retry-After header, Back off {seconds} seconds for retry."
+            );
             f64::from(seconds)
         }
         Some(header) => {
             let seconds = coerce::float(header).ok_or_else(|| {
                 let header = python::text_repr(header);
-                Failure::python("ValueError", format!("could not convert string to float: {header}"))
+                Failure::python(
+                    "ValueError",
+                    format!("could not convert string to float: {header}"),
+                )
             })?;
             let shown = crate::number::float_repr(seconds);
-            eprintln!("{class} #{attempt}, Retry-After={header}, Back off {shown} seconds for retry.");
+            eprintln!(
+                "{class} #{attempt}, Retry-After={header}, Back off {shown} seconds for retry."
+            );
             seconds
         }
     };

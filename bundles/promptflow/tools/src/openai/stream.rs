@@ -79,7 +79,8 @@ impl Events {
                 if size > MAX_ANSWER {
                     return Err(too_large());
                 }
-                self.data.push(value.strip_prefix(' ').unwrap_or(value).to_owned());
+                self.data
+                    .push(value.strip_prefix(' ').unwrap_or(value).to_owned());
             }
         }
         Ok(None)
@@ -120,13 +121,17 @@ impl<'h> Chunks<'h> {
             }
             let chunk: Value = serde_json::from_str(&event).map_err(|error| not_json(&error))?;
             if crate::coerce::is_true(&chunk["error"]) {
-                let message = chunk["error"]["message"].as_str().filter(|text| !text.is_empty());
+                let message = chunk["error"]["message"]
+                    .as_str()
+                    .filter(|text| !text.is_empty());
                 let message = message.unwrap_or("An error occurred during streaming");
                 return Err(Failure::python("APIError", message));
             }
             report(self.host, &self.asked, &chunk);
             if let Some(choice) = chunk["choices"].get(0) {
-                let text = choice["text"].as_str().or(choice["delta"]["content"].as_str());
+                let text = choice["text"]
+                    .as_str()
+                    .or(choice["delta"]["content"].as_str());
                 return Ok(Some(text.unwrap_or_default().to_owned()));
             }
         }

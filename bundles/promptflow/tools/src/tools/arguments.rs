@@ -46,11 +46,15 @@ impl Arguments {
                 several => format!("{}, and {last}", several.join(", ")),
             };
             let plural = if count == 1 { "" } else { "s" };
-            let message =
-                format!("{function}() missing {count} required positional argument{plural}: {names}");
+            let message = format!(
+                "{function}() missing {count} required positional argument{plural}: {names}"
+            );
             return Err(Failure::python("TypeError", message));
         }
-        Ok(Self { named, rest: inputs })
+        Ok(Self {
+            named,
+            rest: inputs,
+        })
     }
 
     /// A parameter's value.

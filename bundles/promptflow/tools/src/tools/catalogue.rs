@@ -59,15 +59,30 @@ impl Parameter {
 type Types = &'static [&'static str];
 
 const fn required(name: &'static str, types: Types) -> Parameter {
-    Parameter { name, types, default: None, init: false }
+    Parameter {
+        name,
+        types,
+        default: None,
+        init: false,
+    }
 }
 
 const fn optional(name: &'static str, types: Types, default: &'static str) -> Parameter {
-    Parameter { name, types, default: Some(default), init: false }
+    Parameter {
+        name,
+        types,
+        default: Some(default),
+        init: false,
+    }
 }
 
 const fn init(name: &'static str, types: Types) -> Parameter {
-    Parameter { name, types, default: None, init: true }
+    Parameter {
+        name,
+        types,
+        default: None,
+        init: true,
+    }
 }
 
 const BOOL: Types = &["bool"];
@@ -81,10 +96,14 @@ const STRING: Types = &["string"];
 
 const AZURE: Types = &["AzureOpenAIConnection"];
 const OPENAI: Types = &["OpenAIConnection"];
-const ANY: Types = &["AzureOpenAIConnection", "OpenAIConnection", "ServerlessConnection"];
+const ANY: Types = &[
+    "AzureOpenAIConnection",
+    "OpenAIConnection",
+    "ServerlessConnection",
+];
 const AZURE_OR_OPENAI: Types = &["AzureOpenAIConnection", "OpenAIConnection"];
 
-/// The parameters of `completion` after the model's.
+/// The parameters of `completion`.
 macro_rules! completion {
     ($connection:expr, $model:expr) => {
         &[
@@ -109,15 +128,15 @@ macro_rules! completion {
     };
 }
 
-/// The parameters of `chat` after the model's; Azure's has `n`, too.
+/// The parameters of `chat`; Azure's has `n`, too. The functions of modules have integers where the methods have floats.
 macro_rules! chat {
-    ($connection:expr, $model:expr $(, $n:expr)?) => {
+    ($connection:expr, $model:expr, $one:literal $(, $n:expr)?) => {
         &[
             $connection,
             required("prompt", PROMPT),
             $model,
-            optional("temperature", DOUBLE, "1.0"),
-            optional("top_p", DOUBLE, "1.0"),
+            optional("temperature", DOUBLE, $one),
+            optional("top_p", DOUBLE, $one),
             $($n,)?
             optional("stream", BOOL, "false"),
             optional("stop", LIST, "null"),
@@ -235,48 +254,199 @@ const fn tool(
     parameters: &'static [Parameter],
     open: bool,
 ) -> Tool {
-    Tool { id, description, kind, parameters, open }
+    Tool {
+        id,
+        description,
+        kind,
+        parameters,
+        open,
+    }
 }
 
 /// All of them.
 pub const TOOLS: &[Tool] = &[
-    tool("promptflow.tools.template_rendering.render_template_jinja2", "Render text template using Jinja2", Kind::Render, TEMPLATE, true),
-    tool("promptflow.tools.template_rendering.prompt_result", "Render text template, and once more with the roles in flow inputs escaped", Kind::PromptResult, TEMPLATE, true),
-    tool("promptflow.tools.template_rendering.inspect_template", "The variables of a template, or why it is none", Kind::Inspect, TEMPLATE, false),
-    tool("promptflow.tools.common.render_jinja_template", "Render a Jinja2 template", Kind::RenderJinja, &[
-        required("template_content", PROMPT),
-        optional("trim_blocks", BOOL, "true"),
-        optional("keep_trailing_newline", BOOL, "true"),
-        optional("escape_dict", OBJECT, "{}"),
-    ], true),
-    tool("promptflow.tools.common.parse_chat", "The messages in a chat's text", Kind::ParseChat, &[
-        required("chat_str", STRING),
-        optional("images", LIST, "null"),
-        optional("valid_roles", LIST, "null"),
-        optional("image_detail", STRING, "\"auto\""),
-        optional("escape_dict", OBJECT, "{}"),
-    ], false),
-    tool("promptflow.tools.aoai.AzureOpenAI.chat", "Chat with a model of Azure OpenAI", Kind::Chat(Provider::Azure), chat!(init("connection", AZURE), DEPLOYMENT, N), true),
-    tool("promptflow.tools.aoai.AzureOpenAI.completion", "Complete a text with a model of Azure OpenAI", Kind::Completion(Provider::Azure), completion!(init("connection", AZURE), DEPLOYMENT), true),
-    tool("promptflow.tools.aoai.chat", "Chat with a model of Azure OpenAI", Kind::Chat(Provider::Azure), chat!(required("connection", AZURE), DEPLOYMENT, N), true),
-    tool("promptflow.tools.aoai.completion", "Complete a text with a model of Azure OpenAI", Kind::Completion(Provider::Azure), completion!(required("connection", AZURE), DEPLOYMENT), true),
-    tool("promptflow.tools.openai.OpenAI.chat", "Chat with a model of OpenAI", Kind::Chat(Provider::OpenAi), chat!(init("connection", OPENAI), NO_MODEL), true),
-    tool("promptflow.tools.openai.OpenAI.completion", "Complete a text with a model of OpenAI", Kind::Completion(Provider::OpenAi), completion!(init("connection", OPENAI), DAVINCI), true),
-    tool("promptflow.tools.openai.chat", "Chat with a model of OpenAI", Kind::Chat(Provider::OpenAi), chat!(required("connection", OPENAI), NO_MODEL), true),
-    tool("promptflow.tools.openai.completion", "Complete a text with a model of OpenAI", Kind::Completion(Provider::OpenAi), completion!(required("connection", OPENAI), DAVINCI), true),
-    tool("promptflow.tools.llm.llm", "Use OpenAI-like Large Language Model for text completion or chat.", Kind::Llm, LLM, true),
-    tool("promptflow.tools.embedding.embedding", "Use Open AI's embedding model to create an embedding vector representing the input text.", Kind::Embedding, &[
-        required("connection", ANY),
-        required("input", STRING),
-        NO_DEPLOYMENT,
-        optional("model", STRING, "\"text-embedding-ada-002\""),
-    ], false),
-    tool("promptflow.tools.llm_vision.llm_vision", "Use OpenAI-like Large Language Model to leverage vision ability.", Kind::LlmVision, vision!(required("connection", AZURE_OR_OPENAI), NO_DEPLOYMENT, NO_MODEL), true),
-    tool("promptflow.tools.aoai_gpt4v.AzureOpenAI.chat", "Use Azure OpenAI GPT-4 Turbo with Vision to leverage AOAI vision ability.", Kind::Vision(Provider::Azure), vision!(init("connection", AZURE), DEPLOYMENT), true),
-    tool("promptflow.tools.openai_gpt4v.OpenAI.chat", "Use OpenAI GPT-4V to leverage vision ability.", Kind::Vision(Provider::OpenAi), vision!(init("connection", OPENAI), optional("model", STRING, "\"gpt-4-vision-preview\"")), true),
-    tool("promptflow.tools.serpapi.SerpAPI.search", "Use Serp API to obtain search results from a specific search engine.", Kind::Search, search!(init("connection", &["SerpConnection"])), false),
-    tool("promptflow.tools.serpapi.search", "Use Serp API to obtain search results from a specific search engine.", Kind::Search, search!(required("connection", &["SerpConnection"])), false),
-    tool("promptflow.tools.azure_content_safety.analyze_text", "Use Azure Content Safety to detect harmful content.", Kind::ContentSafety, CONTENT_SAFETY, false),
-    tool("content_safety_text.tools.content_safety_text_tool.analyze_text", "Use Azure Content Safety to detect harmful content.", Kind::ContentSafety, CONTENT_SAFETY, false),
-    tool("promptflow.tools.open_model_llm.OpenModelLLM.call", "Use an open model from the Azure Model catalog, deployed to an AzureML Online Endpoint for LLM Chat or Completion API calls.", Kind::OpenModel, OPEN_MODEL, true),
+    tool(
+        "promptflow.tools.template_rendering.render_template_jinja2",
+        "Render text template using Jinja2",
+        Kind::Render,
+        TEMPLATE,
+        true,
+    ),
+    tool(
+        "promptflow.tools.template_rendering.prompt_result",
+        "Render text template, and once more with the roles in flow inputs escaped",
+        Kind::PromptResult,
+        TEMPLATE,
+        true,
+    ),
+    tool(
+        "promptflow.tools.template_rendering.inspect_template",
+        "The variables of a template, or why it is none",
+        Kind::Inspect,
+        TEMPLATE,
+        false,
+    ),
+    tool(
+        "promptflow.tools.common.render_jinja_template",
+        "Render a Jinja2 template",
+        Kind::RenderJinja,
+        &[
+            required("template_content", PROMPT),
+            optional("trim_blocks", BOOL, "true"),
+            optional("keep_trailing_newline", BOOL, "true"),
+            optional("escape_dict", OBJECT, "{}"),
+        ],
+        true,
+    ),
+    tool(
+        "promptflow.tools.common.parse_chat",
+        "The messages in a chat's text",
+        Kind::ParseChat,
+        &[
+            required("chat_str", STRING),
+            optional("images", LIST, "null"),
+            optional("valid_roles", LIST, "null"),
+            optional("image_detail", STRING, "\"auto\""),
+            optional("escape_dict", OBJECT, "{}"),
+        ],
+        false,
+    ),
+    tool(
+        "promptflow.tools.aoai.AzureOpenAI.chat",
+        "Chat with a model of Azure OpenAI",
+        Kind::Chat(Provider::Azure),
+        chat!(init("connection", AZURE), DEPLOYMENT, "1.0", N),
+        true,
+    ),
+    tool(
+        "promptflow.tools.aoai.AzureOpenAI.completion",
+        "Complete a text with a model of Azure OpenAI",
+        Kind::Completion(Provider::Azure),
+        completion!(init("connection", AZURE), DEPLOYMENT),
+        true,
+    ),
+    tool(
+        "promptflow.tools.aoai.chat",
+        "Chat with a model of Azure OpenAI",
+        Kind::Chat(Provider::Azure),
+        chat!(required("connection", AZURE), DEPLOYMENT, "1", N),
+        true,
+    ),
+    tool(
+        "promptflow.tools.aoai.completion",
+        "Complete a text with a model of Azure OpenAI",
+        Kind::Completion(Provider::Azure),
+        completion!(required("connection", AZURE), DEPLOYMENT),
+        true,
+    ),
+    tool(
+        "promptflow.tools.openai.OpenAI.chat",
+        "Chat with a model of OpenAI",
+        Kind::Chat(Provider::OpenAi),
+        chat!(init("connection", OPENAI), NO_MODEL, "1.0"),
+        true,
+    ),
+    tool(
+        "promptflow.tools.openai.OpenAI.completion",
+        "Complete a text with a model of OpenAI",
+        Kind::Completion(Provider::OpenAi),
+        completion!(init("connection", OPENAI), DAVINCI),
+        true,
+    ),
+    tool(
+        "promptflow.tools.openai.chat",
+        "Chat with a model of OpenAI",
+        Kind::Chat(Provider::OpenAi),
+        chat!(required("connection", OPENAI), NO_MODEL, "1"),
+        true,
+    ),
+    tool(
+        "promptflow.tools.openai.completion",
+        "Complete a text with a model of OpenAI",
+        Kind::Completion(Provider::OpenAi),
+        completion!(required("connection", OPENAI), DAVINCI),
+        true,
+    ),
+    tool(
+        "promptflow.tools.llm.llm",
+        "Use OpenAI-like Large Language Model for text completion or chat.",
+        Kind::Llm,
+        LLM,
+        true,
+    ),
+    tool(
+        "promptflow.tools.embedding.embedding",
+        "Use Open AI's embedding model to create an embedding vector representing the input text.",
+        Kind::Embedding,
+        &[
+            required("connection", ANY),
+            required("input", STRING),
+            NO_DEPLOYMENT,
+            optional("model", STRING, "\"text-embedding-ada-002\""),
+        ],
+        false,
+    ),
+    tool(
+        "promptflow.tools.llm_vision.llm_vision",
+        "Use OpenAI-like Large Language Model to leverage vision ability.",
+        Kind::LlmVision,
+        vision!(
+            required("connection", AZURE_OR_OPENAI),
+            NO_DEPLOYMENT,
+            NO_MODEL
+        ),
+        true,
+    ),
+    tool(
+        "promptflow.tools.aoai_gpt4v.AzureOpenAI.chat",
+        "Use Azure OpenAI GPT-4 Turbo with Vision to leverage AOAI vision ability.",
+        Kind::Vision(Provider::Azure),
+        vision!(init("connection", AZURE), DEPLOYMENT),
+        true,
+    ),
+    tool(
+        "promptflow.tools.openai_gpt4v.OpenAI.chat",
+        "Use OpenAI GPT-4V to leverage vision ability.",
+        Kind::Vision(Provider::OpenAi),
+        vision!(
+            init("connection", OPENAI),
+            optional("model", STRING, "\"gpt-4-vision-preview\"")
+        ),
+        true,
+    ),
+    tool(
+        "promptflow.tools.serpapi.SerpAPI.search",
+        "Use Serp API to obtain search results from a specific search engine.",
+        Kind::Search,
+        search!(init("connection", &["SerpConnection"])),
+        false,
+    ),
+    tool(
+        "promptflow.tools.serpapi.search",
+        "Use Serp API to obtain search results from a specific search engine.",
+        Kind::Search,
+        search!(required("connection", &["SerpConnection"])),
+        false,
+    ),
+    tool(
+        "promptflow.tools.azure_content_safety.analyze_text",
+        "Use Azure Content Safety to detect harmful content.",
+        Kind::ContentSafety,
+        CONTENT_SAFETY,
+        false,
+    ),
+    tool(
+        "content_safety_text.tools.content_safety_text_tool.analyze_text",
+        "Use Azure Content Safety to detect harmful content.",
+        Kind::ContentSafety,
+        CONTENT_SAFETY,
+        false,
+    ),
+    tool(
+        "promptflow.tools.open_model_llm.OpenModelLLM.call",
+        "Use an open model from the Azure Model catalog, deployed to an AzureML Online Endpoint for LLM Chat or Completion API calls.",
+        Kind::OpenModel,
+        OPEN_MODEL,
+        true,
+    ),
 ];

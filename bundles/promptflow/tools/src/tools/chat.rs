@@ -13,8 +13,15 @@ use crate::tools::{Provider, functions};
 
 pub const PATH: &str = "/chat/completions";
 /// What a message has, in the order in which promptflow's message has it; what is absent is null.
-const MESSAGE: [&str; 7] =
-    ["content", "refusal", "role", "annotations", "audio", "function_call", "tool_calls"];
+const MESSAGE: [&str; 7] = [
+    "content",
+    "refusal",
+    "role",
+    "annotations",
+    "audio",
+    "function_call",
+    "tool_calls",
+];
 
 /// One chat: the answer's text, or its whole message when there were functions or tools.
 pub fn chat(host: &dyn Host, provider: Provider, given: Arguments) -> Result<Value, CallError> {
@@ -103,6 +110,9 @@ pub fn first_choice(answer: &Value) -> Result<&Value, Failure> {
         Value::Array(choices) => choices
             .first()
             .ok_or_else(|| Failure::python("IndexError", "list index out of range")),
-        _ => Err(Failure::python("TypeError", "'NoneType' object is not subscriptable")),
+        _ => Err(Failure::python(
+            "TypeError",
+            "'NoneType' object is not subscriptable",
+        )),
     }
 }

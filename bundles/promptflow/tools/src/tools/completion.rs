@@ -23,7 +23,11 @@ pub fn completion(
     let client = Client::new(host, &given.connection()?, "aoai-tool")?;
     let is_azure = provider == Provider::Azure;
     let prompt = messages::text(&given.text("prompt"), given.rest.clone())?;
-    let or_null = |name: &str| Some(given.get(name).clone()).filter(is_true).unwrap_or_default();
+    let or_null = |name: &str| {
+        Some(given.get(name).clone())
+            .filter(is_true)
+            .unwrap_or_default()
+    };
     let float = |name: &str| json_float(to_float(given.get(name))?);
     let int_unless = |name: &str, absent: bool| match given.get(name) {
         _ if absent => Ok(Value::Null),

@@ -36,7 +36,9 @@ pub fn analyze_text(host: &dyn Host, given: Arguments) -> Result<Value, Failure>
             header("content-type", "application/json"),
             header("ms-azure-ai-sender", "prompt_flow"),
         ],
-        body: json!({ "text": given.get("text"), "blocklistNames": [] }).to_string().into_bytes(),
+        body: json!({ "text": given.get("text"), "blocklistNames": [] })
+            .to_string()
+            .into_bytes(),
     };
     let network = |error: NetworkError| Failure::python("ConnectionError", error.to_string());
     let response = host.send(request).map_err(network)?;
@@ -67,7 +69,10 @@ fn judge(given: &Arguments, answer: &Value, is_new: bool) -> Result<Value, Failu
         };
         let result = if is_new {
             let results = answer["categoriesAnalysis"].as_array();
-            let found = results.into_iter().flatten().find(|result| result["category"] == name);
+            let found = results
+                .into_iter()
+                .flatten()
+                .find(|result| result["category"] == name);
             found.ok_or_else(|| invalid(&format!("Invalid Category Category.{name}")))?
         } else {
             &answer[old_result]
@@ -79,8 +84,14 @@ fn judge(given: &Arguments, answer: &Value, is_new: bool) -> Result<Value, Failu
         reject |= rejects;
         actions.insert(name.to_owned(), action(rejects));
     }
-    let blocked = if is_new { "blocklistsMatch" } else { "blocklistsMatchResults" };
-    reject |= answer[blocked].as_array().is_some_and(|matches| !matches.is_empty());
+    let blocked = if is_new {
+        "blocklistsMatch"
+    } else {
+        "blocklistsMatchResults"
+    };
+    reject |= answer[blocked]
+        .as_array()
+        .is_some_and(|matches| !matches.is_empty());
     println!("Action result: {}", Value::from(actions.clone()));
     Ok(json!({ "suggested_action": action(reject), "action_by_category": actions }))
 }

@@ -43,10 +43,12 @@ pub fn embedding(host: &dyn Host, given: Arguments) -> Result<Value, CallError> 
 
 /// Single floats, little-endian, in base64.
 fn numbers(packed: &str) -> Result<Value, Failure> {
-    let bytes = STANDARD
-        .decode(packed)
-        .map_err(|error| Failure::python("Error", format!("the embedding is not base64: {error}")))?;
+    let bytes = STANDARD.decode(packed).map_err(|error| {
+        Failure::python("Error", format!("the embedding is not base64: {error}"))
+    })?;
     let (floats, _) = bytes.as_chunks::<4>();
-    let floats = floats.iter().map(|bytes| json_float(f64::from(f32::from_le_bytes(*bytes))));
+    let floats = floats
+        .iter()
+        .map(|bytes| json_float(f64::from(f32::from_le_bytes(*bytes))));
     Ok(Value::Array(floats.collect::<Result<_, _>>()?))
 }

@@ -38,7 +38,9 @@ pub fn check_tools(tools: &Value) -> Result<(), Failure> {
             let tool = text(tool);
             Failure::user(TOOLS, format!("tool {index} '{tool}' {what}. {TOOL_HELP}"))
         };
-        let members = tool.as_object().ok_or_else(|| wrong("is not a dict".to_owned()))?;
+        let members = tool
+            .as_object()
+            .ok_or_else(|| wrong("is not a dict".to_owned()))?;
         for key in ["type", "function"] {
             if !members.contains_key(key) {
                 return Err(wrong(format!("does not have '{key}' property")));
@@ -54,7 +56,10 @@ fn items(value: &Value) -> Vec<Value> {
     match value {
         Value::Array(items) => items.clone(),
         Value::Object(members) => members.keys().map(|key| key.as_str().into()).collect(),
-        Value::String(text) => text.chars().map(|letter| letter.to_string().into()).collect(),
+        Value::String(text) => text
+            .chars()
+            .map(|letter| letter.to_string().into())
+            .collect(),
         _ => Vec::new(),
     }
 }
@@ -67,7 +72,9 @@ fn check_function(help: &str, index: usize, function: &Value, class: &str) -> Re
     };
     for key in ["name", "parameters"] {
         if !members.contains_key(key) {
-            return Err(failed(format!("function {index} '{shown}' does not have '{key}' property")));
+            return Err(failed(format!(
+                "function {index} '{shown}' does not have '{key}' property"
+            )));
         }
     }
     let name = text(&function["name"]);
@@ -80,7 +87,9 @@ fn check_function(help: &str, index: usize, function: &Value, class: &str) -> Re
     };
     for key in ["type", "properties"] {
         if !members.contains_key(key) {
-            return Err(failed(format!("{place} '{shown}' does not have '{key}' property")));
+            return Err(failed(format!(
+                "{place} '{shown}' does not have '{key}' property"
+            )));
         }
     }
     if parameters["type"] != "object" {
@@ -129,7 +138,9 @@ pub fn tool_choice(choice: &Value) -> Result<Value, Failure> {
     for key in ["type", "function"] {
         if !members.contains_key(key) {
             let shown = dumps(choice);
-            return failed(format!("tool_choice parameter {shown} must contain \"{key}\" field"));
+            return failed(format!(
+                "tool_choice parameter {shown} must contain \"{key}\" field"
+            ));
         }
     }
     let function = &choice["function"];

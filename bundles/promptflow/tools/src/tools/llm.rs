@@ -9,9 +9,23 @@ use crate::tools::call;
 use crate::tools::catalogue::Tool;
 
 const ALWAYS: [&str; 9] = [
-    "prompt", "temperature", "top_p", "stream", "stop", "max_tokens", "presence_penalty", "frequency_penalty", "connection",
+    "prompt",
+    "temperature",
+    "top_p",
+    "stream",
+    "stop",
+    "max_tokens",
+    "presence_penalty",
+    "frequency_penalty",
+    "connection",
 ];
-const CHAT: [&str; 5] = ["logit_bias", "tool_choice", "tools", "response_format", "seed"];
+const CHAT: [&str; 5] = [
+    "logit_bias",
+    "tool_choice",
+    "tools",
+    "response_format",
+    "seed",
+];
 const COMPLETION: [&str; 5] = ["logit_bias", "suffix", "logprobs", "echo", "best_of"];
 const VISION: [&str; 2] = ["seed", "detail"];
 
@@ -19,17 +33,28 @@ const VISION: [&str; 2] = ["seed", "detail"];
 pub fn llm(host: &dyn Host, tool: &Tool, inputs: &Map<String, Value>) -> Result<Value, Failure> {
     let given = bind(tool, inputs)?;
     let is_completion = given.get("api") == "completion";
-    let (function, own) = if is_completion { ("completion", COMPLETION) } else { ("chat", CHAT) };
+    let (function, own) = if is_completion {
+        ("completion", COMPLETION)
+    } else {
+        ("chat", CHAT)
+    };
     let class = given.connection()?.class;
     let (module, model) = match class.as_str() {
         "AzureOpenAIConnection" => ("aoai.AzureOpenAI", "deployment_name"),
         "OpenAIConnection" | "ServerlessConnection" => ("openai.OpenAI", "model"),
         other => {
-            return Err(unsupported(other, "AzureOpenAIConnection, OpenAIConnection, ServerlessConnection"));
+            return Err(unsupported(
+                other,
+                "AzureOpenAIConnection, OpenAIConnection, ServerlessConnection",
+            ));
         }
     };
     let id = format!("promptflow.tools.{module}.{function}");
-    call(host, &id, &handed_on(given, &[&[model], own.as_slice()].concat()))
+    call(
+        host,
+        &id,
+        &handed_on(given, &[&[model], own.as_slice()].concat()),
+    )
 }
 
 /// A chat with images.
@@ -39,10 +64,19 @@ pub fn vision(host: &dyn Host, tool: &Tool, inputs: &Map<String, Value>) -> Resu
     let (module, model) = match class.as_str() {
         "AzureOpenAIConnection" => ("aoai_gpt4v.AzureOpenAI", "deployment_name"),
         "OpenAIConnection" => ("openai_gpt4v.OpenAI", "model"),
-        other => return Err(unsupported(other, "AzureOpenAIConnection, OpenAIConnection")),
+        other => {
+            return Err(unsupported(
+                other,
+                "AzureOpenAIConnection, OpenAIConnection",
+            ));
+        }
     };
     let id = format!("promptflow.tools.{module}.chat");
-    call(host, &id, &handed_on(given, &[&[model], VISION.as_slice()].concat()))
+    call(
+        host,
+        &id,
+        &handed_on(given, &[&[model], VISION.as_slice()].concat()),
+    )
 }
 
 fn bind(tool: &Tool, inputs: &Map<String, Value>) -> Result<Arguments, Failure> {

@@ -22,8 +22,12 @@ use crate::tools::arguments::Arguments;
 const SERVERLESS_MODEL: &str = "llama-2-7b-hf";
 const LLAMA: &str = "LLaMa";
 /// The families that promptflow knows: their names in connections, and to endpoints.
-const FAMILIES: [(&str, &str); 4] =
-    [("LLAMA", LLAMA), ("DOLLY", "Dolly"), ("GPT2", "GPT-2"), ("FALCON", "Falcon")];
+const FAMILIES: [(&str, &str); 4] = [
+    ("LLAMA", LLAMA),
+    ("DOLLY", "Dolly"),
+    ("GPT2", "GPT-2"),
+    ("FALCON", "Falcon"),
+];
 const ROLES: [&str; 3] = ["system", "user", "assistant"];
 /// How often the endpoint is asked, and how long is waited: 6 s, 18 s, 54 s, 162 s.
 const TRIES: u32 = 5;
@@ -53,7 +57,11 @@ pub fn call(host: &dyn Host, given: Arguments) -> Result<Value, Failure> {
     let is_chat = given.get("api") == "chat";
     let endpoint = endpoint(&given, is_chat)?;
     let prompt = messages::text(&given.text("prompt"), given.rest.clone())?;
-    let mut parameters = given.get("model_kwargs").as_object().cloned().unwrap_or_default();
+    let mut parameters = given
+        .get("model_kwargs")
+        .as_object()
+        .cloned()
+        .unwrap_or_default();
     for name in ["top_p", "temperature", "max_new_tokens"] {
         parameters.insert(name.to_owned(), given.get(name).clone());
     }
@@ -63,7 +71,10 @@ pub fn call(host: &dyn Host, given: Arguments) -> Result<Value, Failure> {
     let mut headers = vec![
         header("content-type", "application/json"),
         header("authorization", &format!("Bearer {}", endpoint.key)),
-        header("x-ms-user-agent", &format!("PromptFlow/OpenModelLLM/{}", endpoint.family)),
+        header(
+            "x-ms-user-agent",
+            &format!("PromptFlow/OpenModelLLM/{}", endpoint.family),
+        ),
     ];
     headers.extend(deployment.map(|name| header("azureml-model-deployment", &name)));
     for attempt in 0..TRIES {
@@ -114,18 +125,33 @@ fn endpoint(given: &Arguments, is_chat: bool) -> Result<Endpoint, Failure> {
     }
     let connection = given.connection()?;
     let (url, key, family) = match connection.class.as_str() {
-        "ServerlessConnection" => {
-            (connection.required("api_base")?, connection.required("api_key")?, LLAMA)
-        }
+        "ServerlessConnection" => (
+            connection.required("api_base")?,
+            connection.required("api_key")?,
+            LLAMA,
+        ),
         _ => {
-            let key = needed(&connection, "endpoint_api_key", "secret key", "endpoint_api_key")?;
+            let key = needed(
+                &connection,
+                "endpoint_api_key",
+                "secret key",
+                "endpoint_api_key",
+            )?;
             let keys = "endpoint_url,model_family";
             let url = needed(&connection, "endpoint_url", "key", keys)?;
-            (url, key, self::family(needed(&connection, "model_family", "key", keys)?)?)
+            (
+                url,
+                key,
+                self::family(needed(&connection, "model_family", "key", keys)?)?,
+            )
         }
     };
     let mut url = url.to_owned();
-    let suffix = if is_chat { "/v1/chat/completions" } else { "/v1/completions" };
+    let suffix = if is_chat {
+        "/v1/chat/completions"
+    } else {
+        "/v1/completions"
+    };
     let is_serverless = is_serverless(&url) || connection.class == "ServerlessConnection";
     if is_serverless && !url.ends_with(suffix) {
         url = format!("{}{suffix}", url.trim_end_matches("/v1"));
@@ -152,7 +178,9 @@ fn needed<'c>(
 }
 
 fn family(name: &str) -> Result<&'static str, Failure> {
-    let known = FAMILIES.iter().find(|(code, shown)| *code == name || shown.eq_ignore_ascii_case(name));
+    let known = FAMILIES
+        .iter()
+        .find(|(code, shown)| *code == name || shown.eq_ignore_ascii_case(name));
     known.map(|(_, shown)| *shown).ok_or_else(|| {
         let codes: Vec<&str> = FAMILIES.iter().map(|(code, _)| *code).collect();
         Failure::user(
@@ -182,7 +210,10 @@ fn body(
 ) -> Result<String, Failure> {
     let is_llama = endpoint.family == LLAMA;
     let body = if is_llama && is_serverless {
-        parameters.insert("max_tokens".to_owned(), parameters["max_new_tokens"].clone());
+        parameters.insert(
+            "max_tokens".to_owned(),
+            parameters["max_new_tokens"].clone(),
+        );
         let mut body = if is_chat {
             json!({ "model": SERVERLESS_MODEL, "messages": chat(prompt)?, "n": 1 })
         } else {
@@ -194,7 +225,11 @@ fn body(
         body
     } else if is_llama {
         parameters.entry("do_sample").or_insert(true.into());
-        let input = if is_chat { Value::from(chat(prompt)?) } else { json!([prompt]) };
+        let input = if is_chat {
+            Value::from(chat(prompt)?)
+        } else {
+            json!([prompt])
+        };
         json!({ "input_data": { "input_string": input, "parameters": parameters } })
     } else {
         json!({ "input_data": { "input_string": [prompt] }, "parameters": parameters })
@@ -211,7 +246,11 @@ fn chat(prompt: &str) -> Result<Vec<Value>, Failure> {
         last = end;
     }
     chunks.push(prompt.get(last..).unwrap_or_default());
-    let chunks: Vec<&str> = chunks.into_iter().map(strip).filter(|chunk| !chunk.is_empty()).collect();
+    let chunks: Vec<&str> = chunks
+        .into_iter()
+        .map(strip)
+        .filter(|chunk| !chunk.is_empty())
+        .collect();
     let messages = chunks.chunks(2).map(|pair| {
         let role = pair.first().copied().unwrap_or_default().to_lowercase();
         roles::check(&role, &ROLES, &Escapes::default()).map_err(|failure| user(failure.message))?;
@@ -235,8 +274,9 @@ fn ask(
     let status = response.status;
     let answer = response.text().map_err(network)?;
     if status != 200 {
-        let message =
-            format!("Request failure while calling Online Endpoint Status:{status}\nError:{answer}");
+        let message = format!(
+            "Request failure while calling Online Endpoint Status:{status}\nError:{answer}"
+        );
         eprintln!("{message}");
         return Err(online(message));
     }

@@ -23,7 +23,11 @@ pub fn search(host: &dyn Host, given: Arguments) -> Result<Value, Failure> {
     query.push(("api_key", connection.required("api_key")?.to_owned()));
     query.push(("engine", engine));
     if given.get("safe") == "active" {
-        let (name, value) = if is_google { ("safe", "Active") } else { ("safeSearch", "Strict") };
+        let (name, value) = if is_google {
+            ("safe", "Active")
+        } else {
+            ("safeSearch", "Strict")
+        };
         query.push((name, value.to_owned()));
     }
     let count = to_int(given.get("num"))?;
@@ -51,17 +55,22 @@ pub fn search(host: &dyn Host, given: Arguments) -> Result<Value, Failure> {
     let response = host.send(request).map_err(network)?;
     let status = response.status;
     let answer = response.text().map_err(network)?;
-    let parsed: Result<Value, Failure> = serde_json::from_str(&answer).map_err(|error| not_json(&error));
+    let parsed: Result<Value, Failure> =
+        serde_json::from_str(&answer).map_err(|error| not_json(&error));
     if status == 200 {
         return parsed.map_err(unexpected);
     }
     let message = match parsed {
         Ok(body) => {
             eprintln!("Response text json: {}", dumps(&body));
-            Some(&body["error"]).filter(|error| is_true(error)).map(text)
+            Some(&body["error"])
+                .filter(|error| is_true(error))
+                .map(text)
         }
         Err(failure) => {
-            eprintln!("Unexpected exception occurs while extract error message from response: {failure}");
+            eprintln!(
+                "Unexpected exception occurs while extract error message from response: {failure}"
+            );
             None
         }
     };

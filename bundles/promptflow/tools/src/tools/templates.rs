@@ -46,10 +46,25 @@ pub fn render_jinja(given: Arguments) -> Result<Value, Failure> {
 /// `parse_chat`.
 pub fn parse_chat(given: Arguments) -> Result<Value, Failure> {
     let images = given.get("images").as_array();
-    let images: Vec<Image> = images.into_iter().flatten().filter_map(Image::read).collect();
+    let images: Vec<Image> = images
+        .into_iter()
+        .flatten()
+        .filter_map(Image::read)
+        .collect();
     let own = given.get("valid_roles").as_array();
-    let own: Vec<&str> = own.into_iter().flatten().filter_map(Value::as_str).collect();
+    let own: Vec<&str> = own
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
     let known: &[&str] = if own.is_empty() { &roles::ALL } else { &own };
     let detail = given.text("image_detail");
-    roles::parse(&given.text("chat_str"), &images, known, &detail, &Escapes::default()).map(Value::from)
+    roles::parse(
+        &given.text("chat_str"),
+        &images,
+        known,
+        &detail,
+        &Escapes::default(),
+    )
+    .map(Value::from)
 }

@@ -34,18 +34,35 @@ impl Host for Tcp {
     }
 
     fn usage(&self, usage: &Usage) {
-        let Usage { model, prompt, completion, total } = usage.clone();
-        self.usages.borrow_mut().push((model, prompt, completion, total));
+        let Usage {
+            model,
+            prompt,
+            completion,
+            total,
+        } = usage.clone();
+        self.usages
+            .borrow_mut()
+            .push((model, prompt, completion, total));
     }
 }
 
 fn exchange(request: &Request) -> std::io::Result<Response> {
     let ended = || std::io::Error::other("Server disconnected without sending a response.");
-    let rest = request.url.strip_prefix("http://").ok_or_else(|| std::io::Error::other("only http"))?;
+    let rest = request
+        .url
+        .strip_prefix("http://")
+        .ok_or_else(|| std::io::Error::other("only http"))?;
     let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
     let mut stream = TcpStream::connect(authority)?;
-    let method = if request.method == Method::Get { "GET" } else { "POST" };
-    let mut head = format!("{method} /{path} HTTP/1.1\r\nhost: {authority}\r\ncontent-length: {}\r\n", request.body.len());
+    let method = if request.method == Method::Get {
+        "GET"
+    } else {
+        "POST"
+    };
+    let mut head = format!(
+        "{method} /{path} HTTP/1.1\r\nhost: {authority}\r\ncontent-length: {}\r\n",
+        request.body.len()
+    );
     for (name, value) in &request.headers {
         head.push_str(&format!("{name}: {value}\r\n"));
     }
@@ -54,7 +71,11 @@ fn exchange(request: &Request) -> std::io::Result<Response> {
     let mut reader = BufReader::new(stream);
     let mut line = String::new();
     reader.read_line(&mut line)?;
-    let status = line.split(' ').nth(1).and_then(|code| code.parse().ok()).ok_or_else(ended)?;
+    let status = line
+        .split(' ')
+        .nth(1)
+        .and_then(|code| code.parse().ok())
+        .ok_or_else(ended)?;
     let mut headers = Vec::new();
     loop {
         line.clear();
@@ -85,7 +106,11 @@ fn exchange(request: &Request) -> std::io::Result<Response> {
             }
         }
     });
-    Ok(Response { status, headers, body: Box::new(body) })
+    Ok(Response {
+        status,
+        headers,
+        body: Box::new(body),
+    })
 }
 
 /// A host whose every answer is the same.
@@ -119,7 +144,11 @@ impl Host for Scripted {
     fn send(&self, request: Request) -> Result<Response, NetworkError> {
         self.requests.borrow_mut().push(request);
         let body = std::iter::once(Ok(self.body.clone().into_bytes()));
-        Ok(Response { status: self.status, headers: Vec::new(), body: Box::new(body) })
+        Ok(Response {
+            status: self.status,
+            headers: Vec::new(),
+            body: Box::new(body),
+        })
     }
 
     fn sleep(&self, time: Duration) {
