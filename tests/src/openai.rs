@@ -139,7 +139,7 @@ impl Server {
         self.state().delay = delay;
     }
 
-    /// Lets go all that is held now.
+    /// Lets go all that is held of the requests so far.
     pub fn release(&self) {
         self.state().released += 1;
         self.shared.1.notify_all();
@@ -175,15 +175,14 @@ impl Server {
         }
     }
 
-    /// Whether the client stayed until the answer was released.
-    fn hold(&self, stream: &TcpStream) -> bool {
-        let before = self.state().released;
+    /// Whether the client stayed until the answer was released; `before` is how often that had happened when it asked.
+    fn hold(&self, stream: &TcpStream, before: u64) -> bool {
         let gone = Arc::new(Mutex::new(false));
-        if let Ok(mut watched) = stream.try_clone() {
+        if let Ok(watched) = stream.try_clone() {
             let (server, gone) = (self.clone(), Arc::clone(&gone));
-            // Ends with the connection: nothing comes from a client that waits for its answer.
+            // Ends with the connection, or with the next request, which it leaves where it is.
             thread::spawn(move || {
-                if !matches!(watched.read(&mut [0]), Ok(1..)) {
+                if !matches!(watched.peek(&mut [0]), Ok(1..)) {
                     let _state = server.state();
                     *gone.lock().unwrap_or_else(PoisonError::into_inner) = true;
                     server.shared.1.notify_all();
@@ -206,14 +205,14 @@ impl Server {
         };
         let mut reader = BufReader::new(reading);
         while let Ok(Some(request)) = read_request(&mut reader) {
-            let (fault, delay) = {
+            let (fault, delay, released) = {
                 let mut state = self.state();
                 state.requests.push(request.clone());
                 self.shared.1.notify_all();
-                (state.faults.pop_front(), state.delay)
+                (state.faults.pop_front(), state.delay, state.released)
             };
             thread::sleep(delay);
-            match self.answer(&stream, &request, fault) {
+            match self.answer(&stream, &request, fault, released) {
                 Ok(Next::Request) => {}
                 Ok(Next::End) => return,
                 Err(_) => {
@@ -231,6 +230,7 @@ impl Server {
         stream: &TcpStream,
         request: &Request,
         fault: Option<Fault>,
+        released: u64,
     ) -> io::Result<Next> {
         let gone = || io::Error::from(io::ErrorKind::ConnectionAborted);
         let (mut chunks, mut held) = (usize::MAX, false);
@@ -252,7 +252,7 @@ impl Server {
                 let header = retry_after.map(|wait| ("retry-after", wait));
                 return send(stream, status, body, header.as_slice());
             }
-            Some(Fault::Held) if !self.hold(stream) => return Err(gone()),
+            Some(Fault::Held) if !self.hold(stream, released) => return Err(gone()),
             Some(Fault::NoAnswer) => return Ok(Next::End),
             Some(Fault::CutOff(count)) => chunks = count,
             Some(Fault::HeldInStream(count)) => (chunks, held) = (count, true),
@@ -282,7 +282,7 @@ impl Server {
                     if !held {
                         return Ok(Next::End);
                     }
-                    if !self.hold(stream) {
+                    if !self.hold(stream, released) {
                         return Err(gone());
                     }
                 }
@@ -648,5 +648,92 @@ fn python_json(out: &mut String, value: &Value, style: &Style) {
             }
         }
         other => out.push_str(&other.to_string()),
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test stops where it fails")]
+mod tests {
+    use super::*;
+
+    fn ask(server: &Server, stream: bool) -> TcpStream {
+        let mut client = TcpStream::connect(server.address).unwrap();
+        let body = json!({ "model": "m", "stream": stream, "messages": [{ "role": "user", "content": "hi" }] }).to_string();
+        let head = format!(
+            "POST /v1/chat/completions HTTP/1.1\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        client.write_all((head + &body).as_bytes()).unwrap();
+        client
+    }
+
+    fn line(client: &TcpStream) -> String {
+        let mut line = String::new();
+        let mut reader = BufReader::with_capacity(1, client);
+        reader.read_line(&mut line).unwrap();
+        line
+    }
+
+    #[test]
+    fn what_is_held_waits_for_its_release() {
+        let server = Server::start();
+        server.fault(Fault::Held);
+        let client = ask(&server, false);
+        server.wait_for_requests(1);
+        server.release();
+        assert_eq!(line(&client), "HTTP/1.1 200 Status\r\n");
+        assert_eq!(server.requests()[0].body["model"], "m");
+    }
+
+    #[test]
+    fn a_client_that_leaves_is_noticed() {
+        let server = Server::start();
+        server.fault(Fault::Held);
+        let client = ask(&server, false);
+        server.wait_for_requests(1);
+        drop(client);
+        server.wait_for_abandoned(1);
+        server.fault(Fault::HeldInStream(1));
+        let client = ask(&server, true);
+        while !line(&client).starts_with("data: ") {}
+        drop(client);
+        server.wait_for_abandoned(2);
+    }
+
+    #[test]
+    fn a_connection_takes_one_request_after_the_other() {
+        let server = Server::start();
+        server.fault(Fault::Held);
+        let client = ask(&server, false);
+        server.wait_for_requests(1);
+        server.release();
+        let mut reader = BufReader::new(client.try_clone().unwrap());
+        let mut answer = |client: &mut TcpStream| {
+            client
+                .write_all(b"POST /v1/embeddings HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n5\r\n{\"inp\r\n8\r\nut\":\"x\"}\r\n0\r\n\r\n")
+                .unwrap();
+            let mut length = 0;
+            loop {
+                let mut line = String::new();
+                reader.read_line(&mut line).unwrap();
+                if let Some(value) = line.strip_prefix("content-length: ") {
+                    length = value.trim().parse().unwrap();
+                }
+                if line == "\r\n" {
+                    let mut body = vec![0; length];
+                    reader.read_exact(&mut body).unwrap();
+                    return serde_json::from_slice::<Value>(&body).unwrap();
+                }
+            }
+        };
+        let mut client = client;
+        assert_eq!(answer(&mut client)["object"], "chat.completion");
+        assert_eq!(
+            answer(&mut client)["data"][0]["embedding"]
+                .as_array()
+                .unwrap()
+                .len(),
+            8
+        );
     }
 }
