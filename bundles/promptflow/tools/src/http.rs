@@ -8,7 +8,7 @@ use std::time::Duration;
 pub mod wasi;
 
 /// Largest answer, in bytes.
-pub const MAX_ANSWER: usize = 64 << 20;
+pub const MAX_ANSWER: usize = 16 << 20;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Method {

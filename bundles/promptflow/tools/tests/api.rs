@@ -625,3 +625,40 @@ fn open_models_are_called_by_their_connections() {
         "OpenModelLLMUserError"
     );
 }
+
+#[test]
+fn templates_and_chats_by_themselves() {
+    let host = Tcp::default();
+    let render = "promptflow.tools.common.render_jinja_template";
+    let template = "{% if a %}\n{{ a }}\n{% endif %}\n";
+    assert_eq!(
+        run(
+            &host,
+            render,
+            json!({ "template_content": template, "a": [1] })
+        )
+        .expect("a text"),
+        "[1]\n"
+    );
+    let plain = json!({ "template_content": template, "a": 1, "trim_blocks": false, "keep_trailing_newline": false });
+    assert_eq!(run(&host, render, plain).expect("a text"), "\n1\n");
+    let error =
+        run(&host, render, json!({ "template_content": "{{ a.b.c }}" })).expect_err("an error");
+    assert_eq!(error.class, "JinjaTemplateError");
+    let parse = "promptflow.tools.common.parse_chat";
+    let image = json!({ "data:image/png;base64": "iVBORw==" });
+    let shown = run(
+        &host,
+        render,
+        json!({ "template_content": "bot:\nlook\n{{ i }}", "i": image }),
+    )
+    .expect("a text");
+    let chat = json!({ "chat_str": shown, "images": [image], "valid_roles": ["bot"], "image_detail": "low" });
+    assert_eq!(
+        run(&host, parse, chat).expect("messages"),
+        json!([{ "role": "bot", "content": [
+        { "type": "text", "text": "look" },
+        { "type": "image_url", "image_url": { "url": "data:image/png;base64,iVBORw==", "detail": "low" } },
+    ] }])
+    );
+}

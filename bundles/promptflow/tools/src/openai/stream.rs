@@ -15,7 +15,8 @@ pub struct Events {
     buffer: Vec<u8>,
     /// How much of the buffer has been read.
     read: usize,
-    data: Vec<String>,
+    /// Of the event that is being read; none before its first line.
+    data: Option<String>,
 }
 
 impl Events {
@@ -24,7 +25,7 @@ impl Events {
             parts,
             buffer: Vec::new(),
             read: 0,
-            data: Vec::new(),
+            data: None,
         }
     }
 
@@ -65,22 +66,26 @@ impl Events {
     }
 
     fn event(&mut self) -> Result<Option<String>, Failure> {
-        let mut size = 0;
         while let Some(line) = self.line()? {
             if line.is_empty() {
-                if !self.data.is_empty() {
-                    return Ok(Some(std::mem::take(&mut self.data).join("\n")));
+                if self.data.is_some() {
+                    return Ok(self.data.take());
                 }
                 continue;
             }
             let (name, value) = line.split_once(':').unwrap_or((&line, ""));
             if name == "data" {
-                size += value.len();
-                if size > MAX_ANSWER {
-                    return Err(too_large());
+                let value = value.strip_prefix(' ').unwrap_or(value);
+                match &mut self.data {
+                    Some(data) => {
+                        data.push('\n');
+                        data.push_str(value);
+                        if data.len() > MAX_ANSWER {
+                            return Err(too_large());
+                        }
+                    }
+                    None => self.data = Some(value.to_owned()),
                 }
-                self.data
-                    .push(value.strip_prefix(' ').unwrap_or(value).to_owned());
             }
         }
         Ok(None)
