@@ -119,11 +119,12 @@ impl Line {
     /// A literal of a node whose tool is a component, with its images loaded.
     pub(crate) async fn load_literal(
         &self,
+        name: &str,
         value: &Json,
         value_type: ValueType,
     ) -> Result<Value, RunError> {
         let format = self.session.flow.message_format;
-        self.loaded(&request(LOAD_INPUT, None, value, value_type, format))
+        self.loaded(&request(LOAD_INPUT, Some(name), value, value_type, format))
             .await
     }
 

@@ -95,10 +95,12 @@ impl Line {
                     Argument::json(value)
                 }
                 NodeInput::Image(value) if is_llm => {
-                    self.load_literal(value, ValueType::Image).await?.into()
+                    let loaded = self.load_literal(name, value, ValueType::Image);
+                    loaded.await?.into()
                 }
                 NodeInput::Images(value) if is_llm => {
-                    self.load_literal(value, ValueType::Object).await?.into()
+                    let loaded = self.load_literal(name, value, ValueType::Object);
+                    loaded.await?.into()
                 }
                 NodeInput::Image(value) => {
                     Argument::json(&images::marked(value, ValueType::Image, format))
