@@ -7,6 +7,7 @@ mod answer;
 mod compare;
 mod flow;
 pub mod index;
+pub mod openai;
 mod process;
 pub mod server;
 

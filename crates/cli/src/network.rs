@@ -40,9 +40,12 @@ impl NetworkArgs {
             policy: Policy {
                 hosts,
                 private: self.private.clone(),
+                // Connections are the user's own here.
+                private_endpoints: true,
                 ..Policy::default()
             },
-            secrets: Secrets::default(),
+            // The session has its own.
+            keeper: Arc::new(Secrets::default()),
             limits: Limits::default(),
             lookup: Arc::new(SystemLookup),
             tls: Arc::new(tls),

@@ -2,13 +2,13 @@
 
 use std::fmt;
 
+use flowcell_egress::Origin;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::error::{ConnectionError, Limit};
 use crate::kind::{AUTH_MODE, ConnectionType};
-use crate::origin::Origin;
 use crate::secret::{HIDDEN, Secret, is_scrubbed};
 use crate::{MAX_BYTES, MAX_FIELDS, MAX_KEY, MAX_NAME, MAX_VALUE};
 
@@ -93,7 +93,10 @@ impl Connection {
             | ConnectionType::Weaviate
             | ConnectionType::CognitiveSearch => config("api_base").into_iter().collect(),
         };
-        let mut origins: Vec<Origin> = urls.into_iter().filter_map(Origin::of).collect();
+        let mut origins: Vec<Origin> = urls
+            .into_iter()
+            .filter_map(|url| url.trim().parse().ok())
+            .collect();
         origins.sort();
         origins.dedup();
         origins

@@ -5,10 +5,10 @@ use std::fmt;
 use std::sync::Arc;
 
 use aws_lc_rs::hmac;
+use flowcell_egress::Origin;
 
 use crate::connection::Connection;
 use crate::error::ConnectionError;
-use crate::origin::Origin;
 
 /// How every placeholder begins; 32 hexadecimal digits follow.
 pub const PREFIX: &str = "flowcell-secret-";
@@ -133,6 +133,12 @@ impl Placeholders {
             .secrets()
             .contains_key(field)
             .then_some(Held { connection, field })
+    }
+
+    /// All placeholders, with what they stand for.
+    pub fn all(&self) -> impl Iterator<Item = (&str, Held<'_>)> {
+        let known = self.known.keys();
+        known.filter_map(|token| Some((token.as_str(), self.find(token)?)))
     }
 
     /// A connection that was taken in.

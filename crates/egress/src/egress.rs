@@ -24,7 +24,7 @@ use crate::error::{EgressError, Part, Wait};
 use crate::lookup::Lookup;
 use crate::origin::Origin;
 use crate::policy::{Policy, shown};
-use crate::secrets::{Form, Secrets};
+use crate::secrets::{Form, Keeper, Secrets};
 use crate::tls::Tls;
 
 /// Longest address, in bytes.
@@ -104,8 +104,8 @@ pub trait Auditor: std::fmt::Debug + Send + Sync {
 pub struct EgressOptions {
     /// What may be asked.
     pub policy: Policy,
-    /// What guests know in the place of secrets.
-    pub secrets: Secrets,
+    /// Who knows the session's secrets.
+    pub keeper: Arc<dyn Keeper>,
     /// Limits.
     pub limits: Limits,
     /// How names are looked up.
@@ -120,7 +120,7 @@ pub struct EgressOptions {
 #[derive(Debug)]
 pub struct Egress {
     policy: Policy,
-    secrets: Arc<Secrets>,
+    keeper: Arc<dyn Keeper>,
     limits: Limits,
     lookup: Arc<dyn Lookup>,
     tls: Arc<Tls>,
@@ -169,7 +169,7 @@ impl Egress {
     pub fn new(options: EgressOptions) -> Arc<Self> {
         let EgressOptions {
             policy,
-            secrets,
+            keeper,
             limits,
             lookup,
             tls,
@@ -178,7 +178,7 @@ impl Egress {
         let per_minute = NonZeroU32::new(limits.per_minute).unwrap_or(NonZeroU32::MIN);
         Arc::new(Self {
             policy,
-            secrets: Arc::new(secrets),
+            keeper,
             permits: Arc::new(Semaphore::new(
                 limits.concurrent.clamp(1, Semaphore::MAX_PERMITS),
             )),
@@ -274,7 +274,8 @@ impl Egress {
         deadline: (Instant, Duration),
         record: &Arc<Mutex<Record>>,
     ) -> Result<Response<Body>, EgressError> {
-        let to = self.policy.check(&method, &url)?;
+        let secrets = Arc::new(self.keeper.secrets());
+        let to = self.policy.check(&method, &url, &secrets)?;
         if self.rate.check().is_err() {
             return Err(EgressError::TooMany {
                 limit: self.limits.per_minute,
@@ -284,18 +285,20 @@ impl Egress {
         let permit = permit.map_err(|error| EgressError::Setup(error.to_string()))?;
         // The client says it, by the address.
         headers.remove(HOST);
-        self.secrets.reveal_headers(&mut headers, &to)?;
-        self.secrets.reveal_url(&mut url, &to)?;
-        let has_secrets = self.secrets.has(&to);
-        if has_secrets {
+        secrets.reveal_headers(&mut headers, &to)?;
+        secrets.reveal_url(&mut url, &to)?;
+        if secrets.has(&to) {
             // What is compressed cannot be searched for secrets that come back.
             headers.remove(ACCEPT_ENCODING);
         }
         let is_empty = headers
             .get(CONTENT_LENGTH)
             .is_some_and(|length| length == "0");
-        let body = self.body(&mut headers, body, &to, has_secrets).await?;
-        let mut request = self.client(&to)?.request(method, url).headers(headers);
+        let body = self.body(&mut headers, body, &to, &secrets).await?;
+        let mut request = self
+            .client(self.policy.may_be_private(&to, &secrets))?
+            .request(method, url)
+            .headers(headers);
         if !is_empty {
             request = request.body(body);
         }
@@ -312,7 +315,7 @@ impl Egress {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .answered(parts.status.as_u16());
-        let hidden = self.secrets.hidden(&to);
+        let hidden = secrets.hidden(&to);
         hide(&mut parts.headers, &hidden);
         if !hidden.is_empty() {
             // It may get longer or shorter.
@@ -336,28 +339,27 @@ impl Egress {
         headers: &mut HeaderMap,
         mut chunks: Chunks,
         to: &Origin,
-        has_secrets: bool,
+        secrets: &Arc<Secrets>,
     ) -> Result<reqwest::Body, EgressError> {
         let scanned = |chunks| {
-            let scanned = without_placeholders(chunks, Arc::clone(&self.secrets), to.clone());
+            let scanned = without_placeholders(chunks, Arc::clone(secrets), to.clone());
             reqwest::Body::wrap_stream(scanned)
         };
         let form = headers.get(CONTENT_TYPE).and_then(form_of);
-        let (true, Some(form)) = (has_secrets, form) else {
+        let (true, Some(form)) = (secrets.has(to), form) else {
             return Ok(scanned(chunks));
         };
         let whole = match begun(&mut chunks).await? {
             Begun::Part(part) => return Ok(scanned(with_begin(part, chunks))),
             Begun::Whole(whole) => whole,
         };
-        let revealed = self.secrets.reveal(&whole, to, form)?;
+        let revealed = secrets.reveal(&whole, to, form)?;
         let whole = revealed.map_or(whole, Bytes::from);
         headers.insert(CONTENT_LENGTH, whole.len().into());
         Ok(whole.into())
     }
 
-    fn client(&self, to: &Origin) -> Result<&reqwest::Client, EgressError> {
-        let may_be_private = self.policy.may_be_private(to);
+    fn client(&self, may_be_private: bool) -> Result<&reqwest::Client, EgressError> {
         let [public, private] = &self.clients;
         let place = if may_be_private { private } else { public };
         if let Some(client) = place.get() {

@@ -27,5 +27,5 @@ pub use host::{HTTPS, HostPattern, HostPatternError, split_port};
 pub use lookup::{Lookup, SystemLookup};
 pub use origin::Origin;
 pub use policy::Policy;
-pub use secrets::{PLACEHOLDER, Secret, Secrets};
+pub use secrets::{Keeper, PLACEHOLDER, Secret, Secrets};
 pub use tls::Tls;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 /// Scheme, host and port (RFC 6454), all in the one way in which they can be written.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Origin {
     is_https: bool,
@@ -70,5 +70,40 @@ impl TryFrom<String> for Origin {
 impl From<Origin> for String {
     fn from(origin: Origin) -> Self {
         origin.to_string()
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test stops where it fails")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn origins_are_exact() {
+        for (text, expected) in [
+            (
+                "https://x.openai.azure.com/",
+                "https://x.openai.azure.com:443",
+            ),
+            ("HTTP://Example.COM/a?b", "http://example.com:80"),
+            ("http://127.0.0.1:8080/v1", "http://127.0.0.1:8080"),
+            ("https://[::1]:8443", "https://[::1]:8443"),
+            ("http://2130706433/", "http://127.0.0.1:80"),
+            (" https://a.example@b.example/ ", "https://b.example:443"),
+        ] {
+            let origin: Origin = text.trim().parse().unwrap();
+            assert_eq!(origin.to_string(), expected);
+        }
+        for text in [
+            "",
+            "x",
+            "example.com",
+            "ftp://example.com",
+            "file:///etc/passwd",
+            "https://",
+            "//a.example",
+        ] {
+            assert!(text.parse::<Origin>().is_err(), "{text}");
+        }
     }
 }

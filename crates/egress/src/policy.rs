@@ -7,16 +7,17 @@ use crate::address::is_public;
 use crate::error::EgressError;
 use crate::host::HostPattern;
 use crate::origin::Origin;
+use crate::secrets::Secrets;
 
 /// What a session may ask.
 #[derive(Debug, Clone, Default)]
 pub struct Policy {
     /// Hosts.
     pub hosts: Vec<HostPattern>,
-    /// Endpoints of connections: these may be asked wherever the hosts above are.
-    pub endpoints: Vec<Origin>,
     /// Hosts that may have addresses which are not public. Only whoever runs the host can know which.
     pub private: Vec<HostPattern>,
+    /// Whether the endpoints of connections may have such addresses: where connections are made by whoever runs the host.
+    pub private_endpoints: bool,
     /// Methods; all when there is no list.
     pub methods: Option<Vec<Method>>,
 }
@@ -26,7 +27,12 @@ impl Policy {
     ///
     /// # Errors
     /// Why it may not.
-    pub(crate) fn check(&self, method: &Method, url: &Url) -> Result<Origin, EgressError> {
+    pub(crate) fn check(
+        &self,
+        method: &Method,
+        url: &Url,
+        secrets: &Secrets,
+    ) -> Result<Origin, EgressError> {
         let address = || EgressError::Address(shown(url));
         let origin = Origin::of(url).ok_or_else(address)?;
         // `https://good.example@evil.example/` misleads readers, and who it is meant for.
@@ -37,7 +43,7 @@ impl Policy {
             .hosts
             .iter()
             .any(|pattern| pattern.matches(origin.host(), origin.port()));
-        if !is_listed && !self.endpoints.contains(&origin) {
+        if !is_listed && !secrets.is_endpoint(&origin) {
             return Err(EgressError::Denied {
                 what: format!("{}:{}", origin.host(), origin.port()),
                 why: "it is not among the allowed hosts, and no connection of the flow leads there"
@@ -57,7 +63,7 @@ impl Policy {
             Some(Host::Domain(_)) | None => None,
         };
         match literal {
-            Some(address) if !is_public(address) && !self.may_be_private(&origin) => {
+            Some(address) if !is_public(address) && !self.may_be_private(&origin, secrets) => {
                 Err(EgressError::Private {
                     host: origin.host().to_owned(),
                 })
@@ -67,9 +73,9 @@ impl Policy {
     }
 
     /// Whether a host may have an address that is not public.
-    pub(crate) fn may_be_private(&self, origin: &Origin) -> bool {
+    pub(crate) fn may_be_private(&self, origin: &Origin, secrets: &Secrets) -> bool {
         let matches = |pattern: &HostPattern| pattern.matches(origin.host(), origin.port());
-        self.private.iter().any(matches)
+        self.private.iter().any(matches) || (self.private_endpoints && secrets.is_endpoint(origin))
     }
 }
 

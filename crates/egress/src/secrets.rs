@@ -44,9 +44,26 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// The secrets that a session's requests may carry.
+/// The secrets that a session's requests may carry, and the endpoints of its connections, which may be asked wherever else it
+/// may ask.
 #[derive(Debug, Clone, Default)]
-pub struct Secrets(HashMap<String, Secret>);
+pub struct Secrets {
+    by_placeholder: HashMap<String, Secret>,
+    endpoints: Vec<Origin>,
+}
+
+/// Knows the secrets of a session.
+pub trait Keeper: fmt::Debug + Send + Sync {
+    /// Those of this moment. It is asked at each request, and must not wait.
+    fn secrets(&self) -> Secrets;
+}
+
+/// These, whenever.
+impl Keeper for Secrets {
+    fn secrets(&self) -> Secrets {
+        self.clone()
+    }
+}
 
 /// How a text has to be written where it goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,21 +89,25 @@ impl Form {
     }
 }
 
-impl FromIterator<Secret> for Secrets {
-    fn from_iter<I: IntoIterator<Item = Secret>>(secrets: I) -> Self {
-        let by_placeholder = secrets.into_iter();
-        Self(
-            by_placeholder
-                .map(|one| (one.placeholder.clone(), one))
-                .collect(),
-        )
-    }
-}
-
 impl Secrets {
+    /// Some secrets, and endpoints of connections.
+    pub fn new(secrets: impl IntoIterator<Item = Secret>, endpoints: Vec<Origin>) -> Self {
+        let secrets = secrets.into_iter();
+        Self {
+            by_placeholder: secrets.map(|one| (one.placeholder.clone(), one)).collect(),
+            endpoints,
+        }
+    }
+
+    pub(crate) fn is_endpoint(&self, origin: &Origin) -> bool {
+        self.endpoints.contains(origin)
+    }
+
     /// Whether any may go to an origin.
     pub(crate) fn has(&self, to: &Origin) -> bool {
-        self.0.values().any(|secret| secret.origins.contains(to))
+        self.by_placeholder
+            .values()
+            .any(|secret| secret.origins.contains(to))
     }
 
     /// Puts secrets in the place of their placeholders; `None` when there is none.
@@ -106,7 +127,7 @@ impl Secrets {
             let name = bytes
                 .get(at..end)
                 .and_then(|name| std::str::from_utf8(name).ok());
-            let secret = name.and_then(|name| self.0.get(name));
+            let secret = name.and_then(|name| self.by_placeholder.get(name));
             let Some(secret) = secret.filter(|secret| secret.origins.contains(to)) else {
                 return Err(EgressError::Misplaced {
                     connection: secret.map_or("?", |secret| &secret.connection).to_owned(),
@@ -173,7 +194,7 @@ impl Secrets {
     /// What stands for the secrets of an origin in its answers.
     pub(crate) fn hidden(&self, from: &Origin) -> Vec<(Vec<u8>, Vec<u8>)> {
         let of = self
-            .0
+            .by_placeholder
             .values()
             .filter(|secret| secret.origins.contains(from));
         let long = of.filter(|secret| secret.value.len() >= SHORTEST);

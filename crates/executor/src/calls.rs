@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use flowcell_flow::Node;
+use flowcell_flow::{MessageFormat, Node};
 use flowcell_sandbox as sandbox;
 use flowcell_sandbox::{Call, Fault, Request, ToolError};
 
@@ -13,6 +13,9 @@ use crate::line::{Line, NodeEnd};
 use crate::result::is_strict_json;
 use crate::tools::{Resolved, Tool};
 use crate::value::Value;
+
+/// Named inputs of a component's tool, each as JSON text.
+pub(crate) type Inputs = Vec<(String, Arc<str>)>;
 
 impl Line {
     /// Calls a node's tool with what its inputs refer to.
@@ -44,20 +47,19 @@ impl Line {
                     .await
             }
             Tool::Component { pool, tool } => {
-                let inputs = self.json_inputs(&node.name, arguments).await?;
+                let format = self.session.flow.message_format;
+                let inputs = self.json_inputs(&node.name, arguments, format).await?;
                 self.component(&node.name, pool, tool, inputs, end).await
             }
-            Tool::Prompt { template, .. } if home(&arguments).is_some() => {
-                self.python_prompt(&node.name, template, arguments, end)
+            Tool::Prompt(prompt) if home(&arguments).is_some() => {
+                self.python_prompt(&node.name, &prompt.template, arguments, end)
                     .await
             }
-            Tool::Prompt { pool, template } => {
-                let mut inputs = self.json_inputs(&node.name, arguments).await?;
-                let template = serde_json::Value::from(template.as_str()).to_string();
-                inputs.push(("template".to_owned(), template.into()));
-                self.component(&node.name, pool, crate::tools::RENDER, inputs, end)
+            Tool::Prompt(prompt) => {
+                self.prompt(&node.name, prompt, resolved, arguments, end)
                     .await
             }
+            Tool::Llm(llm) => self.llm(&node.name, llm, resolved, arguments, end).await,
         }
     }
 
@@ -163,22 +165,25 @@ impl Line {
     }
 
     /// Arguments for a component: objects are written as JSON, which fails for those that have no JSON form.
-    async fn json_inputs(
+    pub(crate) async fn json_inputs(
         &self,
         node: &str,
         arguments: Arguments,
-    ) -> Result<Vec<(String, Arc<str>)>, RunError> {
+        format: MessageFormat,
+    ) -> Result<Inputs, RunError> {
         let mut inputs = Vec::with_capacity(arguments.len());
         for (name, argument) in arguments {
             let text = match argument {
                 Argument::Json(text) => text,
                 Argument::Object(object) => {
-                    self.json_form(node, Value::Object(object)).await?.into()
+                    let form = self.json_form_in(node, Value::Object(object), format);
+                    form.await?.into()
                 }
                 Argument::Objects(objects) => {
                     let mut items = Vec::with_capacity(objects.len());
                     for object in objects {
-                        items.push(self.json_form(node, Value::Object(object)).await?);
+                        let form = self.json_form_in(node, Value::Object(object), format);
+                        items.push(form.await?);
                     }
                     format!("[{}]", items.join(", ")).into()
                 }
@@ -196,22 +201,34 @@ impl Line {
     }
 
     /// Calls a component's tool in a free instance.
-    async fn component(
+    pub(crate) async fn component(
         &self,
         node: &str,
         pool: &Arc<sandbox::Pool>,
         tool: &str,
-        inputs: Vec<(String, Arc<str>)>,
+        inputs: Inputs,
         end: &mut NodeEnd,
     ) -> Result<Value, RunError> {
+        let json = self.invoked(node, pool, tool, inputs, end).await?;
+        Ok(Value::Json(json.into()))
+    }
+
+    /// [`component`](Self::component), for the text of its answer.
+    pub(crate) async fn invoked(
+        &self,
+        node: &str,
+        pool: &Arc<sandbox::Pool>,
+        tool: &str,
+        inputs: Inputs,
+        end: &mut NodeEnd,
+    ) -> Result<String, RunError> {
         let mut instance = pool
             .checkout(self.session.wait)
             .await
             .map_err(|error| RunError::pool(node, error))?;
         self.begin(node, &mut instance);
         let called = instance.invoke(tool, json_object(&inputs)).await;
-        let json = self.called(node, called, end)?;
-        Ok(Value::Json(json.into()))
+        self.called(node, called, end)
     }
 
     /// A tool's answer; what it printed and recorded goes to the node whether or not it succeeded.

@@ -6,6 +6,8 @@
 use std::sync::{Arc, PoisonError, RwLock};
 
 use flowcell_connection::{Connection, ConnectionError, Connections, PlaceholderKey, Placeholders};
+use flowcell_egress as egress;
+use flowcell_egress::{Keeper, Secrets};
 use serde_json::{Value, json};
 
 use crate::error::RunError;
@@ -145,6 +147,21 @@ impl SessionConnections {
             error
         })?;
         Ok(self.placeholders(|used| used.field(name, field)))
+    }
+}
+
+impl Keeper for SessionConnections {
+    fn secrets(&self) -> Secrets {
+        self.placeholders(|used| {
+            let secrets = used.all().map(|(placeholder, held)| egress::Secret {
+                placeholder: placeholder.to_owned(),
+                value: held.secret().to_owned(),
+                connection: held.connection.name().to_owned(),
+                origins: held.origins(),
+            });
+            let endpoints = used.connections().flat_map(|one| one.origins());
+            Secrets::new(secrets, endpoints.collect())
+        })
     }
 }
 

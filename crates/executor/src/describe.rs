@@ -142,15 +142,12 @@ async fn described(
 }
 
 fn runs_here(node: &Node) -> bool {
-    !matches!(
-        node.kind,
-        None | Some(NodeKind::Llm | NodeKind::CustomLlm | NodeKind::Csharp | NodeKind::Action)
-    )
+    !matches!(node.kind, None | Some(NodeKind::Csharp | NodeKind::Action))
 }
 
 /// Inputs that the tool does not know, and parameters that no input fills.
 fn mismatches(node: &Node, resolved: &Resolved) -> Vec<Problem> {
-    if let Tool::Prompt { .. } = resolved.tool {
+    if let Tool::Prompt(_) = resolved.tool {
         return Vec::new();
     }
     let mut findings = Vec::new();
@@ -189,7 +186,12 @@ fn mismatches(node: &Node, resolved: &Resolved) -> Vec<Problem> {
             );
         }
     }
-    for parameter in &signature.inputs {
+    // A template does without its variables.
+    let parameters = match &resolved.tool {
+        Tool::Llm(llm) => llm.own_parameters(),
+        _ => signature.inputs.iter().collect(),
+    };
+    for parameter in parameters {
         if parameter.required && !resolved.inputs.contains_key(&parameter.name) {
             let dropped = node.inputs.contains_key(&parameter.name);
             let why = if dropped {

@@ -116,6 +116,18 @@ impl Line {
         self.loaded(&request).await
     }
 
+    /// A literal of a node whose tool is a component, with its images loaded.
+    pub(crate) async fn load_literal(
+        &self,
+        name: &str,
+        value: &Json,
+        value_type: ValueType,
+    ) -> Result<Value, RunError> {
+        let format = self.session.flow.message_format;
+        self.loaded(&request(LOAD_INPUT, Some(name), value, value_type, format))
+            .await
+    }
+
     async fn loaded(&self, request: &Request) -> Result<Value, RunError> {
         let held = self.lanes.any().await;
         let mut held = held.map_err(|error| RunError::pool("inputs", error))?;

@@ -86,11 +86,21 @@ impl Line {
     /// The arguments of a node whose dependencies are settled.
     pub(crate) async fn arguments(&self, resolved: &Resolved) -> Result<Arguments, RunError> {
         let format = self.session.flow.message_format;
+        // Templates are filled by a component, which knows no Python objects.
+        let is_llm = matches!(resolved.tool, Tool::Llm(_));
         let mut arguments = Vec::with_capacity(resolved.inputs.len());
         for (name, input) in &resolved.inputs {
             let argument = match input {
                 NodeInput::Value(value) | NodeInput::AssistantDefinition(value) => {
                     Argument::json(value)
+                }
+                NodeInput::Image(value) if is_llm => {
+                    let loaded = self.load_literal(name, value, ValueType::Image);
+                    loaded.await?.into()
+                }
+                NodeInput::Images(value) if is_llm => {
+                    let loaded = self.load_literal(name, value, ValueType::Object);
+                    loaded.await?.into()
                 }
                 NodeInput::Image(value) => {
                     Argument::json(&images::marked(value, ValueType::Image, format))
@@ -103,7 +113,7 @@ impl Line {
                     let connections = &self.session.connections;
                     Argument::json(&match resolved.tool {
                         Tool::Python { .. } => connections.object(&name)?,
-                        Tool::Component { .. } | Tool::Prompt { .. } => {
+                        Tool::Component { .. } | Tool::Prompt(_) | Tool::Llm(_) => {
                             connections.document(&name)?
                         }
                     })

@@ -26,6 +26,7 @@ mod outputs;
 mod package_tools;
 mod preparing;
 mod presented;
+mod prompts;
 mod records;
 mod result;
 mod run_options;

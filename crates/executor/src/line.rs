@@ -35,6 +35,8 @@ pub(crate) struct Line {
     time: Duration,
     deadline: tokio::time::Instant,
     values: Mutex<HashMap<String, Value>>,
+    /// Of prompt nodes whose text is read as a prompt: where it holds text from the flow's inputs, as JSON text.
+    prompt_results: Mutex<HashMap<String, Arc<str>>>,
 }
 
 /// How a node's task ended.
@@ -71,6 +73,7 @@ impl Line {
             time,
             deadline: tokio::time::Instant::now() + time,
             values: Mutex::default(),
+            prompt_results: Mutex::default(),
         }
     }
 
@@ -93,6 +96,8 @@ impl Line {
             time: self.time,
             deadline: self.deadline,
             values: Mutex::new(self.values().clone()),
+            // Lists of texts are no prompts.
+            prompt_results: Mutex::default(),
         }
     }
 
@@ -149,6 +154,12 @@ impl Line {
 
     fn values(&self) -> MutexGuard<'_, HashMap<String, Value>> {
         self.values.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where the texts of prompt nodes hold text from the flow's inputs, by node.
+    pub(crate) fn prompt_results(&self) -> MutexGuard<'_, HashMap<String, Arc<str>>> {
+        let results = self.prompt_results.lock();
+        results.unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn is_bypassed(&self, node: &str) -> bool {

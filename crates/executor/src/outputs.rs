@@ -1,6 +1,6 @@
 //! The flow's outputs.
 
-use flowcell_flow::{Assignment, Json, NodeInput, python_json};
+use flowcell_flow::{Assignment, Json, MessageFormat, NodeInput, python_json};
 
 use crate::error::RunError;
 use crate::images::{self, ImageSink, Whose};
@@ -115,6 +115,17 @@ impl Line {
 
     /// The JSON form of a value that goes to a component.
     pub(crate) async fn json_form(&self, node: &str, value: Value) -> Result<String, RunError> {
+        let format = self.session.flow.message_format;
+        self.json_form_in(node, value, format).await
+    }
+
+    /// The same, with images as this format writes them.
+    pub(crate) async fn json_form_in(
+        &self,
+        node: &str,
+        value: Value,
+        format: MessageFormat,
+    ) -> Result<String, RunError> {
         match value {
             Value::Bypassed => Ok("null".to_owned()),
             Value::Json(text) => Ok(text.to_string()),
@@ -124,12 +135,7 @@ impl Line {
                 let text = self
                     .ask(node, dumped)?
                     .map_err(|error| RunError::tool(node, error))?;
-                images::place(
-                    text,
-                    self.session.flow.message_format,
-                    &ImageSink::Inline,
-                    Whose::Node,
-                )
+                images::place(text, format, &ImageSink::Inline, Whose::Node)
             }
         }
     }

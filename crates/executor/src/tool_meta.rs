@@ -111,7 +111,7 @@ async fn file_tool(
                     format!("Read meta file '{path}' failed: the file {what}"),
                 ),
             })?;
-            let (_, signature) = tools.inspect(path, path, &template).await?;
+            let signature = tools.inspect(path, path, &template).await?;
             signature.map_err(|error| failed("JinjaParsingError", error.to_string()))
         }
         other => Err(RunError::user(

@@ -5,6 +5,7 @@
 //! (`Line::execute`).
 
 mod component;
+mod llm;
 mod prompt;
 mod python;
 
@@ -26,7 +27,8 @@ use crate::host::Host;
 use crate::preparing::Preparation;
 use crate::workspace::Workspace;
 
-pub(crate) use self::prompt::{RENDER, read_template, stem};
+pub(crate) use self::llm::Llm;
+pub(crate) use self::prompt::{Prompt, read_template, stem};
 
 /// What a node calls.
 #[derive(Debug)]
@@ -39,7 +41,9 @@ pub(crate) enum Tool {
     /// A tool of a component.
     Component { pool: Arc<Pool>, tool: String },
     /// A Jinja template, rendered by a tool of the bundle.
-    Prompt { pool: Arc<Pool>, template: String },
+    Prompt(Prompt),
+    /// A Jinja template, sent to a model by a tool of the bundle.
+    Llm(Box<Llm>),
 }
 
 /// What a tool takes.
@@ -109,6 +113,8 @@ pub(crate) struct Tools {
     pub(crate) message_format: MessageFormat,
     /// The package tools that the flow names.
     named: HashSet<String>,
+    /// The nodes whose outputs are read by prompt and LLM nodes.
+    read_by_prompts: HashSet<String>,
     python: Option<Arc<Pool>>,
     loader: Option<Lease>,
     preparation: Option<Preparation>,
@@ -128,6 +134,7 @@ impl Tools {
             connections,
             message_format: flow.message_format,
             named: sources.filter_map(|source| source.tool.clone()).collect(),
+            read_by_prompts: prompt::read_by_prompts(flow),
             python: None,
             loader: None,
             preparation,
@@ -204,16 +211,8 @@ impl Tools {
             (Some(NodeKind::Prompt), _) => self.prompt(workspace, node, &code(&node.name)?).await,
             (Some(NodeKind::Wasm), Some(SourceKind::Package)) => self.package(node),
             (Some(NodeKind::Wasm), _) => self.wasm(host, workspace, node, &code(&node.name)?).await,
-            (Some(NodeKind::Llm), _) => {
-                let connection = node.connection.as_deref().unwrap_or_default();
-                self.connections.find(connection).and_then(|_| {
-                    Err(RunError::user(
-                        "NotImplementedError",
-                        "LLM nodes do not run in this version of flowcell yet.",
-                    ))
-                })
-            }
-            (Some(NodeKind::CustomLlm), _) => Err(self.no_such_tool(node)),
+            (Some(NodeKind::Llm), _) => self.llm(workspace, node).await,
+            (Some(NodeKind::CustomLlm), _) => self.custom_llm(workspace, node).await,
             (Some(NodeKind::Csharp | NodeKind::Action) | None, _) => {
                 let kind = node.kind.map_or("none", NodeKind::as_str);
                 Err(RunError::user(
@@ -232,8 +231,9 @@ impl Tools {
         node: &Node,
         found: Found,
     ) -> Result<Resolved, RunError> {
-        let inputs = match found.tool {
-            Tool::Prompt { .. } => prompt::inputs(node, &found.signature),
+        let inputs = match &found.tool {
+            Tool::Prompt(_) => prompt::inputs(node, &found.signature),
+            Tool::Llm(llm) => self.llm_inputs(host, node, llm, &found.signature).await,
             Tool::Python { .. } => self.python_inputs(host, node, &found.signature).await,
             Tool::Component { .. } => self.converted(node, &found.signature),
         };

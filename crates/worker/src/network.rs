@@ -78,7 +78,8 @@ impl NetworkSpec {
                 private: self.private.clone(),
                 ..Policy::default()
             },
-            secrets: Secrets::default(),
+            // The session has its own.
+            keeper: Arc::new(Secrets::default()),
             limits: self.limits.clone(),
             lookup: Arc::new(SystemLookup),
             tls: trust.of(self.ca_file.as_deref())?,

@@ -1,84 +1,72 @@
-//! The component's exports: two tools, and their errors in promptflow's words.
+//! The component's exports: the tools of the catalogue, and their errors.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
-use crate::{prompt, variables};
+use crate::failure::Failure;
+use crate::http::wasi::Wasi;
+use crate::tools;
+use crate::tools::catalogue::{self, Tool};
 
 wit_bindgen::generate!({ world: "tool-component", path: "../../../wit" });
 
 use exports::flowcell::tool::tool::Guest;
 use flowcell::tool::types::{ErrorKind, Parameter, ToolError, ToolInfo};
 
-const RENDER: &str = "promptflow.tools.template_rendering.render_template_jinja2";
-const INSPECT: &str = "promptflow.tools.template_rendering.inspect_template";
-
 struct Component;
 
 impl Guest for Component {
     fn describe() -> Vec<ToolInfo> {
-        vec![
-            tool_info(RENDER, "Render text template using Jinja2", true),
-            tool_info(
-                INSPECT,
-                "The variables of a template, or why it is none",
-                false,
-            ),
-        ]
+        catalogue::TOOLS.iter().map(described).collect()
     }
 
     fn invoke(name: String, inputs: String) -> Result<String, ToolError> {
-        let mut inputs: Map<String, Value> = serde_json::from_str(&inputs).map_err(|error| {
-            refusal(
-                "ValueError",
-                format!("The inputs are not a JSON object: {error}"),
-            )
+        let inputs: Map<String, Value> = serde_json::from_str(&inputs).map_err(|error| {
+            let why = format!("The inputs are not a JSON object: {error}");
+            failed(Failure::python("ValueError", why))
         })?;
-        let template = match inputs.shift_remove("template") {
-            Some(Value::String(template)) => template,
-            _ => {
-                return Err(refusal(
-                    "TypeError",
-                    format!("{name} needs an input 'template' that is a text"),
-                ));
-            }
-        };
-        match name.as_str() {
-            RENDER => prompt::render(&template, &inputs).map(|text| json!(text).to_string()).map_err(|error| {
-                // promptflow writes this to the node's stderr too.
-                eprintln!("Exception occurs: {error}");
-                let message = format!("Failed to render jinja template: {error}. Please modify your prompt to fix the issue.");
-                ToolError { own: true, ..refusal("JinjaTemplateError", message) }
-            }),
-            INSPECT => Ok(variables::inspect(&template).to_string()),
-            _ => Err(refusal("LookupError", format!("This component has no tool {name:?}; it has {RENDER:?} and {INSPECT:?}"))),
-        }
+        let answer = tools::call(&Wasi, &name, &inputs).map_err(failed)?;
+        Ok(answer.to_string())
     }
 }
 
-fn tool_info(name: &str, description: &str, open_inputs: bool) -> ToolInfo {
-    let template = Parameter {
-        name: "template".into(),
-        types: vec!["prompt_template".into()],
-        default: None,
-        required: true,
-        init: false,
-    };
+fn described(tool: &Tool) -> ToolInfo {
+    let known = tool
+        .parameters
+        .iter()
+        .filter(|parameter| !parameter.types.is_empty());
     ToolInfo {
-        name: name.into(),
-        description: description.into(),
-        inputs: vec![template],
-        open_inputs,
+        name: tool.id.into(),
+        description: tool.description.into(),
+        inputs: known
+            .map(|parameter| Parameter {
+                name: parameter.name.into(),
+                types: parameter.types.iter().map(|name| (*name).into()).collect(),
+                default: parameter.default.map(Into::into),
+                required: parameter.default.is_none(),
+                init: parameter.init,
+            })
+            .collect(),
+        open_inputs: tool.open,
     }
 }
 
-fn refusal(type_name: &str, message: String) -> ToolError {
+fn failed(failure: Failure) -> ToolError {
     ToolError {
-        kind: ErrorKind::User,
-        type_name: type_name.into(),
-        message,
+        kind: if failure.system {
+            ErrorKind::System
+        } else {
+            ErrorKind::User
+        },
+        type_name: failure.class,
+        message: failure.message,
         traceback: String::new(),
-        own: false,
+        own: failure.own,
     }
+}
+
+/// A line in the node's log.
+pub(crate) fn log(message: &str) {
+    flowcell::tool::host::log(flowcell::tool::host::Level::Debug, message);
 }
 
 export!(Component);

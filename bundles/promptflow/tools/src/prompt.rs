@@ -8,18 +8,41 @@ use serde_json::Map;
 use crate::jinja_error::JinjaError;
 use crate::{number, python};
 
+/// What becomes of spaces: Jinja2's options of these names.
+#[derive(Debug, Clone, Copy)]
+pub struct Spaces {
+    pub trim_blocks: bool,
+    pub keep_trailing_newline: bool,
+}
+
+/// As promptflow sets them.
+impl Default for Spaces {
+    fn default() -> Self {
+        Self {
+            trim_blocks: true,
+            keep_trailing_newline: true,
+        }
+    }
+}
+
 /// The text, or Jinja2's exception.
 pub fn render(
     template: &str,
     inputs: &Map<String, serde_json::Value>,
 ) -> Result<String, JinjaError> {
-    let environment = environment();
-    let template = &with_newlines(template);
     let inputs = Value::from_pairs(
         inputs
             .iter()
             .map(|(name, value)| (name.clone(), python::value(value))),
     );
+    render_values(template, inputs, Spaces::default())
+}
+
+/// [`render`] with values that JSON does not have.
+pub fn render_values(template: &str, inputs: Value, spaces: Spaces) -> Result<String, JinjaError> {
+    let mut environment = environment();
+    environment.set_syntax(syntax(spaces));
+    let template = &with_newlines(template);
     environment
         .template_from_str(template)
         .and_then(|compiled| compiled.render(inputs.clone()))
@@ -28,7 +51,7 @@ pub fn render(
 
 pub fn environment() -> Environment<'static> {
     let mut environment = Environment::new();
-    environment.set_syntax(syntax());
+    environment.set_syntax(syntax(Spaces::default()));
     // Errors name the undefined expression only in debug mode.
     environment.set_debug(true);
     environment.set_auto_escape_callback(|_| AutoEscape::None);
@@ -59,10 +82,10 @@ pub fn environment() -> Environment<'static> {
     environment
 }
 
-fn syntax() -> SyntaxConfig {
+fn syntax(spaces: Spaces) -> SyntaxConfig {
     SyntaxConfig::builder()
-        .trim_blocks(true)
-        .keep_trailing_newline(true)
+        .trim_blocks(spaces.trim_blocks)
+        .keep_trailing_newline(spaces.keep_trailing_newline)
         .build()
         .expect("these are Jinja's own delimiters")
 }

@@ -1,7 +1,9 @@
 //! Values as Python has them: from JSON, and to text by `str()` and `repr()`.
 
+use std::sync::Arc;
+
 use minijinja::Value;
-use minijinja::value::{Tuple, ValueKind};
+use minijinja::value::{Enumerator, Object, ObjectRepr, Tuple, ValueKind};
 use serde_json::Value as Json;
 
 use crate::integer::LargeInteger;
@@ -35,8 +37,30 @@ fn number_value(digits: &str) -> Value {
     }
 }
 
+/// promptflow's `ChatInputList`: a list whose text is its items' texts, a line each.
+#[derive(Debug)]
+pub struct ChatList(pub Vec<Value>);
+
+impl Object for ChatList {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Seq
+    }
+
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        self.0.get(key.as_usize()?).cloned()
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Seq(self.0.len())
+    }
+}
+
 /// Python's `str(value)`.
 pub fn str(value: &Value) -> String {
+    if let Some(list) = value.downcast_object_ref::<ChatList>() {
+        let lines: Vec<String> = list.0.iter().map(str).collect();
+        return lines.join("\n");
+    }
     match value.as_str() {
         Some(text) => text.to_string(),
         None => repr(value),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use flowcell_egress::{EgressError, Tls};
+use flowcell_egress::{EgressError, Secrets, Tls};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
@@ -44,7 +44,7 @@ async fn certificates_are_checked_by_authority_and_name() {
     let url = format!("https://api.example:{port}/?key={TOKEN}");
     let origin = url.clone();
     let knows = move |options: &mut flowcell_egress::EgressOptions, authorities: &[Vec<u8>]| {
-        options.secrets = [secret("the-secret", &[&origin])].into_iter().collect();
+        options.keeper = Arc::new(Secrets::new([secret("the-secret", &[&origin])], Vec::new()));
         options.tls = Arc::new(Tls::new(authorities).unwrap());
     };
     let stranger = Out::new(|options| knows(options, &[]));

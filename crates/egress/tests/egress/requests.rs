@@ -1,8 +1,9 @@
 //! Rules and limits of ordinary requests.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use flowcell_egress::{EgressError, EgressOptions, Limits, Part, Policy, Times};
+use flowcell_egress::{EgressError, EgressOptions, Limits, Part, Policy, Secrets, Times};
 use http::{Method, Request};
 use http_body_util::{BodyExt as _, Full};
 
@@ -56,10 +57,12 @@ async fn only_what_is_listed_is_asked() {
     let policy = move |options: &mut EgressOptions| {
         options.policy = Policy {
             hosts: vec!["listed.example".parse().unwrap()],
-            endpoints: vec![format!("http://api.example:{port}/v1").parse().unwrap()],
             private: vec!["api.example:*".parse().unwrap()],
+            private_endpoints: false,
             methods: Some(vec![Method::GET]),
         };
+        let endpoint = format!("http://api.example:{port}/v1").parse().unwrap();
+        options.keeper = Arc::new(Secrets::new([], vec![endpoint]));
     };
     let out = Out::new(policy);
     for url in [

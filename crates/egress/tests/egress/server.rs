@@ -145,7 +145,7 @@ pub(crate) fn options(audit: &Arc<Audit>) -> EgressOptions {
             private: patterns(&["api.example:*", "other.example:*"]),
             ..Policy::default()
         },
-        secrets: Secrets::default(),
+        keeper: Arc::new(Secrets::default()),
         limits: Limits::default(),
         lookup: Names::of(&[&["127.0.0.1"][..]; 100]),
         tls: Arc::clone(&TLS),
@@ -167,7 +167,7 @@ impl Out {
     /// A way out that knows one secret, which may go to some addresses.
     pub(crate) fn with_secret(value: &str, origins: &[&str]) -> Self {
         Self::new(|options| {
-            options.secrets = [secret(value, origins)].into_iter().collect();
+            options.keeper = Arc::new(Secrets::new([secret(value, origins)], Vec::new()));
         })
     }
 

@@ -1,10 +1,11 @@
 //! Prompt nodes: Jinja templates, which a tool of the bundle inspects and renders.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
 use flowcell_bundle::ToolInput;
-use flowcell_flow::{Assignment, Node, NodeInput};
+use flowcell_flow::{Assignment, Flow, Node, NodeInput, NodeKind};
 use flowcell_sandbox::Pool;
 use indexmap::IndexMap;
 use serde::Deserialize;
@@ -15,11 +16,31 @@ use crate::files::FileError;
 use crate::workspace::Workspace;
 
 /// The built-in tool behind prompt nodes.
-pub(crate) const RENDER: &str = "promptflow.tools.template_rendering.render_template_jinja2";
-/// Its companion that says which variables a template has.
+const RENDER: &str = "promptflow.tools.template_rendering.render_template_jinja2";
+/// The one behind those whose text is read as a prompt: it keeps apart what comes from the flow's inputs.
+const PROMPT_RESULT: &str = "promptflow.tools.template_rendering.prompt_result";
+/// Their companion that says which variables a template has.
 const INSPECT: &str = "promptflow.tools.template_rendering.inspect_template";
 /// Largest prompt template, in bytes.
 const MAX_TEMPLATE: u64 = 4 << 20;
+
+/// What a prompt node calls.
+#[derive(Debug)]
+pub(crate) struct Prompt {
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) template: String,
+    /// The inputs whose values come from the flow's inputs.
+    pub(crate) to_escape: Vec<String>,
+    /// Whether another node reads the text as a prompt, so that roles in what comes from the flow's inputs must be known.
+    pub(crate) is_read: bool,
+}
+
+impl Prompt {
+    /// The tool's name.
+    pub(crate) fn tool(&self) -> &'static str {
+        if self.is_read { PROMPT_RESULT } else { RENDER }
+    }
+}
 
 /// What [`INSPECT`] answers.
 #[derive(Debug, Deserialize)]
@@ -58,6 +79,32 @@ impl Tools {
         node: &Node,
         path: &str,
     ) -> Result<Found, RunError> {
+        let (template, inputs) = self.template(workspace, node, path).await?;
+        let Some(render) = self.bundled(RENDER)? else {
+            return Err(self.no_prompts(RENDER));
+        };
+        // Images of earlier versions do not have the other tool.
+        let is_read = self.read_by_prompts.contains(&node.name)
+            && self.components.tool(PROMPT_RESULT).is_some();
+        Ok(Found {
+            tool: Tool::Prompt(Prompt {
+                pool: render.pool,
+                to_escape: super::llm::to_escape(node),
+                is_read,
+                template: template.clone(),
+            }),
+            signature: signature(path, &template, inputs),
+            init: Vec::new(),
+        })
+    }
+
+    /// A node's template, and its variables.
+    pub(super) async fn template(
+        &mut self,
+        workspace: &Workspace,
+        node: &Node,
+        path: &str,
+    ) -> Result<(String, Vec<ToolInput>), RunError> {
         let template = read_template(workspace, path).map_err(|what| {
             let place = format!(
                 "Node source path '{path}' is invalid on node '{}'",
@@ -69,35 +116,45 @@ impl Tools {
             };
             unresolved(node, "InvalidSource", &message)
         })?;
-        let (pool, signature) = self.inspect(&node.name, path, &template).await?;
-        let signature = signature.map_err(|error| {
+        let inputs = self.variables(&node.name, &template).await?;
+        let inputs = inputs.map_err(|error| {
             RunError::system(
                 "ResolveToolError",
                 format!("Tool load failed in '{}': {error}", node.name),
             )
         })?;
-        Ok(Found {
-            tool: Tool::Prompt { pool, template },
-            signature,
-            init: Vec::new(),
-        })
+        Ok((template, inputs))
     }
 
-    /// The variables of a template, or why it is none; and the pool of what can tell.
+    fn no_prompts(&self, tool: &str) -> RunError {
+        RunError::user(
+            "BundleError",
+            format!(
+                "the bundle {} cannot render prompts: it has no tool {tool}",
+                self.components.manifest().reference()
+            ),
+        )
+    }
+
+    /// What a template takes, or why it is none.
     pub(crate) async fn inspect(
         &mut self,
         whose: &str,
         path: &str,
         template: &str,
-    ) -> Result<(Arc<Pool>, Result<Signature, TemplateError>), RunError> {
+    ) -> Result<Result<Signature, TemplateError>, RunError> {
+        let inputs = self.variables(whose, template).await?;
+        Ok(inputs.map(|inputs| signature(path, template, inputs)))
+    }
+
+    /// The variables of a template, or why it is none.
+    async fn variables(
+        &mut self,
+        whose: &str,
+        template: &str,
+    ) -> Result<Result<Vec<ToolInput>, TemplateError>, RunError> {
         let Some(inspect) = self.bundled(INSPECT)? else {
-            return Err(RunError::user(
-                "BundleError",
-                format!(
-                    "the bundle {} cannot render prompts: it has no tool {INSPECT}",
-                    self.components.manifest().reference()
-                ),
-            ));
+            return Err(self.no_prompts(INSPECT));
         };
         let mut instance = inspect
             .pool
@@ -115,21 +172,14 @@ impl Tools {
                 format!("{INSPECT} answered {answer}: {error}"),
             )
         })?;
-        let signature = match inspected.error {
+        Ok(match inspected.error {
             Some(error) => Err(error),
-            None => Ok(signature(
-                path,
-                template,
-                &inspected.variables,
-                &inspected.images,
-            )),
-        };
-        Ok((inspect.pool, signature))
+            None => Ok(variables(&inspected.variables, &inspected.images)),
+        })
     }
 }
 
-/// promptflow's description of a template: its variables, and the comment that it begins with.
-fn signature(path: &str, template: &str, variables: &[String], images: &[String]) -> Signature {
+fn variables(variables: &[String], images: &[String]) -> Vec<ToolInput> {
     let input = |name: &String, value_type: &str| ToolInput {
         name: name.clone(),
         types: vec![value_type.to_owned()],
@@ -145,6 +195,11 @@ fn signature(path: &str, template: &str, variables: &[String], images: &[String]
         .collect();
     let others = images.iter().filter(|name| !variables.contains(name));
     inputs.extend(others.map(|name| input(name, "image")));
+    inputs
+}
+
+/// promptflow's description of a template: its variables, and the comment that it begins with.
+fn signature(path: &str, template: &str, inputs: Vec<ToolInput>) -> Signature {
     let comment = template
         .strip_prefix("{#")
         .and_then(|rest| rest.split_once("#}"))
@@ -164,7 +219,22 @@ pub(crate) fn stem(path: &str) -> String {
     stem.to_string_lossy().into_owned()
 }
 
-fn unresolved(node: &Node, class: &str, message: &str) -> RunError {
+/// The nodes whose outputs, as a whole, are inputs of prompt and LLM nodes.
+pub(super) fn read_by_prompts(flow: &Flow) -> HashSet<String> {
+    let is_prompt = |node: &&Node| {
+        use NodeKind::{CustomLlm, Llm, Prompt};
+        matches!(node.kind, Some(Prompt | Llm | CustomLlm))
+    };
+    let readers = flow.nodes.iter().filter(is_prompt);
+    let inputs = readers.flat_map(|node| node.inputs.values());
+    let read = inputs.filter_map(|input| match input {
+        Assignment::NodeOutput { node, property, .. } if property.is_empty() => Some(node.clone()),
+        _ => None,
+    });
+    read.collect()
+}
+
+pub(super) fn unresolved(node: &Node, class: &str, message: &str) -> RunError {
     RunError::user(
         "ResolveToolError",
         format!("Tool load failed in '{}': ({class}) {message}", node.name),
