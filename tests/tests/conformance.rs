@@ -10,6 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
+use flowcell_tests::openai::Server;
 use flowcell_tests::{Answer, difference, flowcell, lenient_json, normalised, repository};
 use libtest_mimic::{Arguments, Failed, Trial};
 use regex::Regex;
@@ -53,6 +54,9 @@ struct Case {
     /// The flow's folder, below `tests/conformance`.
     flow: String,
     kind: Kind,
+    /// `connection`, for one.
+    #[serde(default)]
+    needs: Vec<String>,
     node: Option<String>,
     variant: Option<String>,
     #[serde(default)]
@@ -102,6 +106,7 @@ fn main() {
     let mut folders: Vec<PathBuf> = fs::read_dir(&root)
         .unwrap()
         .map(|entry| entry.unwrap().path())
+        .filter(|path| path.is_dir())
         .collect();
     folders.sort();
     for folder in folders {
@@ -189,6 +194,17 @@ fn answer(case: &Case, root: &Path, inputs: &Path) -> Value {
         if let Some(value) = value {
             arguments.extend([option.to_owned(), value.clone()]);
         }
+    }
+    let connections = tempfile::tempdir().unwrap();
+    if case.needs.iter().any(|need| need == "connection") {
+        // Each case has a service of its own, as each recording had.
+        let file = connections.path().join("connections.json");
+        let text = fs::read_to_string(root.join("connections.json")).unwrap();
+        fs::write(&file, text.replace("${mock}", &Server::start().url())).unwrap();
+        arguments.extend([
+            "--connections".to_owned(),
+            file.to_str().unwrap().to_owned(),
+        ]);
     }
     if !case.environment_variables.is_empty() {
         arguments.push("--environment-variables".to_owned());
