@@ -173,8 +173,17 @@ fn answer(case: &Case, root: &Path, inputs: &Path) -> Value {
         );
         return json!({ "status": status, "error": said["error"] });
     }
-    // The connections that promptflow had.
-    let connections = repository().join("tests/connections.json");
+    // The connections that promptflow had. Each case has a service of its own, as each recording had.
+    let service = case.needs.iter().any(|need| need == "connection");
+    let mock = if service {
+        Server::start().url()
+    } else {
+        "http://127.0.0.1:9".to_owned()
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let connections = folder.path().join("connections.json");
+    let text = fs::read_to_string(root.join("connections.json")).unwrap();
+    fs::write(&connections, text.replace("${mock}", &mock)).unwrap();
     let connections = connections.to_str().unwrap().to_owned();
     let mut arguments: Vec<String> = [
         "flow",
@@ -194,17 +203,6 @@ fn answer(case: &Case, root: &Path, inputs: &Path) -> Value {
         if let Some(value) = value {
             arguments.extend([option.to_owned(), value.clone()]);
         }
-    }
-    let connections = tempfile::tempdir().unwrap();
-    if case.needs.iter().any(|need| need == "connection") {
-        // Each case has a service of its own, as each recording had.
-        let file = connections.path().join("connections.json");
-        let text = fs::read_to_string(root.join("connections.json")).unwrap();
-        fs::write(&file, text.replace("${mock}", &Server::start().url())).unwrap();
-        arguments.extend([
-            "--connections".to_owned(),
-            file.to_str().unwrap().to_owned(),
-        ]);
     }
     if !case.environment_variables.is_empty() {
         arguments.push("--environment-variables".to_owned());

@@ -1,4 +1,4 @@
-"""TLS where the host does it.
+"""The module `ssl`, where the host does TLS.
 
 This Python has no OpenSSL. What begins with a mark, and the name that is expected, is asked by https: the host checks
 certificates against the system's authorities, whatever a context here is told; there is no way to switch that off. What goes
@@ -7,8 +7,9 @@ through these classes is plain text on its way to the host.
 
 import enum
 import socket
+import sys
 
-from flowcell_runner.sockets import MARK, Socket
+from .sockets import MARK, Socket
 
 OPENSSL_VERSION = "OpenSSL 3.0.0 (in its place: the host's TLS)"
 OPENSSL_VERSION_INFO, OPENSSL_VERSION_NUMBER = (3, 0, 0, 0, 0), 0x30000000
@@ -295,6 +296,11 @@ def cert_time_to_seconds(cert_time):
     import time
 
     return calendar.timegm(time.strptime(cert_time, "%b %d %H:%M:%S %Y GMT"))
+
+
+def install():
+    """Before anything else asks for `ssl`: Python's own module has no library here."""
+    sys.modules["ssl"] = sys.modules[__name__]
 
 
 def get_server_certificate(*args, **kwargs):
