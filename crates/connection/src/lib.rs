@@ -18,7 +18,7 @@ mod set;
 pub use connection::Connection;
 pub use error::{ConnectionError, Limit};
 pub use kind::ConnectionType;
-pub use placeholder::{Held, PREFIX, PlaceholderKey, Placeholders, is_placeholder};
+pub use placeholder::{Held, PlaceholderKey, Placeholders, is_placeholder};
 pub use read::{Fields, MAX_FILE};
 pub use secret::{HIDDEN, Secret, is_scrubbed};
 pub use set::{ConnectionSet, Connections};

@@ -5,19 +5,17 @@ use std::fmt;
 use std::sync::Arc;
 
 use aws_lc_rs::hmac;
-use flowcell_egress::Origin;
+use flowcell_egress::{Origin, PLACEHOLDER};
 
 use crate::connection::Connection;
 use crate::error::ConnectionError;
 
-/// How every placeholder begins; 32 hexadecimal digits follow.
-pub const PREFIX: &str = "flowcell-secret-";
 /// Bytes of a placeholder's digits.
 const BYTES: usize = 16;
 
 /// Whether a text has the form of a placeholder, of whatever session.
 pub fn is_placeholder(text: &str) -> bool {
-    text.strip_prefix(PREFIX).is_some_and(|digits| {
+    text.strip_prefix(PLACEHOLDER).is_some_and(|digits| {
         digits.len() == 2 * BYTES
             && digits
                 .bytes()
@@ -53,7 +51,7 @@ impl PlaceholderKey {
         // The length keeps the two apart.
         let text = format!("{}\n{connection}{field}", connection.len());
         let tag = hmac::sign(&self.0, text.as_bytes());
-        let mut token = PREFIX.to_owned();
+        let mut token = PLACEHOLDER.to_owned();
         for byte in tag.as_ref().iter().take(BYTES) {
             token.push_str(&format!("{byte:02x}"));
         }

@@ -64,10 +64,10 @@ impl FromStr for HostPattern {
             None => (text, false),
         };
         let (rest, port) = match rest.rsplit_once(':') {
-            Some((rest, port)) if !text.ends_with(']') => {
+            Some((name, port)) if !rest.ends_with(']') => {
                 let is_number = port.bytes().all(|byte| byte.is_ascii_digit());
                 let port: Option<u16> = port.parse().ok().filter(|port| is_number && *port > 0);
-                (rest, Some(port.ok_or_else(error)?))
+                (name, Some(port.ok_or_else(error)?))
             }
             _ => (rest, None),
         };
@@ -77,7 +77,7 @@ impl FromStr for HostPattern {
             (port, false) => Port::One(port.unwrap_or(HTTPS)),
         };
         let host = |text: &str| match Host::parse(text) {
-            Ok(host) if !text.contains('%') => Ok(host.to_string()),
+            Ok(host) if !text.contains(['%', '*']) => Ok(host.to_string()),
             _ => Err(error()),
         };
         let names = match rest.strip_prefix("*.") {
