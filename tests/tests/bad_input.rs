@@ -348,13 +348,13 @@ fn damaged_components() {
 fn components_that_import_what_is_not_given() {
     let wat = "(component
         (import \"evil:host/shell@1.0.0\" (instance (export \"run\" (func))))
-        (import \"wasi:http/outgoing-handler@0.2.0\" (instance)))";
+        (import \"wasi:keyvalue/store@0.2.0\" (instance)))";
     component(&wat::parse_str(wat).unwrap()).assert_failure(
         "InvalidSource",
         &[
             "t.wasm",
             "evil:host/shell@1.0.0",
-            "wasi:http/outgoing-handler@0.2.0",
+            "wasi:keyvalue/store@0.2.0",
         ],
     );
 }

@@ -66,6 +66,15 @@ class ComponentsTest(unittest.TestCase):
                 count("a", late=value)
         self.assertEqual(self.calls, [])
 
+    def test_connections_go_as_the_host_hands_them_over(self):
+        from promptflow.connections import OpenAIConnection
+        from words import count
+
+        count("a", late=OpenAIConnection(api_key="placeholder", base_url="https://api.example", name="mine"))
+        given = self.calls[0][1]["late"]
+        self.assertEqual((given["type"], given["name"], given["secret_keys"]), ("OpenAIConnection", "mine", ["api_key"]))
+        self.assertEqual((given["value"]["api_key"], given["value"]["base_url"]), ("placeholder", "https://api.example"))
+
     def test_errors_keep_their_class_and_message(self):
         from flowcell_runner import components
         from promptflow.exceptions import UserErrorException

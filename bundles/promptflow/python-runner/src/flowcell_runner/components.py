@@ -15,6 +15,7 @@ from inspect import Parameter
 
 from componentize_py_types import Err
 from promptflow import exceptions
+from promptflow.connections import is_connection
 from wit_world.imports import tools
 
 from . import values
@@ -101,9 +102,18 @@ def _signature(info):
 
 def _to_json(tool, name, value):
     try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False).encode().decode()
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, default=_connection).encode().decode()
     except (TypeError, ValueError, RecursionError) as error:
         raise TypeError(f"{tool}() takes values that JSON has, and {name} is none: {error}") from None
+
+
+def _connection(value):
+    """A connection as the host hands it to components: promptflow's execution dictionary."""
+    if not is_connection(value):
+        raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
+    fields = {**value.configs, **value.secrets}
+    kind = {"type": value.class_name, "name": value.name, "module": value.module}
+    return {**kind, "value": fields, "secret_keys": list(value.secrets)}
 
 
 def _exception(error):
