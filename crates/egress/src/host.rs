@@ -103,14 +103,6 @@ impl From<HostPattern> for String {
     }
 }
 
-/// A registry's host and its port, if it has one.
-pub fn split_port(registry: &str) -> (&str, Option<u16>) {
-    match registry.rsplit_once(':') {
-        Some((host, port)) if !registry.ends_with(']') => (host, port.parse().ok()),
-        _ => (registry, None),
-    }
-}
-
 impl fmt::Display for HostPattern {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.names {

@@ -23,7 +23,7 @@ pub use address::is_public;
 pub use body::{Body, BoxError};
 pub use egress::{Auditor, Egress, EgressOptions, Exchange, Limits, Times};
 pub use error::{EgressError, Part, Wait};
-pub use host::{HTTPS, HostPattern, HostPatternError, split_port};
+pub use host::{HTTPS, HostPattern, HostPatternError};
 pub use lookup::{Lookup, SystemLookup};
 pub use origin::Origin;
 pub use policy::Policy;

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use flowcell_egress::{HTTPS, HostPattern, split_port};
+use flowcell_egress::{HTTPS, HostPattern};
 use reqwest::Url;
 
 use crate::error::RegistryError;
@@ -112,6 +112,14 @@ impl Origin {
 impl fmt::Display for Origin {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{}://{}:{}", self.scheme, self.host, self.port)
+    }
+}
+
+/// A registry's host and its port, if it has one.
+fn split_port(registry: &str) -> (&str, Option<u16>) {
+    match registry.rsplit_once(':') {
+        Some((host, port)) if !registry.ends_with(']') => (host, port.parse().ok()),
+        _ => (registry, None),
     }
 }
 

@@ -181,6 +181,9 @@ class SSLObject(_Peer):
 class SSLSocket(_Peer, Socket):
     """Made of another socket, which it takes the place of."""
 
+    # Some ask it what Python's own has beside the socket.
+    _sslobj = property(lambda self: self)
+
     @classmethod
     def _over(cls, sock, context, server_hostname):
         self = cls(sock.family, sock.type, sock.proto)
