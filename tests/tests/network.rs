@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use flowcell_tests::{Answer, FlowFolder};
+use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde_json::{Value, json};
 
 /// A server that tells what it was asked: method, path, the header `x-own`, and the body. `/chunks` comes in chunks, `/away`
@@ -120,6 +121,13 @@ fn serve(
 
 /// What a tool's body gives, as `f(base)`; `base` is the address of a server.
 fn run(echo: &Echo, code: &str, allow: bool) -> Answer {
+    let host = format!("127.0.0.1:{}", echo.port);
+    let private = ["--allow-private-host", &host];
+    let more = if allow { &private[..] } else { &[] };
+    run_at(&format!("http://{host}"), code, more)
+}
+
+fn run_at(base: &str, code: &str, more: &[&str]) -> Answer {
     let body: String = code.lines().map(|line| format!("    {line}\n")).collect();
     let code = format!("from promptflow.core import tool\n\n\n@tool\ndef f(base: str):\n{body}");
     let flow = FlowFolder::new()
@@ -129,13 +137,8 @@ fn run(echo: &Echo, code: &str, allow: bool) -> Answer {
              nodes:\n- name: f\n  type: python\n  source:\n    type: code\n    path: f.py\n  inputs:\n    base: ${inputs.base}\n",
         )
         .file("f.py", &code);
-    let base = format!("base=http://127.0.0.1:{}", echo.port);
-    let host = format!("127.0.0.1:{}", echo.port);
-    let mut arguments = vec!["--inputs", &base];
-    if allow {
-        arguments.extend(["--allow-private-host", &host]);
-    }
-    flow.test(&arguments)
+    let base = format!("base={base}");
+    flow.test(&[&["--inputs", &base], more].concat())
 }
 
 #[track_caller]
@@ -292,4 +295,70 @@ fn what_is_not_http_is_refused() {
             "only HTTP/1.1 is spoken here: not enough values to unpack (expected 3, got 2)",
         ]),
     );
+}
+
+/// A server that speaks TLS, answers each request with `ok`, and closes the connection. Its port, and its certificate (PEM).
+fn encrypted() -> (u16, String) {
+    let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(own.signing_key.serialize_der()));
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![own.cert.der().clone()], key)
+        .unwrap();
+    let config = Arc::new(config);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let connection = rustls::ServerConnection::new(Arc::clone(&config)).unwrap();
+            let mut stream = rustls::StreamOwned::new(connection, stream.unwrap());
+            // Who does not trust it ends it here.
+            let mut request = [0; 4096];
+            if stream.read(&mut request).is_ok() {
+                let answer = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok";
+                let _ = stream.write_all(answer.as_bytes());
+                stream.conn.send_close_notify();
+                let _ = stream.flush();
+            }
+        }
+    });
+    (port, own.cert.pem())
+}
+
+#[test]
+fn https_is_spoken_by_the_host() {
+    let (port, certificate) = encrypted();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("ca.pem");
+    std::fs::write(&file, certificate).unwrap();
+    let (base, host) = (
+        format!("https://localhost:{port}"),
+        format!("localhost:{port}"),
+    );
+    let allow = ["--allow-private-host", &host];
+    let code = "import asyncio, requests, ssl, urllib.request\n\n\
+         async def ask():\n    \
+             port = int(base.rpartition(':')[2])\n    \
+             reader, writer = await asyncio.open_connection('localhost', port, ssl=ssl.create_default_context())\n    \
+             writer.write(b'GET / HTTP/1.1\\r\\nHost: localhost\\r\\n\\r\\n')\n    \
+             await reader.readuntil(b'\\r\\n\\r\\n')\n    \
+             return (await reader.readexactly(2)).decode()\n\n\
+         return [urllib.request.urlopen(base).read().decode(), requests.get(base, timeout=60).text, asyncio.run(ask())]";
+    let trusting = [&allow[..], &["--ca-file", file.to_str().unwrap()]].concat();
+    let answer = run_at(&base, code, &trusting);
+    assert_eq!(
+        answer.outputs()["out"],
+        json!(["ok", "ok", "ok"]),
+        "{answer:#?}"
+    );
+
+    // A tool cannot have the host trust what it does not trust.
+    let code = "import requests\n\
+         try:\n    return requests.get(base, verify=False, timeout=60).text\n\
+         except requests.exceptions.ConnectionError:\n    return 'refused'";
+    let answer = run_at(&base, code, &allow);
+    assert_eq!(answer.outputs()["out"], "refused", "{answer:#?}");
 }
