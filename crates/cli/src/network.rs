@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use clap::Args;
 use flowcell_egress::{
-    Auditor, EgressOptions, Exchange, HostPattern, Limits, Policy, Secrets, SystemLookup,
+    Auditor, EgressOptions, Exchange, HostPattern, Limits, Policy, SystemLookup,
 };
 use flowcell_executor::RunError;
 use flowcell_worker::read_authorities;
@@ -44,8 +44,6 @@ impl NetworkArgs {
                 private_endpoints: true,
                 ..Policy::default()
             },
-            // The session has its own.
-            keeper: Arc::new(Secrets::default()),
             limits: Limits::default(),
             lookup: Arc::new(SystemLookup),
             tls: Arc::new(tls),

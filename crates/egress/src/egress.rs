@@ -104,8 +104,6 @@ pub trait Auditor: std::fmt::Debug + Send + Sync {
 pub struct EgressOptions {
     /// What may be asked.
     pub policy: Policy,
-    /// Who knows the session's secrets.
-    pub keeper: Arc<dyn Keeper>,
     /// Limits.
     pub limits: Limits,
     /// How names are looked up.
@@ -165,11 +163,10 @@ impl Drop for Record {
 }
 
 impl Egress {
-    /// A session's way out.
-    pub fn new(options: EgressOptions) -> Arc<Self> {
+    /// A session's way out; `keeper` knows the session's secrets.
+    pub fn new(options: EgressOptions, keeper: Arc<dyn Keeper>) -> Arc<Self> {
         let EgressOptions {
             policy,
-            keeper,
             limits,
             lookup,
             tls,

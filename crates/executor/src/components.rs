@@ -8,7 +8,8 @@ use flowcell_bundle::{Component, Digest, Manifest};
 use flowcell_environment::{Site, SiteComponent};
 use flowcell_sandbox as sandbox;
 use flowcell_sandbox::{
-    Callee, Environment, ErrorKind, Pool, PoolOptions, Program, ToolError, ToolInfo,
+    Callee, Environment, ErrorKind, Hibernation, Image, Pool, PoolOptions, Program, ToolError,
+    ToolInfo,
 };
 
 use crate::error::{Code, RunError};
@@ -68,9 +69,9 @@ impl Components {
         &self.manifest
     }
 
-    /// What instances of components are given, and how many there are.
-    pub(crate) fn options(&self) -> (&Environment, &PoolSettings) {
-        (&self.environment, &self.options)
+    /// How long an instance is waited for.
+    pub(crate) fn wait(&self) -> Duration {
+        self.options.wait
     }
 
     /// All of them. The image's own come first: a package cannot take their place.
@@ -101,15 +102,34 @@ impl Components {
         ))
     }
 
-    /// Instances of a program that has its data in its code.
+    /// Instances of a tool's program.
     pub(crate) fn pool_of(&self, program: Arc<Program>) -> Arc<Pool> {
+        self.pool_in(self.environment.clone(), program, (None, None))
+    }
+
+    /// Instances of the Python runner, whose code can call the tools of components as functions of modules.
+    pub(crate) fn runner_pool(
+        self: &Arc<Self>,
+        program: Arc<Program>,
+        stored: (Option<Image>, Option<Hibernation>),
+    ) -> Arc<Pool> {
+        let environment = self.environment.clone().with_tools(self.clone());
+        self.pool_in(environment, program, stored)
+    }
+
+    fn pool_in(
+        &self,
+        environment: Environment,
+        program: Arc<Program>,
+        (image, hibernation): (Option<Image>, Option<Hibernation>),
+    ) -> Arc<Pool> {
         let options = PoolOptions {
             program,
-            environment: Arc::new(self.environment.clone()),
+            environment: Arc::new(environment),
             isolation: self.options.isolation,
             instances: self.options.instances,
-            image: None,
-            hibernation: None,
+            image,
+            hibernation,
         };
         Pool::new(Arc::clone(self.host.sandbox()), options)
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use flowcell_bundle::{Lease, Manifest, Reference};
 use flowcell_connection::{ConnectionSet, Connections, PlaceholderKey};
-use flowcell_egress::{Egress, EgressOptions, Keeper};
+use flowcell_egress::{Egress, EgressOptions};
 use flowcell_environment::{SITE, Site};
 use flowcell_flow::{Flow, Graph, InputDef, JsonMap, NodeTestInputs, ValueType, VariantChoice};
 use flowcell_sandbox::{
@@ -412,10 +412,9 @@ pub(crate) fn prepare(
         .with_slice(Arc::clone(&options.slice))
         .with_owner(owner.unwrap_or_default());
     let environment = match &options.network {
-        Some(network) => environment.with_network(Egress::new(EgressOptions {
-            keeper: Arc::clone(&connections) as Arc<dyn Keeper>,
-            ..network.clone()
-        })),
+        Some(network) => {
+            environment.with_network(Egress::new(network.clone(), connections.clone()))
+        }
         None => environment,
     };
     let site = options.site.as_ref();

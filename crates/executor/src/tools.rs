@@ -144,7 +144,7 @@ impl Tools {
 
     /// How long an instance is waited for.
     fn wait(&self) -> Duration {
-        self.components.options().1.wait
+        self.components.wait()
     }
 
     /// What Python files printed while they were imported.

@@ -1,7 +1,7 @@
 //! Connections of a workspace: settings in the clear, secrets sealed. Pure, as the state machine is.
 
 use flowcell_connection::{
-    Connection, ConnectionError, ConnectionSet, ConnectionType, HIDDEN, MAX_CONNECTIONS,
+    Connection, ConnectionError, ConnectionSet, ConnectionType, MAX_CONNECTIONS,
 };
 use indexmap::IndexMap;
 use jiff::Timestamp;
@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::machine::{Refusal, check_seen};
 use crate::name::{Name, UserName};
+use crate::sealed_connection::{closed_connection, open_connection, seal_connection};
 use crate::secrets::{Sealed, SecretError, Secrets};
 use crate::state::{Change, State, Workspace};
 
@@ -57,9 +58,7 @@ pub enum StoredConnectionError {
 impl StoredConnection {
     /// The connection with its secrets as `******`.
     pub fn closed(&self) -> Connection {
-        let hidden = |field: &String| (field.clone(), HIDDEN.to_owned().into());
-        let secrets = self.secrets.keys().map(hidden).collect();
-        Connection::from_parts(self.name.clone(), self.kind, self.configs.clone(), secrets)
+        closed_connection(&self.name, self.kind, &self.configs, &self.secrets)
     }
 
     /// The connection with its secrets.
@@ -71,19 +70,7 @@ impl StoredConnection {
         workspace: &Workspace,
         secrets: &Secrets,
     ) -> Result<Connection, SecretError> {
-        let closed = self.closed();
-        let opened = self.secrets.iter().map(|(field, sealed)| {
-            let text = secrets.open(&place(workspace, &closed, field), sealed)?;
-            let text = String::from_utf8(text).map_err(|_| SecretError::Broken)?;
-            Ok((field.clone(), text.into()))
-        });
-        let opened: Result<_, SecretError> = opened.collect();
-        Ok(Connection::from_parts(
-            self.name.clone(),
-            self.kind,
-            self.configs.clone(),
-            opened?,
-        ))
+        open_connection(&self.closed(), &self.secrets, &owner(workspace), secrets)
     }
 
     /// The same, sealed anew by the present key.
@@ -94,43 +81,16 @@ impl StoredConnection {
     ) -> Result<Self, SecretError> {
         let connection = self.open(workspace, secrets)?;
         Ok(Self {
-            secrets: seal(workspace, &connection, secrets)?,
+            secrets: seal_connection(&connection, &owner(workspace), secrets)?,
             ..self.clone()
         })
     }
 }
 
-/// What a sealed field belongs to. The address is part of it, so nobody can have a secret sent elsewhere by changing the
-/// record.
-fn place(workspace: &Workspace, connection: &Connection, field: &str) -> String {
+/// Whose connections a workspace's are.
+fn owner(workspace: &Workspace) -> String {
     let record = &workspace.record;
-    let origins: Vec<String> = connection
-        .origins()
-        .iter()
-        .map(ToString::to_string)
-        .collect();
-    format!(
-        "flowcell connection\n{} {}\n{}\n{field}\n{}",
-        record.name,
-        record.created,
-        connection.name(),
-        origins.join(" ")
-    )
-}
-
-fn seal(
-    workspace: &Workspace,
-    connection: &Connection,
-    secrets: &Secrets,
-) -> Result<IndexMap<String, Sealed>, SecretError> {
-    let sealed = connection.secrets().iter().map(|(field, secret)| {
-        let place = place(workspace, connection, field);
-        Ok((
-            field.clone(),
-            secrets.seal(&place, secret.reveal().as_bytes())?,
-        ))
-    });
-    sealed.collect()
+    format!("flowcell connection\n{} {}", record.name, record.created)
 }
 
 /// All connections of a workspace, with their secrets. One that does not open is left out, and the log says so.
@@ -214,7 +174,7 @@ pub fn put_connection(
         name: connection.name().to_owned(),
         kind: connection.kind(),
         configs: connection.configs().clone(),
-        secrets: seal(of, &connection, secrets)?,
+        secrets: seal_connection(&connection, &owner(of), secrets)?,
         bytes: self::bytes(&connection),
         set_by: by.clone(),
         created: old.map_or(now, |old| old.created),

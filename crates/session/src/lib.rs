@@ -18,6 +18,7 @@ mod name;
 mod quota;
 mod registry;
 mod reseal;
+mod sealed_connection;
 mod secrets;
 mod session;
 mod state;
@@ -53,6 +54,7 @@ pub use name::{InvalidName, Name, UserName};
 pub use quota::{Quota, QuotaExceeded, Quotas, Used, check as check_quota};
 pub use registry::{Durability, FileInfo, MemoryRegistry, Registry, RegistryError, SqliteRegistry};
 pub use reseal::{ResealError, reseal};
+pub use sealed_connection::{closed_connection, open_connection, seal_connection};
 pub use secrets::{Sealed, SecretError, SecretKey, Secrets};
 pub use session::{
     ForkedFrom, Happening, Identity, Image, InstalledPackage, MAX_IDLE_SECONDS, MIN_IDLE_SECONDS,

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use flowcell_egress::{
-    Auditor, EgressOptions, Exchange, HostPattern, Limits, Policy, Secrets, SystemLookup, Tls,
+    Auditor, EgressOptions, Exchange, HostPattern, Limits, Policy, SystemLookup, Tls,
 };
 use flowcell_executor::RunError;
 use serde::{Deserialize, Serialize};
@@ -78,8 +78,6 @@ impl NetworkSpec {
                 private: self.private.clone(),
                 ..Policy::default()
             },
-            // The session has its own.
-            keeper: Arc::new(Secrets::default()),
             limits: self.limits.clone(),
             lookup: Arc::new(SystemLookup),
             tls: trust.of(self.ca_file.as_deref())?,

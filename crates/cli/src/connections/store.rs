@@ -12,13 +12,15 @@ use flowcell_connection::{
     Connection, ConnectionError, ConnectionType, Connections, MAX_CONNECTIONS,
 };
 use flowcell_executor::RunError;
-use flowcell_session::{Sealed, SecretError, SecretKey, Secrets};
+use flowcell_session::{Sealed, SecretError, SecretKey, Secrets, open_connection, seal_connection};
 use indexmap::IndexMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 /// The variable that a server's key is in, too.
 const KEY_VARIABLE: &str = "FLOWCELL__SECRETS__KEY";
+/// Whose connections they are.
+const OWNER: &str = "flowcell local connection";
 /// Version of the file's form.
 const FORMAT: u32 = 1;
 /// Longest file, in bytes: all connections, sealed.
@@ -95,14 +97,14 @@ impl LocalStore {
     pub(crate) fn list(&self) -> Result<Vec<Entry>, RunError> {
         let contents = self.read()?;
         let entries = contents.connections.into_iter();
-        Ok(entries.map(|(name, kept)| closed(name, kept)).collect())
+        Ok(entries.map(|(name, kept)| closed(&name, &kept)).collect())
     }
 
     /// A connection, secrets as `******`.
     pub(crate) fn show(&self, name: &str) -> Result<Entry, RunError> {
         let kept = self.read()?.connections.remove(name);
         let kept = kept.ok_or_else(|| ConnectionError::NotFound(name.to_owned()))?;
-        Ok(closed(name.to_owned(), kept))
+        Ok(closed(name, &kept))
     }
 
     /// Puts in a connection, in place of any other of its name. `decide` makes it of the one that is there.
@@ -262,9 +264,7 @@ impl Connections for LocalStore {
             return Ok(None);
         };
         if kept.secrets.is_empty() {
-            return Ok(Some(Arc::new(
-                closed(name.to_owned(), kept.clone()).connection,
-            )));
+            return Ok(Some(Arc::new(closed(name, kept).connection)));
         }
         let secrets = self.secrets(false).map_err(unreadable)?;
         let connection = opened(name, kept, &secrets).map_err(unreadable)?;
@@ -272,62 +272,35 @@ impl Connections for LocalStore {
     }
 }
 
-fn closed(name: String, kept: Kept) -> Entry {
-    let hidden = |(field, _)| (field, flowcell_connection::HIDDEN.to_owned().into());
-    let secrets = kept.secrets.into_iter().map(hidden).collect();
+fn closed(name: &str, kept: &Kept) -> Entry {
     Entry {
-        connection: Connection::from_parts(name, kept.kind, kept.configs, secrets),
+        connection: flowcell_session::closed_connection(
+            name,
+            kept.kind,
+            &kept.configs,
+            &kept.secrets,
+        ),
         created: kept.created,
         modified: kept.modified,
     }
 }
 
-/// What a sealed field belongs to: a connection whose address was changed in the file does not open.
-fn place(name: &str, field: &str, connection: &Connection) -> String {
-    let origins: Vec<String> = connection
-        .origins()
-        .iter()
-        .map(ToString::to_string)
-        .collect();
-    format!(
-        "flowcell local connection\n{name}\n{field}\n{}",
-        origins.join(" ")
-    )
-}
-
 fn opened(name: &str, kept: &Kept, secrets: &Secrets) -> Result<Connection, RunError> {
-    let without = closed(name.to_owned(), kept.clone()).connection;
-    let opened = kept.secrets.iter().map(|(field, sealed)| {
-        let text = secrets
-            .open(&place(name, field, &without), sealed)
-            .and_then(|bytes| String::from_utf8(bytes).map_err(|_| SecretError::Broken));
-        let text = text.map_err(|error| ConnectionError::Unreadable {
-            name: name.to_owned(),
-            problem: error.to_string(),
-        })?;
-        Ok((field.clone(), text.into()))
-    });
-    let opened: Result<_, RunError> = opened.collect();
-    Ok(Connection::from_parts(
-        name.to_owned(),
-        kept.kind,
-        kept.configs.clone(),
-        opened?,
-    ))
+    let closed = closed(name, kept).connection;
+    let opened = open_connection(&closed, &kept.secrets, OWNER, secrets);
+    let unreadable = |error: SecretError| ConnectionError::Unreadable {
+        name: name.to_owned(),
+        problem: error.to_string(),
+    };
+    Ok(opened.map_err(unreadable)?)
 }
 
 fn sealed(
     connection: &Connection,
     secrets: &Secrets,
 ) -> Result<IndexMap<String, Sealed>, RunError> {
-    let all = connection.secrets().iter().map(|(field, secret)| {
-        let place = place(connection.name(), field, connection);
-        let sealed = secrets.seal(&place, secret.reveal().as_bytes());
-        let sealed =
-            sealed.map_err(|error| RunError::system("ConnectionStoreError", error.to_string()))?;
-        Ok((field.clone(), sealed))
-    });
-    all.collect()
+    seal_connection(connection, OWNER, secrets)
+        .map_err(|error| RunError::system("ConnectionStoreError", error.to_string()))
 }
 
 fn read_limited(path: &Path, most: u64) -> std::io::Result<String> {

@@ -42,12 +42,12 @@ async fn certificates_are_checked_by_authority_and_name() {
         String::from_utf8(received).unwrap()
     });
     let url = format!("https://api.example:{port}/?key={TOKEN}");
-    let origin = url.clone();
-    let knows = move |options: &mut flowcell_egress::EgressOptions, authorities: &[Vec<u8>]| {
-        options.keeper = Arc::new(Secrets::new([secret("the-secret", &[&origin])], Vec::new()));
-        options.tls = Arc::new(Tls::new(authorities).unwrap());
+    let knowing = |authorities: &[Vec<u8>]| {
+        let secrets = Secrets::new([secret("the-secret", &[&url])], Vec::new());
+        let tls = Arc::new(Tls::new(authorities).unwrap());
+        Out::knowing(secrets, |options| options.tls = tls)
     };
-    let stranger = Out::new(|options| knows(options, &[]));
+    let stranger = knowing(&[]);
     let refused = stranger.get(&url).await.unwrap_err();
     assert!(
         matches!(
@@ -61,7 +61,7 @@ async fn certificates_are_checked_by_authority_and_name() {
     );
     assert!(!refused.to_string().contains("the-secret"), "{refused}");
 
-    let trusting = Out::new(|options| knows(options, std::slice::from_ref(&pem)));
+    let trusting = knowing(std::slice::from_ref(&pem));
     let elsewhere = format!("https://other.example:{port}/");
     let refused = trusting.get(&elsewhere).await.unwrap_err();
     assert!(

@@ -1,6 +1,5 @@
 //! Rules and limits of ordinary requests.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use flowcell_egress::{EgressError, EgressOptions, Limits, Part, Policy, Secrets, Times};
@@ -61,10 +60,9 @@ async fn only_what_is_listed_is_asked() {
             private_endpoints: false,
             methods: Some(vec![Method::GET]),
         };
-        let endpoint = format!("http://api.example:{port}/v1").parse().unwrap();
-        options.keeper = Arc::new(Secrets::new([], vec![endpoint]));
     };
-    let out = Out::new(policy);
+    let endpoint = format!("http://api.example:{port}/v1").parse().unwrap();
+    let out = Out::knowing(Secrets::new([], vec![endpoint]), policy);
     for url in [
         "https://other.example/",
         "http://listed.example/",

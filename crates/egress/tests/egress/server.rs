@@ -145,7 +145,6 @@ pub(crate) fn options(audit: &Arc<Audit>) -> EgressOptions {
             private: patterns(&["api.example:*", "other.example:*"]),
             ..Policy::default()
         },
-        keeper: Arc::new(Secrets::default()),
         limits: Limits::default(),
         lookup: Names::of(&[&["127.0.0.1"][..]; 100]),
         tls: Arc::clone(&TLS),
@@ -155,20 +154,24 @@ pub(crate) fn options(audit: &Arc<Audit>) -> EgressOptions {
 
 impl Out {
     pub(crate) fn new(change: impl FnOnce(&mut EgressOptions)) -> Self {
+        Self::knowing(Secrets::default(), change)
+    }
+
+    /// A way out that knows some secrets.
+    pub(crate) fn knowing(secrets: Secrets, change: impl FnOnce(&mut EgressOptions)) -> Self {
         let audit = Arc::new(Audit::default());
         let mut options = options(&audit);
         change(&mut options);
         Self {
-            egress: Egress::new(options),
+            egress: Egress::new(options, Arc::new(secrets)),
             audit,
         }
     }
 
     /// A way out that knows one secret, which may go to some addresses.
     pub(crate) fn with_secret(value: &str, origins: &[&str]) -> Self {
-        Self::new(|options| {
-            options.keeper = Arc::new(Secrets::new([secret(value, origins)], Vec::new()));
-        })
+        let secrets = Secrets::new([secret(value, origins)], Vec::new());
+        Self::knowing(secrets, |_| {})
     }
 
     pub(crate) async fn send(

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use flowcell_flow::{Node, NodeInput};
-use flowcell_sandbox::{ErrorKind, Lease, LoadError, Pool, PoolOptions, ToolError, ToolInfo};
+use flowcell_sandbox::{ErrorKind, Lease, LoadError, Pool, ToolError, ToolInfo};
 use indexmap::IndexMap;
 
 use super::{Found, Signature, Tool, Tools};
@@ -93,22 +93,11 @@ impl Tools {
         })?;
         let program = host.compiled(|programs, progress| programs.component(runner, progress))?;
         let preparation = self.preparation.as_mut();
-        let (image, hibernation) = match preparation.filter(|_| program.base().is_some()) {
+        let stored = match preparation.filter(|_| program.base().is_some()) {
             Some(preparation) => preparation.find(host, &program),
             None => (None, None),
         };
-        let (environment, settings) = self.components.options();
-        // Its code can call tools of components as functions of modules.
-        let environment = environment.clone().with_tools(self.components.clone());
-        let options = PoolOptions {
-            program,
-            environment: Arc::new(environment),
-            isolation: settings.isolation,
-            instances: settings.instances,
-            image,
-            hibernation,
-        };
-        let pool = Pool::new(Arc::clone(host.sandbox()), options);
+        let pool = self.components.runner_pool(program, stored);
         self.python = Some(Arc::clone(&pool));
         Ok(pool)
     }
