@@ -677,6 +677,27 @@ impl Client {
         }
     }
 
+    /// Asks for a stream of events; each is read when it is asked for.
+    ///
+    /// # Panics
+    /// When no answer comes, or another one.
+    #[track_caller]
+    pub fn stream(&self, path: &str, json: &Value) -> Stream {
+        let response = self
+            .http
+            .post(format!("{}{path}", self.url()))
+            .bearer_auth(&self.key)
+            .header("accept", "text/event-stream")
+            .header("content-type", "application/json")
+            .body(json.to_string())
+            .send()
+            .unwrap();
+        assert_eq!(response.status().as_u16(), 200);
+        let kind = response.headers()["content-type"].to_str().unwrap();
+        assert_eq!(kind, "text/event-stream; charset=utf-8");
+        Stream(BufReader::new(response))
+    }
+
     /// Sends a request with JSON, or without a body if it is null.
     #[track_caller]
     pub fn request(&self, method: &str, path: &str, json: &Value) -> Response {
@@ -935,6 +956,29 @@ impl SessionEvent {
     /// Its type.
     pub fn kind(&self) -> &str {
         self.json["type"].as_str().unwrap_or_default()
+    }
+}
+
+/// An answer that comes as events, of which only the data counts. Dropping it closes the connection.
+#[derive(Debug)]
+pub struct Stream(BufReader<reqwest::blocking::Response>);
+
+impl Iterator for Stream {
+    type Item = std::io::Result<Value>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let mut line = String::new();
+        loop {
+            line.clear();
+            match self.0.read_line(&mut line) {
+                Ok(0) => return None,
+                Ok(_) => {}
+                Err(error) => return Some(Err(error)),
+            }
+            if let Some(data) = line.strip_prefix("data: ") {
+                return Some(serde_json::from_str(data).map_err(std::io::Error::other));
+            }
+        }
     }
 }
 

@@ -375,7 +375,7 @@ fn streams_are_events() {
         answer.headers()["content-type"],
         "text/event-stream; charset=utf-8"
     );
-    let expected = "data: {\"length\": 5}\n\ndata: {\"answer\": \"a b c \"}\n\n";
+    let expected = "data: {\"length\": 5}\n\ndata: {\"answer\": \"a \"}\n\ndata: {\"answer\": \"b \"}\n\ndata: {\"answer\": \"c \"}\n\n";
     assert_eq!(answer.text().unwrap(), expected);
 }
 

@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::flow_test::RunArgs;
 use crate::settings::Settings;
-use crate::{Output, bundle_registry, terminal};
+use crate::{Output, bundle_registry, flow_test, terminal};
 
 const BUILD: &str = "flowcell.flow.build";
 const RUN: &str = "flowcell.run";
@@ -161,7 +161,8 @@ async fn run_app(settings: &Settings, args: &RunAppArgs) -> Result<FlowResult, R
     }
     options.image = Some(opened.image);
     options.site = opened.site;
-    args.run.execute(&host, opened.workspace, options).await
+    let session = flow_test::opened(&host, opened.workspace, options).await?;
+    args.run.execute(&session).await
 }
 
 /// An app's file, up to the size that one may have.

@@ -15,7 +15,7 @@ use flowcell_sandbox::Isolation;
 
 use crate::network::NetworkArgs;
 use crate::settings::Settings;
-use crate::{Output, bundle_registry, connections, inputs, terminal};
+use crate::{Output, bundle_registry, chat, connections, inputs, terminal};
 
 const COMMAND: &str = "flowcell.flow.test";
 
@@ -24,6 +24,9 @@ pub(crate) struct TestArgs {
     /// The flow's folder, or its flow.dag.yaml.
     #[arg(long, value_name = "DIR")]
     flow: PathBuf,
+    /// Talk with a chat flow: each line of standard input is a question, and answers are shown while they come.
+    #[arg(long, conflicts_with_all = ["node", "output"])]
+    interactive: bool,
     #[command(flatten)]
     run: RunArgs,
     /// The bundle to run in, instead of the flow's own or the base bundle: name:version, or a registry's image, which is
@@ -89,11 +92,22 @@ fn seconds(text: &str) -> Result<Duration, String> {
 }
 
 pub(crate) async fn run(settings: &Settings, args: TestArgs) -> ExitCode {
-    let result = test(settings, &args).await;
-    args.run.finish(COMMAND, result)
+    if args.interactive {
+        let talked = async {
+            let session = open(settings, &args).await?;
+            chat::talk(COMMAND, &session, args.run.given()?).await
+        };
+        let talked = talked.await;
+        return talked.unwrap_or_else(|error| terminal::fail_with(COMMAND, &error));
+    }
+    let result = async {
+        let session = open(settings, &args).await?;
+        args.run.execute(&session).await
+    };
+    args.run.finish(COMMAND, result.await)
 }
 
-async fn test(settings: &Settings, args: &TestArgs) -> Result<FlowResult, RunError> {
+async fn open(settings: &Settings, args: &TestArgs) -> Result<Session, RunError> {
     let mut options = args.run.options(settings)?;
     options.images = image_folder(&args.flow)?;
     let workspace = Workspace::copy_of(&args.flow, &WorkspaceLimits::default())?;
@@ -110,7 +124,20 @@ async fn test(settings: &Settings, args: &TestArgs) -> Result<FlowResult, RunErr
     }
     options.image = Some(environment.image);
     options.site = environment.site;
-    args.run.execute(&host, workspace, options).await
+    opened(&host, workspace, options).await
+}
+
+/// Opens a session, and says what its files printed while they were imported.
+pub(crate) async fn opened(
+    host: &Host,
+    workspace: Workspace,
+    options: SessionOptions,
+) -> Result<Session, RunError> {
+    let session = Session::open(host, workspace, options).await?;
+    for note in session.notes() {
+        terminal::note(note);
+    }
+    Ok(session)
 }
 
 impl RunArgs {
@@ -139,17 +166,8 @@ impl RunArgs {
     }
 
     /// Runs the flow, or the node that was asked for.
-    pub(crate) async fn execute(
-        &self,
-        host: &Host,
-        workspace: Workspace,
-        options: SessionOptions,
-    ) -> Result<FlowResult, RunError> {
+    pub(crate) async fn execute(&self, session: &Session) -> Result<FlowResult, RunError> {
         let given = self.given()?;
-        let session = Session::open(host, workspace, options).await?;
-        for note in session.notes() {
-            terminal::note(note);
-        }
         let options = RunOptions::default();
         Ok(match &self.node {
             Some(node) => {
@@ -197,7 +215,7 @@ fn image_folder(flow: &Path) -> Result<ImageSink, RunError> {
 }
 
 /// What the nodes printed and logged, on standard error: the outputs have standard output to themselves.
-fn print_logs(result: &FlowResult) {
+pub(crate) fn print_logs(result: &FlowResult) {
     for node in &result.nodes {
         let logs = &node.logs;
         for (stream, text) in [

@@ -4,6 +4,7 @@ mod app;
 mod bundle;
 mod bundle_build;
 mod bundle_registry;
+mod chat;
 mod client;
 mod connections;
 mod environment;

@@ -113,6 +113,18 @@ pub(crate) fn fail_helping(message: &str, help: &[String]) -> ExitCode {
     fail(&text)
 }
 
+/// What is asked for, or what comes; it follows on the same line.
+pub(crate) fn prompt(text: &str) {
+    eprint!("{CYAN}{text}{RESET}");
+    let _ = std::io::stderr().flush();
+}
+
+/// A part of an answer.
+pub(crate) fn part(text: &str) {
+    let mut out = anstream::stdout();
+    let _ = write!(out, "{}", plain(text)).and_then(|()| out.flush());
+}
+
 /// A question; the answer is typed behind it.
 pub(crate) fn ask(question: &str) {
     eprint!("{} [y/N] ", plain(question));

@@ -107,6 +107,7 @@ impl Line {
     fn begin(&self, node: &str, instance: &mut sandbox::Instance) {
         instance.listen(self.options.listener(node));
         instance.attribute(node);
+        instance.record_content(self.options.record_content);
     }
 
     /// A lane for a call, and the call's arguments in it.
@@ -222,17 +223,27 @@ impl Line {
         inputs: Inputs,
         end: &mut NodeEnd,
     ) -> Result<String, RunError> {
+        let mut instance = self.instance(node, pool).await?;
+        let called = instance.invoke(tool, json_object(&inputs)).await;
+        self.called(node, called, end)
+    }
+
+    /// A free instance of a component, told for which node it works.
+    pub(crate) async fn instance(
+        &self,
+        node: &str,
+        pool: &Arc<sandbox::Pool>,
+    ) -> Result<sandbox::Lease, RunError> {
         let mut instance = pool
             .checkout(self.session.wait)
             .await
             .map_err(|error| RunError::pool(node, error))?;
         self.begin(node, &mut instance);
-        let called = instance.invoke(tool, json_object(&inputs)).await;
-        self.called(node, called, end)
+        Ok(instance)
     }
 
     /// A tool's answer; what it printed and recorded goes to the node whether or not it succeeded.
-    fn called<T>(
+    pub(crate) fn called<T>(
         &self,
         node: &str,
         call: Call<Result<T, ToolError>>,
@@ -240,6 +251,7 @@ impl Line {
     ) -> Result<T, RunError> {
         end.logs = call.logs;
         end.metrics = call.metrics;
+        end.spans = call.spans;
         match call.result {
             Ok(answer) => answer.map_err(|error| RunError::tool(node, error)),
             Err(fault) => Err(self.faulted(node, fault)),
@@ -255,7 +267,7 @@ impl Line {
 }
 
 /// The text of a JSON object whose values are JSON text already.
-fn json_object(entries: &[(String, Arc<str>)]) -> String {
+pub(crate) fn json_object(entries: &[(String, Arc<str>)]) -> String {
     let mut text = String::from("{");
     for (index, (name, value)) in entries.iter().enumerate() {
         if index > 0 {

@@ -13,6 +13,7 @@ use crate::error::RunError;
 use crate::images;
 use crate::lanes::Held;
 use crate::line::Line;
+use crate::streaming::unread;
 use crate::tools::{Resolved, Tool};
 use crate::value::{Object, Value};
 
@@ -32,7 +33,8 @@ impl From<Value> for Argument {
         match value {
             Value::Json(text) => Self::Json(text),
             Value::Object(object) => Self::Object(object),
-            Value::Bypassed => Self::null(),
+            // A stream is no value; `property` refuses it.
+            Value::Bypassed | Value::Answering(_) => Self::null(),
         }
     }
 }
@@ -169,6 +171,9 @@ impl Line {
         value: Value,
         property: &str,
     ) -> Result<Argument, RunError> {
+        if let Value::Answering(_) = value {
+            return Err(unread(node));
+        }
         // Most references have none, and reading one takes a while.
         if property.is_empty() {
             return Ok(value.into());
@@ -177,7 +182,7 @@ impl Line {
         let invalid = || RunError::from(FlowError::invalid_reference_property(node, property));
         match value {
             value if path.is_empty() => Ok(value.into()),
-            Value::Bypassed => Err(invalid()),
+            Value::Bypassed | Value::Answering(_) => Err(invalid()),
             Value::Json(text) => {
                 let value: Json = parse(node, &text)?;
                 let found = path.get(&value).ok_or_else(invalid)?;

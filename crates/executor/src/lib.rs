@@ -34,8 +34,10 @@ mod runs;
 mod serving;
 mod session;
 mod session_images;
+mod streaming;
 mod tool_meta;
 mod tools;
+mod trace;
 mod value;
 mod workspace;
 
@@ -61,9 +63,11 @@ pub use records::{
 };
 pub use result::{Captured, FlowResult, LineResult, NodeResult, NodeStatus, Status};
 pub use run_options::{Observer, RunEvent, RunOptions};
-pub use serving::{Accepted, Served, served_inputs, served_outputs, swagger};
+pub use serving::{Accepted, served_inputs, served_outputs, served_part, swagger};
 pub use session::{Session, SessionOptions, StoredOptions};
 pub use session_images::ImageState;
+pub use streaming::{Part, Parts};
 pub use tool_meta::{FileTool, tool_meta, tool_meta_json};
 pub use tools::Signature;
+pub use trace::{SpanKind, SpanStatus, Tokens, Trace, TraceSpan, Tracer};
 pub use workspace::{Workspace, WorkspaceLimits, flow_file};

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use flowcell_flow::{Assignment, Decision, Json, JsonMap, Node, decide, python_repr};
-use flowcell_sandbox::Logs;
+use flowcell_sandbox::{Logs, Span};
 use indexmap::IndexMap;
 use tokio::task::JoinSet;
 
@@ -47,6 +47,7 @@ pub(crate) struct NodeEnd {
     pub(crate) outcome: Result<Option<Value>, RunError>,
     pub(crate) logs: Logs,
     pub(crate) metrics: Vec<(String, String)>,
+    pub(crate) spans: Vec<Span>,
     /// Captured inputs, if they are asked for.
     pub(crate) inputs: Option<String>,
     output: Option<String>,
@@ -230,6 +231,7 @@ impl Line {
                         started,
                         duration: since.elapsed(),
                         logs: Logs::default(),
+                        spans: Vec::new(),
                         error: None,
                         captured: None,
                     };
@@ -268,6 +270,7 @@ impl Line {
             started: end.started,
             duration: end.duration,
             logs: end.logs,
+            spans: end.spans,
             error: end.outcome.as_ref().err().cloned(),
             captured: end.inputs.map(|inputs| Captured { inputs, output }),
         };
@@ -287,6 +290,7 @@ impl Line {
             outcome: Ok(None),
             logs: Logs::default(),
             metrics: Vec::new(),
+            spans: Vec::new(),
             inputs: None,
             output: None,
         };

@@ -6,20 +6,20 @@ use crate::error::RunError;
 use crate::images::{self, ImageSink, Whose};
 use crate::inputs::{Argument, Arguments};
 use crate::line::Line;
+use crate::streaming::{Part, Source, Streamed, not_taken, unread};
 use crate::tools::Resolved;
 use crate::value::{Object, Value};
 
 impl Line {
     /// The flow's outputs as the text of a JSON object. Outputs of bypassed nodes are null, with a warning.
     ///
-    /// The names of those that are streams go to `streams`, if somebody asks for them.
+    /// An output that is a stream goes to who takes parts, if somebody does, and is not among the others.
     pub(crate) async fn outputs(
         &self,
         warnings: &mut Vec<String>,
-        streams: Option<&mut Vec<String>>,
-    ) -> Result<String, RunError> {
+    ) -> Result<(String, Option<Streamed>), RunError> {
         let mut entries = Vec::new();
-        let mut streamed = Vec::new();
+        let mut streams = Vec::new();
         for name in &self.session.graph.outputs {
             let Some(output) = self.session.flow.outputs.get(name) else {
                 continue;
@@ -30,33 +30,50 @@ impl Line {
                     let value = self.flow_value(input)?;
                     self.output_text(name, name, value).await?
                 }
-                Assignment::NodeOutput { node, property, .. } => {
-                    let value = self.output(node)?;
-                    if matches!(value, Value::Bypassed) {
+                Assignment::NodeOutput { node, property, .. } => match self.output(node)? {
+                    Value::Bypassed => {
                         warnings.push(format!(
                             "The node referenced by output:'{name}' is bypassed, which is not recommended."
                         ));
                         "null".to_owned()
-                    } else {
+                    }
+                    Value::Answering(answering) => {
+                        streams.push((name, node, Source::Node(answering)));
+                        continue;
+                    }
+                    value => {
                         let value = self.property(node, value, property).await?;
-                        if let (true, Argument::Object(object)) = (streams.is_some(), &value)
+                        if let (Some(_), Argument::Object(object)) = (&self.options.parts, &value)
                             && self.is_stream(node, object).await
                         {
-                            streamed.push(name.clone());
+                            streams.push((name, node, Source::Object(object.clone())));
+                            continue;
                         }
                         self.output_text(name, node, value).await?
                     }
-                }
+                },
             };
             entries.push(format!(
                 "{}: {text}",
                 serde_json::Value::from(name.as_str())
             ));
         }
-        if let Some(streams) = streams {
-            *streams = streamed;
+        let outputs = format!("{{{}}}", entries.join(", "));
+        if streams.len() > 1 {
+            return Err(RunError::user(
+                "MultipleStreamOutputFieldsNotSupported",
+                "Multiple stream output fields not supported.",
+            ));
         }
-        Ok(format!("{{{}}}", entries.join(", ")))
+        let streamed = match (streams.pop(), &self.options.parts) {
+            (Some((name, node, source)), Some(parts)) => {
+                let given = parts.send(Part::Outputs(outputs.clone())).await;
+                given.map_err(|_| not_taken())?;
+                Some(self.hand_out(name, node, source, parts).await?)
+            }
+            _ => None,
+        };
+        Ok((outputs, streamed))
     }
 
     /// Whether an object is an iterator, which is spent by being written.
@@ -129,6 +146,7 @@ impl Line {
         match value {
             Value::Bypassed => Ok("null".to_owned()),
             Value::Json(text) => Ok(text.to_string()),
+            Value::Answering(_) => Err(unread(node)),
             Value::Object(object) => {
                 let mut held = self.hold(node, object.lane).await?;
                 let dumped = held.instance().dump(object.id).await;
@@ -205,7 +223,8 @@ impl Line {
     /// A node's output, for who captures it.
     pub(crate) async fn captured_value(&self, node: &str, value: &Value) -> String {
         match value {
-            Value::Bypassed => "null".to_owned(),
+            // Whoever captures a stream would take it from the caller.
+            Value::Bypassed | Value::Answering(_) => "null".to_owned(),
             Value::Json(text) => text.to_string(),
             Value::Object(object) => self.captured_object(node, object).await,
         }

@@ -83,6 +83,9 @@ impl Line {
             .await?;
         inputs.push((llm.parameter.clone(), json(&llm.template)));
         self.add_escapes(resolved, &llm.to_escape, &mut inputs);
+        if llm.streams && self.options.parts.is_some() {
+            return self.streaming_llm(node, llm, inputs, end).await;
+        }
         self.component(node, &llm.pool, &llm.tool, inputs, end)
             .await
     }

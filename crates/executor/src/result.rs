@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use flowcell_flow::JsonMap;
-use flowcell_sandbox::Logs;
+use flowcell_sandbox::{Logs, Span};
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -77,6 +77,8 @@ pub struct NodeResult {
     pub duration: Duration,
     /// What it printed.
     pub logs: Logs,
+    /// The parts of its work that it told of.
+    pub spans: Vec<Span>,
     /// Why it failed.
     pub error: Option<RunError>,
     /// Its inputs and output, when [`RunOptions::capture`](crate::RunOptions::capture) asks for them and it was called.
@@ -150,9 +152,9 @@ pub struct LineResult {
     pub inputs: Arc<JsonMap>,
     /// Warnings, as promptflow gives them.
     pub warnings: Vec<String>,
-    /// The outputs that promptflow would stream, when [`RunOptions::streams`](crate::RunOptions::streams) asks for them.
-    /// Their values are the whole text.
-    pub streams: Vec<String>,
+    /// The output that went out in parts, when [`RunOptions::parts`](crate::RunOptions::parts) asks for them. It is not among the
+    /// outputs then.
+    pub streamed: Option<String>,
 }
 
 impl LineResult {
@@ -163,7 +165,7 @@ impl LineResult {
             nodes: Vec::new(),
             inputs: Arc::default(),
             warnings: Vec::new(),
-            streams: Vec::new(),
+            streamed: None,
         }
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use flowcell_sandbox::{Listener, Stream};
 
 use crate::result::NodeResult;
+use crate::streaming::Parts;
 
 /// Told what happens, while it happens. It is called between the steps of the run, so it should not take long: hand
 /// events on through a channel.
@@ -34,8 +35,10 @@ pub enum RunEvent<'a> {
         /// The text: some of a line, or several.
         text: &'a str,
     },
-    /// A node has ended, in one way or another.
+    /// A node has ended, in one way or another. One whose answer is a stream has when the stream begins.
     NodeEnded(&'a NodeResult),
+    /// The stream of a node that had ended before is over.
+    StreamEnded(&'a NodeResult),
 }
 
 /// What a run should tell, beyond its result. The default is nothing.
@@ -46,8 +49,10 @@ pub struct RunOptions {
     /// Whether each node's result has its inputs and output. Without it, values go from node to node without being
     /// looked at; with it, each Python object that a node reads or returns is written as JSON once more.
     pub capture: bool,
-    /// Whether a line's result says which of the flow's outputs are streams.
-    pub streams: bool,
+    /// Who takes an output that is a stream, item by item. Without it, streams are read to their end.
+    pub parts: Option<Parts>,
+    /// Whether the spans of nodes hold what was asked and answered.
+    pub record_content: bool,
     /// The time of the line, if it is to be less than the session's.
     pub line_time: Option<Duration>,
 }
@@ -79,7 +84,8 @@ impl fmt::Debug for RunOptions {
             .debug_struct("RunOptions")
             .field("observed", &self.observer.is_some())
             .field("capture", &self.capture)
-            .field("streams", &self.streams)
+            .field("parts", &self.parts.is_some())
+            .field("record_content", &self.record_content)
             .field("line_time", &self.line_time)
             .finish()
     }

@@ -7,9 +7,10 @@ use indexmap::IndexMap;
 
 use crate::error::RunError;
 use crate::line::Line;
-use crate::result::{FlowResult, LineResult};
-use crate::run_options::RunOptions;
+use crate::result::{FlowResult, LineResult, NodeResult};
+use crate::run_options::{RunEvent, RunOptions};
 use crate::session::Inner;
+use crate::streaming::Streamed;
 use crate::value::Value;
 
 /// A line with its inputs converted and their images loaded.
@@ -46,7 +47,8 @@ pub(crate) async fn run_flow(
     let mut result = FlowResult::new(session.graph.warnings.clone());
     let work = async {
         line.run_nodes(&mut result.nodes).await?;
-        let outputs = line.outputs(&mut result.warnings, None).await?;
+        let (outputs, streamed) = line.outputs(&mut result.warnings).await?;
+        add_streamed(options, &mut result.nodes, streamed);
         let gathered = line.gather(aggregation_nodes(session)).await?;
         // promptflow's condition: aggregation that reads nothing of the line's nodes is left out.
         if !gathered.is_empty() {
@@ -74,11 +76,11 @@ pub(crate) async fn run_line(
     };
     let mut nodes = Vec::with_capacity(session.graph.line.len());
     let mut warnings = session.graph.warnings.clone();
-    let mut streams = Vec::new();
-    let asked = options.streams.then_some(&mut streams);
+    let mut streamed = None;
     let work = async {
         line.run_nodes(&mut nodes).await?;
-        let outputs = line.outputs(&mut warnings, asked).await?;
+        let (outputs, went_out) = line.outputs(&mut warnings).await?;
+        streamed = add_streamed(options, &mut nodes, went_out);
         let gathered = line.gather(aggregation_nodes(session)).await?;
         let mut aggregation_inputs = IndexMap::with_capacity(gathered.len());
         for (reference, argument) in gathered {
@@ -97,8 +99,31 @@ pub(crate) async fn run_line(
         nodes,
         inputs: Arc::clone(&line.inputs),
         warnings,
-        streams,
+        streamed,
     }
+}
+
+/// Adds what a node printed and told of while its answer went out; the output's name.
+fn add_streamed(
+    options: &RunOptions,
+    nodes: &mut [NodeResult],
+    streamed: Option<Streamed>,
+) -> Option<String> {
+    let Streamed {
+        output,
+        node,
+        logs,
+        spans,
+    } = streamed?;
+    if let Some(result) = nodes.iter_mut().find(|result| result.name == node) {
+        result.logs.stdout += &logs.stdout;
+        result.logs.stderr += &logs.stderr;
+        result.logs.log += &logs.log;
+        result.spans.extend(spans);
+        result.duration = result.started.elapsed().unwrap_or(result.duration);
+        options.tell(RunEvent::StreamEnded(result));
+    }
+    Some(output)
 }
 
 /// Runs one node.

@@ -6,6 +6,7 @@ use flowcell_flow::{Flow, Json, JsonMap, ValueType, python_json, python_loads, p
 use serde_json::json;
 
 use crate::error::RunError;
+use crate::streaming::Part;
 
 /// The inputs in the body of a request. A flow with one input takes text that is no JSON as that input.
 ///
@@ -123,15 +124,6 @@ pub struct Accepted {
     types: Vec<String>,
 }
 
-/// An answer, in the form in which it goes out.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Served {
-    /// JSON.
-    Json(Json),
-    /// Events (`text/event-stream`).
-    Events(String),
-}
-
 impl Accepted {
     /// Reads the header; empty when there is none.
     pub fn new(accept: &str) -> Self {
@@ -156,36 +148,13 @@ impl Accepted {
         self.types.is_empty() || self.types.iter().any(is_json)
     }
 
-    /// What goes out of these outputs, of which `streams` would be streamed: one of them as events, of which the stream
-    /// is a single one; JSON otherwise.
+    /// Whether the client takes these outputs, none of which is a stream.
     ///
     /// # Errors
-    /// `NotAcceptable`, which is answered with status 406; or there is more than one stream.
-    pub fn serve(&self, outputs: Json, streams: &[String]) -> Result<Served, RunError> {
-        let streams = if self.events() { streams } else { &[] };
-        let (stream, Json::Object(mut entries)) = (streams.first(), outputs.clone()) else {
-            return Ok(Served::Json(outputs));
-        };
-        if streams.len() > 1 {
-            return Err(RunError::user(
-                "MultipleStreamOutputFieldsNotSupported",
-                "Multiple stream output fields not supported.",
-            ));
-        }
-        if let Some(stream) = stream {
-            let text = entries.shift_remove(stream).unwrap_or_default();
-            let mut events = String::new();
-            let mut event = |data: Json| {
-                events.push_str(&format!("data: {}\n\n", python_json(&data)));
-            };
-            if !entries.is_empty() {
-                event(Json::Object(entries));
-            }
-            event(json!({ stream: text }));
-            return Ok(Served::Events(events));
-        }
+    /// `NotAcceptable`, which is answered with status 406.
+    pub fn check(&self) -> Result<(), RunError> {
         if self.json() {
-            return Ok(Served::Json(outputs));
+            return Ok(());
         }
         Err(RunError::user(
             "NotAcceptable",
@@ -195,6 +164,18 @@ impl Accepted {
             ),
         ))
     }
+}
+
+/// A part of an answer as an event (`text/event-stream`); nothing for outputs where there is no other than the stream.
+pub fn served_part(flow: &Flow, part: Part) -> String {
+    let data = match part {
+        Part::Outputs(outputs) => match served_outputs(flow, &outputs) {
+            Json::Object(outputs) if outputs.is_empty() => return String::new(),
+            outputs => python_json(&outputs),
+        },
+        Part::Item { output, item } => format!("{{{}: {item}}}", Json::from(output)),
+    };
+    format!("data: {data}\n\n")
 }
 
 /// The description of a served flow (OpenAPI 3.0), with the first of its samples.

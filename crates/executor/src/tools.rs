@@ -25,6 +25,7 @@ use crate::connections::SessionConnections;
 use crate::error::RunError;
 use crate::host::Host;
 use crate::preparing::Preparation;
+use crate::streaming::feeds_outputs_only;
 use crate::workspace::Workspace;
 
 pub(crate) use self::llm::Llm;
@@ -115,6 +116,8 @@ pub(crate) struct Tools {
     named: HashSet<String>,
     /// The nodes whose outputs are read by prompt and LLM nodes.
     read_by_prompts: HashSet<String>,
+    /// The LLM nodes whose answers can be streams.
+    streaming: HashSet<String>,
     python: Option<Arc<Pool>>,
     loader: Option<Lease>,
     preparation: Option<Preparation>,
@@ -135,6 +138,12 @@ impl Tools {
             message_format: flow.message_format,
             named: sources.filter_map(|source| source.tool.clone()).collect(),
             read_by_prompts: prompt::read_by_prompts(flow),
+            streaming: flow
+                .nodes
+                .iter()
+                .filter(|node| node.kind == Some(NodeKind::Llm) && feeds_outputs_only(flow, node))
+                .map(|node| node.name.clone())
+                .collect(),
             python: None,
             loader: None,
             preparation,

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use flowcell_flow::{Json, python_json};
 
+use crate::streaming::Answering;
+
 /// A node's output.
 #[derive(Debug, Clone)]
 pub(crate) enum Value {
@@ -11,6 +13,8 @@ pub(crate) enum Value {
     Json(Arc<str>),
     /// A Python object, which stays in the lane whose instance made it.
     Object(Object),
+    /// A stream of items, of a node that is still at work; only outputs of the flow read it.
+    Answering(Answering),
     /// The output of a node that was bypassed: Python's `None`.
     Bypassed,
 }

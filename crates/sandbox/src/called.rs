@@ -59,10 +59,11 @@ impl tools::Host for Guest {
         }
         let cpu = self.cpu_limit.saturating_sub(self.called_cpu);
         let node = self.network.node.clone();
+        let records_content = self.spans.records_content;
         // A task of its own: its time is counted there, and it needs more stack than a guest's call of the host has. It
         // ends with this future.
         let mut task = JoinSet::new();
-        task.spawn(async move { called(&*tools, &id, inputs, node, cpu).await });
+        task.spawn(async move { called(&*tools, &id, inputs, (node, records_content), cpu).await });
         let call = match task.join_next().await {
             Some(Ok(Ok(call))) => call,
             Some(Ok(Err(error))) => return Ok(Err(error)),
@@ -70,7 +71,7 @@ impl tools::Host for Guest {
             None => return Err(wasmtime::format_err!("a tool's call is lost")),
         };
         self.called_cpu += call.usage.cpu;
-        self.take_over(call.logs, call.metrics)?;
+        self.take_over(call.logs, call.metrics, call.spans)?;
         match call.result {
             Ok(answer) => Ok(answer),
             // What it may use is what its caller may, so the caller ends with it.
@@ -84,7 +85,7 @@ async fn called(
     tools: &dyn Tools,
     id: &str,
     inputs: String,
-    node: Option<Arc<str>>,
+    (node, records_content): (Option<Arc<str>>, bool),
     cpu: Duration,
 ) -> Result<Call<Result<String, ToolError>>, ToolError> {
     let Callee { pool, tool, wait } = tools.find(id)?;
@@ -101,6 +102,7 @@ async fn called(
     if let Some(node) = node {
         instance.attribute(&node);
     }
+    instance.record_content(records_content);
     Ok(instance.invoke_within(cpu, &tool, inputs).await)
 }
 

@@ -9,7 +9,7 @@ pub(crate) mod tool {
     wasmtime::component::bindgen!({
         path: "../../wit",
         world: "tool-component",
-        imports: { default: trappable },
+        imports: { "flowcell:tool/host.emit": async | trappable, default: trappable },
         exports: { default: async },
     });
 }

@@ -11,6 +11,7 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::called::Tools;
 use crate::contract::tool::flowcell::tool::{host, types};
+use crate::emitted::Emitter;
 use crate::environment::{Access, Environment};
 use crate::error::SandboxError;
 use crate::filesystem::{QuotaFilesystem, WritableDescriptors};
@@ -20,6 +21,7 @@ use crate::limits::MemoryLimiter;
 use crate::network::{HEADER_BYTES, Network};
 use crate::output::{Capture, Listener, Logs, Stream};
 use crate::slice::Seat;
+use crate::spans::{Recorder, Span};
 
 /// Metrics of one call beyond this number, and names or values beyond [`METRIC_BYTES`], are refused.
 const METRICS: usize = 1_000;
@@ -41,6 +43,8 @@ pub(crate) struct Guest {
     pub(crate) linear: OnceLock<Arc<GuestMemory>>,
     clock: Monotonic,
     metrics: Vec<(String, String)>,
+    pub(crate) emitter: Emitter,
+    pub(crate) spans: Recorder,
     http: WasiHttpCtx,
     pub(crate) network: Network,
     pub(crate) tools: Option<Arc<dyn Tools>>,
@@ -126,6 +130,8 @@ impl Guest {
             linear: OnceLock::new(),
             clock,
             metrics: Vec::new(),
+            emitter: Emitter::new(environment.limits.output),
+            spans: Recorder::default(),
             http,
             network: Network::new(environment.network.clone(), log),
             tools: environment.tools.clone(),
@@ -153,7 +159,9 @@ impl Guest {
         &mut self,
         logs: Logs,
         metrics: Vec<(String, String)>,
+        spans: Vec<Span>,
     ) -> wasmtime::Result<()> {
+        self.spans.take_over(spans);
         self.stdout.append(logs.stdout.as_bytes());
         self.stderr.append(logs.stderr.as_bytes());
         self.log.append(logs.log.as_bytes());
@@ -278,5 +286,32 @@ impl host::Host for Guest {
         }
         self.metrics.push((name, value));
         Ok(())
+    }
+
+    async fn emit(&mut self, part: String) -> wasmtime::Result<()> {
+        self.emitter.emit(part).await
+    }
+
+    fn start_span(
+        &mut self,
+        parent: Option<u64>,
+        name: String,
+        attributes: String,
+    ) -> wasmtime::Result<u64> {
+        Ok(self.spans.start(parent, name, &attributes))
+    }
+
+    fn end_span(
+        &mut self,
+        span: u64,
+        attributes: String,
+        error: Option<String>,
+    ) -> wasmtime::Result<()> {
+        self.spans.end(span, &attributes, error);
+        Ok(())
+    }
+
+    fn records_content(&mut self) -> wasmtime::Result<bool> {
+        Ok(self.spans.records_content)
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use tokio::sync::mpsc;
 use tokio::time::error::Elapsed;
 use wasmtime::component::TypedFunc;
 use wasmtime::{Store, Trap};
@@ -13,6 +14,7 @@ use wasmtime_wasi::I32Exit;
 use crate::contract::runner::PythonRunner;
 use crate::contract::tool::ToolComponent;
 use crate::contract::{Argument, LoadError, Outcome, Request, ToolError, ToolInfo};
+use crate::emitted::TooMuch;
 use crate::engine::Sandbox;
 use crate::environment::Environment;
 use crate::error::{Fault, SandboxError};
@@ -26,6 +28,7 @@ use crate::metered::{CpuTimeExceeded, Metered};
 use crate::output::{Listener, Logs};
 use crate::program::{Linked, LinkedShell, Program};
 use crate::slice::Seat;
+use crate::spans::Span;
 
 /// Headroom over the output limit for what travels with a value (names, tracebacks, other host calls).
 const TRANSFER_SLACK: usize = 1 << 20;
@@ -80,6 +83,8 @@ pub struct Call<T> {
     pub logs: Logs,
     /// Metrics that it recorded: name and JSON value.
     pub metrics: Vec<(String, String)>,
+    /// The parts of its work that it told of.
+    pub spans: Vec<Span>,
     /// What it used.
     pub usage: Usage,
 }
@@ -385,9 +390,23 @@ impl Instance {
         self.store.data().listen(listener.as_ref());
     }
 
+    /// Hands the parts of answers to a taker from now on, each as JSON text (Python's, so it may hold NaN and Infinity);
+    /// a guest that has another part waits until there is room in the channel. All of them together are no more than an
+    /// answer may have. `None` ends that, and closes the channel.
+    ///
+    /// A guest that emits to a channel whose receiver is gone ends with a fault.
+    pub fn emit_to(&mut self, taker: Option<mpsc::Sender<String>>) {
+        self.store.data_mut().emitter.give_to(taker);
+    }
+
     /// Says for which node its next calls are, which its requests are recorded with.
     pub fn attribute(&mut self, node: &str) {
         self.store.data_mut().network.node = Some(node.into());
+    }
+
+    /// Says whether the spans of its next calls may hold what was asked and answered.
+    pub fn record_content(&mut self, records: bool) {
+        self.store.data_mut().spans.records_content = records;
     }
 
     /// The tools of a component.
@@ -452,6 +471,11 @@ impl Instance {
     pub async fn dump(&mut self, object: u64) -> Call<Result<String, ToolError>> {
         let call = bounded!(self, store, exports => exports.runner()?.call_dump(store, object));
         self.accept(call, String::len, |text| is_python_json(text))
+    }
+
+    /// Hands out an iterator's items to whom [`emit_to`](Self::emit_to) has named.
+    pub async fn stream(&mut self, object: u64) -> Call<Result<(), ToolError>> {
+        bounded!(self, store, exports => exports.runner()?.call_stream(store, object))
     }
 
     /// An object's `repr`, shortened: for messages.
@@ -542,6 +566,7 @@ impl Instance {
             result,
             logs: guest.take_logs(),
             metrics: guest.take_metrics(),
+            spans: guest.spans.take(),
             usage,
         }
     }
@@ -643,6 +668,12 @@ fn fault(error: &wasmtime::Error, limits: &Limits) -> Fault {
     if error.is::<CpuTimeExceeded>() {
         return Fault::CpuTime {
             limit: limits.cpu_time,
+        };
+    }
+    if error.is::<TooMuch>() {
+        return Fault::OutputTooLarge {
+            size: 0,
+            limit: limits.output,
         };
     }
     if let Some(exit) = error.downcast_ref::<I32Exit>() {

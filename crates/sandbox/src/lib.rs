@@ -11,6 +11,7 @@
 
 mod called;
 mod contract;
+mod emitted;
 mod engine;
 mod environment;
 mod error;
@@ -28,6 +29,7 @@ mod pool;
 mod program;
 mod quota;
 mod slice;
+mod spans;
 
 pub use called::{Callee, Tools};
 pub use contract::{
@@ -47,3 +49,4 @@ pub use output::{Listener, Logs, Stream};
 pub use pool::{Hibernated, Isolation, Lease, Pool, PoolError, PoolOptions};
 pub use program::{MAX_COMPONENT, Program, ProgramKind};
 pub use slice::{Slice, SliceLimits, SliceUsage};
+pub use spans::Span;

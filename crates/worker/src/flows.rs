@@ -19,6 +19,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::network::Trust;
 use crate::news::{Hear, Heard};
+use crate::parts::Outlet;
 use crate::perform;
 use crate::spec::{ComputeId, ComputeSpec, Job, SessionId, SessionSpec, Setup};
 use crate::stored::{Hibernated, Holds, Prepared};
@@ -176,6 +177,7 @@ impl Flows {
         self: &Arc<Self>,
         job: Job,
         hear: Hear,
+        outlet: Outlet,
         cancel: CancellationToken,
         done: impl FnOnce(Option<Answer>) + Send + 'static,
     ) {
@@ -183,7 +185,7 @@ impl Flows {
         let jobs = live.jobs.clone();
         let flows = Arc::clone(self);
         let work = async move {
-            let work = AssertUnwindSafe(flows.job(&live, job, hear)).catch_unwind();
+            let work = AssertUnwindSafe(flows.job(&live, job, hear, &outlet)).catch_unwind();
             let answer = tokio::select! {
                 biased;
                 () = cancel.cancelled() => None,
@@ -197,7 +199,7 @@ impl Flows {
         jobs.spawn_on(work, &self.guests);
     }
 
-    async fn job(&self, live: &Live, job: Job, hear: Hear) -> Answer {
+    async fn job(&self, live: &Live, job: Job, hear: Hear, outlet: &Outlet) -> Answer {
         let Job {
             session,
             revision,
@@ -210,7 +212,7 @@ impl Flows {
                 let flow = self.flow(live, &session, &setup, revision, connections);
                 let flow = flow.await;
                 hear(Heard::Opened);
-                perform::run(flow, run, hear).await
+                perform::run(flow, run, hear, outlet).await
             }
             Work::Resume => {
                 let flow = self.flow(live, &session, &setup, revision, connections);

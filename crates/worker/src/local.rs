@@ -11,6 +11,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::flows::Flows;
 use crate::news::Hear;
+use crate::parts::{Outlet, Part, Taker, room};
+use crate::remote::Listening;
 use crate::wire::{Begin, Operation, Reply};
 
 /// Makes what runs sessions, with a runtime of its own for the guests.
@@ -72,7 +74,7 @@ impl Drop for Guests {
 pub(crate) async fn perform(
     flows: &Arc<Flows>,
     operation: Operation,
-    hear: Option<Hear>,
+    listening: Option<Listening>,
 ) -> Option<Reply> {
     match operation {
         Operation::Open(session) => Some(Reply::Opened(flows.open(session).await)),
@@ -80,8 +82,12 @@ pub(crate) async fn perform(
             let cancel = CancellationToken::new();
             let _guard = cancel.clone().drop_guard();
             let (sender, answer) = oneshot::channel();
-            let hear = hear.unwrap_or_else(|| Arc::new(|_| ()));
-            flows.begin(job, hear, cancel, |answer| {
+            let (hear, taker) = match listening {
+                Some(Listening { hear, taker }) => (hear, taker),
+                None => (Arc::new(|_| ()) as Hear, None),
+            };
+            let outlet = outlet(taker);
+            flows.begin(job, hear, outlet, cancel, |answer| {
                 // Whoever waited may be gone.
                 let _ = sender.send(answer);
             });
@@ -99,4 +105,17 @@ pub(crate) async fn perform(
             Some(Reply::Ended)
         }
     }
+}
+
+/// The way of parts that stay in this process.
+fn outlet(taker: Option<Taker>) -> Outlet {
+    let window = Outlet::window();
+    Outlet::new(Arc::clone(&window), move |text| {
+        let (window, bytes) = (Arc::clone(&window), room(&text));
+        let part = Part::new(text, move || window.add_permits(bytes as usize));
+        if let Some(taker) = &taker {
+            // Whoever took the parts may have gone at this moment.
+            let _ = taker.send(part);
+        }
+    })
 }

@@ -6,18 +6,25 @@ use std::time::{Instant, SystemTime};
 use flowcell_bundle::BundleError;
 use flowcell_executor::{
     Accepted, Dialect, FlowResult, Host, LineResult, NodeStatus, RunError, RunOf, RunOptions,
-    Served, Session, SessionOptions, Status, Workspace, aggregation_record, describe,
-    described_json, envelope, line_record, listed, listed_aggregation_inputs, served_inputs,
-    served_outputs, single_node_record, tool_meta, tool_meta_json,
+    Session, SessionOptions, Status, Workspace, aggregation_record, describe, described_json,
+    envelope, line_record, listed, listed_aggregation_inputs, served_inputs, served_outputs,
+    served_part, single_node_record, tool_meta, tool_meta_json,
 };
 use flowcell_flow::{Json, JsonMap, NodeTestInputs, python_json_compact};
 use serde_json::json;
+use tokio::sync::mpsc;
 
 use crate::news::{Hear, observer};
-use crate::work::{Answer, Body, Look, Run};
+use crate::parts::Outlet;
+use crate::work::{Answer, Look, Run};
 
 /// Runs an open flow; one that could not be opened is answered with its error, in the form of what was asked for.
-pub(crate) async fn run(flow: Result<Arc<Session>, RunError>, run: Run, hear: Hear) -> Answer {
+pub(crate) async fn run(
+    flow: Result<Arc<Session>, RunError>,
+    run: Run,
+    hear: Hear,
+    outlet: &Outlet,
+) -> Answer {
     let options = RunOptions {
         observer: Some(observer(hear)),
         ..RunOptions::default()
@@ -31,7 +38,7 @@ pub(crate) async fn run(flow: Result<Arc<Session>, RunError>, run: Run, hear: He
         return Answer::json(result.status(), envelope(&result, Dialect::Strict));
     }
     match flow {
-        Ok(flow) => recorded(&flow, run, options).await,
+        Ok(flow) => recorded(&flow, run, options, outlet).await,
         Err(error) => Err(error),
     }
     .unwrap_or_else(Answer::failed)
@@ -54,7 +61,12 @@ async fn call(
 }
 
 /// Runs whose answers are promptflow's.
-async fn recorded(flow: &Session, run: Run, options: RunOptions) -> Result<Answer, RunError> {
+async fn recorded(
+    flow: &Session,
+    run: Run,
+    options: RunOptions,
+    outlet: &Outlet,
+) -> Result<Answer, RunError> {
     let captured = RunOptions {
         capture: true,
         ..options.clone()
@@ -111,7 +123,7 @@ async fn recorded(flow: &Session, run: Run, options: RunOptions) -> Result<Answe
             let record = aggregation_record(flow.flow(), &run, &result);
             Ok(record_answer(status, &record))
         }
-        Run::Score { body, accept } => score(flow, &body, &accept, options).await,
+        Run::Score { body, accept } => score(flow, &body, &accept, options, outlet).await,
     }
 }
 
@@ -212,27 +224,33 @@ async fn score(
     body: &[u8],
     accept: &str,
     options: RunOptions,
+    outlet: &Outlet,
 ) -> Result<Answer, RunError> {
     let accepted = Accepted::new(accept);
     let inputs = served_inputs(flow.flow(), body)?;
+    let (parts, mut taken) = mpsc::channel(1);
     let options = RunOptions {
-        streams: accepted.events(),
+        parts: accepted.events().then_some(parts),
         ..options
     };
-    let result = flow.run_line(&inputs, None, &options).await;
-    let outputs = served_outputs(flow.flow(), &result.outputs?);
-    // promptflow runs the flow before it looks at this, too.
-    let body = match accepted.serve(outputs, &result.streams)? {
-        // As Flask writes it.
-        Served::Json(outputs) => {
-            Body::Json(format!("{}\n", python_json_compact(&outputs, true, true)))
+    // It owns the options, so that nobody sends parts any more when it has ended.
+    let run = async move { flow.run_line(&inputs, None, &options).await };
+    let relay = async {
+        while let Some(part) = taken.recv().await {
+            outlet.put(served_part(flow.flow(), part)).await;
         }
-        Served::Events(events) => Body::Events(events),
     };
-    Ok(Answer {
-        status: Status::Completed,
-        body: Ok(body),
-    })
+    let (result, ()) = tokio::join!(run, relay);
+    let outputs = result.outputs?;
+    if result.streamed.is_some() {
+        return Ok(Answer::json(Status::Completed, String::new()));
+    }
+    // promptflow runs the flow before it looks at this, too.
+    accepted.check()?;
+    let outputs = served_outputs(flow.flow(), &outputs);
+    // As Flask writes it.
+    let text = format!("{}\n", python_json_compact(&outputs, true, true));
+    Ok(Answer::json(Status::Completed, text))
 }
 
 /// Looks at a working copy.

@@ -17,12 +17,13 @@ use flowcell_executor::RunError;
 use tokio::io::{AsyncWriteExt as _, BufReader, BufWriter};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::flows::Flows;
 use crate::local;
 use crate::news::{Hear, Heard};
+use crate::parts::Outlet;
 use crate::spec::{Job, SessionId};
 use crate::usage::{Snapshot, Told};
 use crate::wire::{
@@ -123,10 +124,17 @@ struct Worker {
     frames: mpsc::UnboundedSender<Frame>,
     /// Bytes of news in `frames`.
     waiting: AtomicUsize,
-    jobs: Mutex<HashMap<u64, CancellationToken>>,
+    jobs: Mutex<HashMap<u64, Running>>,
     /// What the host knows of what is in use.
     told: Mutex<Told>,
     active: Notify,
+}
+
+/// A job.
+struct Running {
+    cancel: CancellationToken,
+    /// Room for parts of its answer.
+    window: Arc<Semaphore>,
 }
 
 /// A message to be sent.
@@ -143,7 +151,12 @@ impl Worker {
                 Request::Do { id, operation } => self.perform(id, *operation),
                 Request::Cancel { id } => {
                     if let Some(job) = self.jobs().get(&id) {
-                        job.cancel();
+                        job.cancel.cancel();
+                    }
+                }
+                Request::Taken { id, bytes } => {
+                    if let Some(job) = self.jobs().get(&id) {
+                        job.window.add_permits(bytes as usize);
                     }
                 }
             }
@@ -217,11 +230,20 @@ impl Worker {
 
     fn begin(self: &Arc<Self>, id: u64, job: Job) {
         let cancel = CancellationToken::new();
-        self.jobs().insert(id, cancel.clone());
+        let window = Outlet::window();
+        let running = Running {
+            cancel: cancel.clone(),
+            window: Arc::clone(&window),
+        };
+        self.jobs().insert(id, running);
         self.active.notify_one();
         let session = job.session.id.clone();
         let (worker, hear) = (Arc::clone(self), self.hear(id));
-        self.flows.begin(job, hear, cancel, move |answer| {
+        let outlet = Outlet::new(window, {
+            let worker = Arc::clone(self);
+            move |text| worker.part(id, text)
+        });
+        self.flows.begin(job, hear, outlet, cancel, move |answer| {
             worker.answered(id, &session, answer);
         });
     }
@@ -251,6 +273,13 @@ impl Worker {
             }
             worker.send(Frame { message, news });
         })
+    }
+
+    fn part(&self, id: u64, text: String) {
+        match wire::encode(&Message::Part { id, text }, MAX_FRAME) {
+            Ok(message) => self.send(Frame { message, news: 0 }),
+            Err(error) => tracing::error!(%error, "a part of an answer could not be sent"),
+        }
     }
 
     fn done(&self, id: u64, reply: Reply) {
@@ -318,7 +347,7 @@ impl Worker {
         }
     }
 
-    fn jobs(&self) -> MutexGuard<'_, HashMap<u64, CancellationToken>> {
+    fn jobs(&self) -> MutexGuard<'_, HashMap<u64, Running>> {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -11,6 +11,7 @@ use std::os::unix::net::UnixStream as StdStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::io::{AsyncWriteExt as _, BufReader, BufWriter};
@@ -20,6 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::news::Hear;
+use crate::parts::{Part, Taker, WINDOW, room};
 use crate::usage::Snapshot;
 use crate::wire::{
     self, Begin, FrameError, MAX_FRAME, MAX_HEARD, Message, Operation, Reply, Request,
@@ -59,8 +61,19 @@ struct Pending {
 /// An operation whose reply is awaited.
 struct Waiting {
     kind: Kind,
-    hear: Option<Hear>,
+    listening: Option<Listening>,
+    /// Bytes of parts that came and were not yet taken.
+    under_way: Arc<AtomicUsize>,
     reply: oneshot::Sender<Reply>,
+}
+
+/// Who is told of a job before its answer is there.
+#[derive(Clone)]
+pub(crate) struct Listening {
+    /// Whoever hears of what happens.
+    pub(crate) hear: Hear,
+    /// Whoever takes the answer's parts, where it comes in parts.
+    pub(crate) taker: Option<Taker>,
 }
 
 impl std::fmt::Debug for Waiting {
@@ -131,6 +144,8 @@ enum End {
     UnknownJob(u64),
     #[error("it gave a reply of another kind than asked for")]
     WrongReply,
+    #[error("it sent more of job {0}'s answer than fits its window")]
+    TooMuch(u64),
 }
 
 /// Who is told about a process.
@@ -188,13 +203,14 @@ impl Process {
     pub(crate) async fn request(
         &self,
         operation: Operation,
-        hear: Option<Hear>,
+        listening: Option<Listening>,
     ) -> Result<Reply, RequestError> {
         let kind = Kind::of_operation(&operation);
         let (sender, reply) = oneshot::channel();
         let waiting = Waiting {
             kind,
-            hear,
+            listening,
+            under_way: Arc::default(),
             reply: sender,
         };
         let id = self.pending().add(waiting).ok_or(RequestError::Gone)?;
@@ -265,7 +281,7 @@ impl Process {
         }
     }
 
-    async fn read(&self, reader: OwnedReadHalf, owner: &impl Owner) -> End {
+    async fn read(self: &Arc<Self>, reader: OwnedReadHalf, owner: &impl Owner) -> End {
         let mut reader = BufReader::new(reader);
         loop {
             let taken = match wire::read(&mut reader, MAX_FRAME).await {
@@ -279,7 +295,7 @@ impl Process {
         }
     }
 
-    fn take(&self, bytes: &[u8], owner: &impl Owner) -> Result<(), End> {
+    fn take(self: &Arc<Self>, bytes: &[u8], owner: &impl Owner) -> Result<(), End> {
         match wire::decode(bytes)? {
             Message::Used(used) => owner.used(used),
             Message::Heard { id, heard } => {
@@ -287,15 +303,16 @@ impl Process {
                     let (size, limit) = (bytes.len(), MAX_HEARD);
                     return Err(FrameError::TooLong { size, limit }.into());
                 }
-                let hear = {
+                let listening = {
                     let pending = self.pending();
                     let waiting = pending.known(id)?;
-                    waiting.and_then(|waiting| waiting.hear.clone())
+                    waiting.and_then(|waiting| waiting.listening.clone())
                 };
-                if let Some(hear) = hear {
-                    hear(heard);
+                if let Some(listening) = listening {
+                    (listening.hear)(heard);
                 }
             }
+            Message::Part { id, text } => self.take_part(id, text)?,
             Message::Done { id, reply } => {
                 let waiting = {
                     let mut pending = self.pending();
@@ -310,6 +327,38 @@ impl Process {
                     let _ = waiting.reply.send(reply);
                 }
             }
+        }
+        Ok(())
+    }
+
+    fn take_part(self: &Arc<Self>, id: u64, text: String) -> Result<(), End> {
+        let bytes = room(&text);
+        let (under_way, taker) = {
+            let pending = self.pending();
+            // Nobody waits for the rest of what was cancelled.
+            let Some(waiting) = pending.known(id)? else {
+                return Ok(());
+            };
+            let taker = waiting.listening.as_ref();
+            let taker = taker.and_then(|listening| listening.taker.clone());
+            (Arc::clone(&waiting.under_way), taker)
+        };
+        let before = under_way.fetch_add(bytes as usize, Ordering::AcqRel);
+        if before + bytes as usize > WINDOW {
+            return Err(End::TooMuch(id));
+        }
+        let process = Arc::downgrade(self);
+        let part = Part::new(text, move || {
+            under_way.fetch_sub(bytes as usize, Ordering::AcqRel);
+            if let Some(process) = process.upgrade()
+                && let Ok(taken) = wire::encode(&Request::Taken { id, bytes }, MAX_FRAME)
+            {
+                process.send(taken);
+            }
+        });
+        if let Some(taker) = taker {
+            // Whoever took the parts may have gone at this moment.
+            let _ = taker.send(part);
         }
         Ok(())
     }

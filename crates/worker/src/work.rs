@@ -85,7 +85,8 @@ pub enum Run {
         /// What the aggregation nodes read of the lines.
         gathered: Values,
     },
-    /// The flow once, as a deployed one; the answer has its outputs only.
+    /// The flow once, as a deployed one; the answer has its outputs only. Where one of them is a stream, and the request takes
+    /// streams, it goes out in parts.
     Score {
         /// The request's body.
         body: Vec<u8>,
@@ -111,24 +112,15 @@ pub enum Look {
 pub struct Answer {
     /// Whether the flow answered. A failure may have a body too, if the interface has one for it.
     pub status: Status,
-    /// The text, or why there is none.
-    pub body: Result<Body, RunError>,
-}
-
-/// An answer's text.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Body {
-    /// JSON.
-    Json(String),
-    /// Events (`text/event-stream`).
-    Events(String),
+    /// The text, JSON, or why there is none. It is empty where the answer went out in parts.
+    pub body: Result<String, RunError>,
 }
 
 impl Answer {
     pub(crate) fn json(status: Status, text: String) -> Self {
         Self {
             status,
-            body: Ok(Body::Json(text)),
+            body: Ok(text),
         }
     }
 
@@ -137,15 +129,5 @@ impl Answer {
             status: Status::Failed,
             body: Err(error),
         }
-    }
-
-    /// The text, of whatever type.
-    ///
-    /// # Errors
-    /// Why there is none.
-    pub fn text(self) -> Result<String, RunError> {
-        self.body.map(|body| match body {
-            Body::Json(text) | Body::Events(text) => text,
-        })
     }
 }

@@ -11,8 +11,9 @@ use flowcell_executor::RunError;
 use crate::flows::Flows;
 use crate::local::{self, Guests, SetUpError};
 use crate::news::Hear;
+use crate::parts::Taker;
 use crate::placement::{Account, Placements};
-use crate::remote::{Owner, Process, RequestError, WorkerCommand};
+use crate::remote::{Listening, Owner, Process, RequestError, WorkerCommand};
 use crate::spec::{ComputeId, Job, SessionId, SessionSpec};
 use crate::stored::{Hibernated, Holds};
 use crate::usage::{Snapshot, Used};
@@ -253,15 +254,22 @@ impl Workers {
         }
     }
 
-    /// Does some work in a session, which is opened if it is not. Dropping the future cancels the work.
+    /// Does some work in a session, which is opened if it is not. Dropping the future cancels the work. An answer that comes in
+    /// parts goes to `taker`, all of it before this is done.
     ///
     /// # Errors
     /// When there is no worker for it, or it ended.
-    pub async fn perform(&self, job: Job, hear: Hear) -> Result<Answer, WorkerError> {
+    pub async fn perform(
+        &self,
+        job: Job,
+        hear: Hear,
+        taker: Option<Taker>,
+    ) -> Result<Answer, WorkerError> {
         let worker = self.place(&job.session);
         let id = job.session.id.clone();
+        let listening = Listening { hear, taker };
         let reply = self
-            .request(worker, &id, Operation::Work(job), Some(hear))
+            .request(worker, &id, Operation::Work(job), Some(listening))
             .await?;
         match reply {
             Some(Reply::Answer(answer)) => Ok(answer),
@@ -463,13 +471,13 @@ impl Workers {
         worker: usize,
         session: &SessionId,
         operation: Operation,
-        hear: Option<Hear>,
+        listening: Option<Listening>,
     ) -> Result<Option<Reply>, WorkerError> {
         match self.inner.slots.get(worker) {
-            Some(Slot::Here { flows, .. }) => Ok(local::perform(flows, operation, hear).await),
+            Some(Slot::Here { flows, .. }) => Ok(local::perform(flows, operation, listening).await),
             Some(Slot::Process(seat)) => {
                 let process = self.process(worker, seat, session)?;
-                match process.request(operation, hear).await {
+                match process.request(operation, listening).await {
                     Ok(reply) => Ok(Some(reply)),
                     Err(RequestError::Gone) => Err(lost(session)),
                     Err(RequestError::Frame(FrameError::TooLong { size, limit })) => {

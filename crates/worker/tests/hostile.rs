@@ -86,7 +86,7 @@ fn job(inputs: &str) -> Job {
 
 async fn call(host: &Workers) -> WorkerError {
     // Long enough that a worker can wait for it.
-    let call = host.perform(job(&"x".repeat(1_000)), Arc::new(|_| ()));
+    let call = host.perform(job(&"x".repeat(1_000)), Arc::new(|_| ()), None);
     let answer = tokio::time::timeout(PATIENCE, call).await.unwrap();
     answer.unwrap_err()
 }
@@ -114,6 +114,10 @@ async fn a_worker_that_talks_nonsense_is_killed() {
             "news of what nobody has asked",
             r"\003\000\000\000\000\143\000",
         ),
+        (
+            "a part of what nobody has asked",
+            r"\003\000\000\000\003\143\000",
+        ),
     ] {
         // The reply comes once the request is there, and then the worker stays.
         let script =
@@ -123,6 +127,25 @@ async fn a_worker_that_talks_nonsense_is_killed() {
         assert!(matches!(error, WorkerError::Lost { .. }), "{what}: {error}");
         assert_eq!(host.counts().alive, 0, "{what}");
     }
+}
+
+#[tokio::test]
+async fn a_worker_that_sends_more_than_is_taken_is_killed() {
+    // Each a part of 40,000 bytes of the first job.
+    let part = r"printf '\105\234\000\000\003\000\300\270\002' >&0; head -c 40000 /dev/zero | tr '\000' x >&0";
+    let script = format!("head -c 200 <&0 >/dev/null; {part}; {part}; exec cat >/dev/null");
+    let host = host(&script);
+    let (taker, mut parts) = tokio::sync::mpsc::unbounded_channel();
+    let call = host.perform(job(&"x".repeat(1_000)), Arc::new(|_| ()), Some(taker));
+    let error = tokio::time::timeout(PATIENCE, call)
+        .await
+        .unwrap()
+        .unwrap_err();
+    assert!(matches!(error, WorkerError::Lost { .. }), "{error}");
+    assert_eq!(host.counts().alive, 0);
+    let first = parts.recv().await.unwrap();
+    assert_eq!(first.text.len(), 40_000);
+    assert!(parts.recv().await.is_none());
 }
 
 #[tokio::test]
@@ -162,7 +185,10 @@ async fn a_worker_that_cannot_start_is_not_started_again_and_again() {
 async fn what_is_too_long_is_not_sent() {
     let host = host("exec cat >/dev/null");
     let long = job(&"x".repeat(256 << 20));
-    let refused = host.perform(long, Arc::new(|_| ())).await.unwrap_err();
+    let refused = host
+        .perform(long, Arc::new(|_| ()), None)
+        .await
+        .unwrap_err();
     let WorkerError::TooLong { size, limit, .. } = refused else {
         panic!("{refused}");
     };

@@ -22,4 +22,5 @@ mod private_feeds;
 mod roles;
 mod secret_keys;
 mod sessions;
+mod streaming;
 mod workers;

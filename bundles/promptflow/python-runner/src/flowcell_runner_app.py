@@ -15,6 +15,7 @@ tls.install()
 from flowcell_runner import compiling, inspecting, standard_modules  # noqa: F401  (imported so that the component has them)
 from flowcell_runner import calling, components, concurrency, errors, loading, logs, objects, paths, sockets, startup, storing, templates, values
 from wit_world import exports
+from wit_world.imports import host
 from wit_world.exports.runner import Outcome_Json, Outcome_Object
 
 components.install()
@@ -87,6 +88,14 @@ class Runner(exports.Runner):
     def dump(self, object):
         try:
             return values.dump(objects.get(object))
+        except BaseException as error:
+            raise errors.to_wit(error) from None
+        finally:
+            _flush()
+
+    def stream(self, object):
+        try:
+            values.hand_out(objects.get(object), host.emit)
         except BaseException as error:
             raise errors.to_wit(error) from None
         finally:

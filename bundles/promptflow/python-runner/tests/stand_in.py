@@ -35,7 +35,21 @@ def _record(name, *fields):
     return dataclasses.make_dataclass(name, fields)
 
 
-metrics, logs = [], []
+metrics, logs, emitted, spans = [], [], [], []
+# Whether spans say what was given and returned.
+content = types.SimpleNamespace(is_recorded=False)
+
+
+def _start_span(parent, name, attributes):
+    spans.append({"parent": parent, "name": name, **json.loads(attributes)})
+    return len(spans) - 1
+
+
+def _end_span(number, attributes, error):
+    spans[number].update(json.loads(attributes), ended=True)
+    if error is not None:
+        spans[number]["error"] = error
+
 
 _module("componentize_py_types", Err=Err)
 _module("wit_world")
@@ -47,6 +61,10 @@ _module(
     Level=enum.Enum("Level", ["DEBUG", "INFO", "WARNING", "ERROR"]),
     log=lambda level, message: logs.append((level.name, message)),
     metric=lambda name, value: metrics.append((name, value)),
+    emit=lambda part: emitted.append(json.loads(part)),
+    start_span=_start_span,
+    end_span=_end_span,
+    records_content=lambda: content.is_recorded,
 )
 _module(
     "wit_world.imports.tool_types",

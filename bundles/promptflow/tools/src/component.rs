@@ -64,9 +64,4 @@ fn failed(failure: Failure) -> ToolError {
     }
 }
 
-/// A line in the node's log.
-pub(crate) fn log(message: &str) {
-    flowcell::tool::host::log(flowcell::tool::host::Level::Debug, message);
-}
-
 export!(Component);

@@ -1,8 +1,10 @@
-//! What tools need of the world: HTTP, a clock, and somebody who is told of tokens.
+//! What tools need of the world: HTTP, a clock, and somebody who takes what comes before the answer.
 //!
 //! All logic is written against [`Host`], so that it is tested without WebAssembly.
 
 use std::time::Duration;
+
+use serde_json::Value;
 
 #[cfg(target_family = "wasm")]
 pub mod wasi;
@@ -72,22 +74,19 @@ impl Response {
     }
 }
 
-/// Tokens that one answer took, as the service counts them.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Usage {
-    pub model: String,
-    pub prompt: u64,
-    pub completion: u64,
-    pub total: u64,
-}
-
 /// The world outside.
 pub trait Host {
     /// Sends a request and waits for the head of its answer.
     fn send(&self, request: Request) -> Result<Response, NetworkError>;
     fn sleep(&self, time: Duration);
-    /// Tells what an answer took.
-    fn usage(&self, usage: &Usage);
+    /// Hands over a part of the call's answer.
+    fn emit(&self, part: &Value);
+    /// Begins a span of the call's trace; its number. The attributes are an object.
+    fn start_span(&self, name: &str, attributes: &Value) -> u64;
+    /// Ends a span, with further attributes, and why it failed if it did.
+    fn end_span(&self, span: u64, attributes: &Value, error: Option<&str>);
+    /// Whether a span's attributes may hold what was asked and answered.
+    fn records_content(&self) -> bool;
 }
 
 /// A text as part of a URL: letters, digits and `-._~` stay, and what is in `also`.

@@ -4,14 +4,16 @@
 
 pub mod error;
 pub mod retry;
+pub mod span;
 pub mod stream;
 
 use serde_json::Value;
 
 use crate::connection::Connection;
 use crate::failure::Failure;
-use crate::http::{Host, Method, Request, Response, Usage, escaped};
+use crate::http::{Host, Method, Request, Response, escaped};
 use crate::openai::error::{ApiError, CallError};
+use crate::openai::span::Span;
 use crate::openai::stream::Chunks;
 
 const OPENAI: &str = "https://api.openai.com/v1";
@@ -118,16 +120,36 @@ impl<'h> Client<'h> {
 
     /// The answer to a request.
     pub fn call(&self, path: &str, body: &Value) -> Result<Value, CallError> {
-        let text = self.send(path, body)?.text().map_err(ApiError::from)?;
-        let answer: Value = serde_json::from_str(&text).map_err(|error| not_json(&error))?;
-        report(self.host, body, &answer);
-        Ok(answer)
+        let mut span = self.span(path, body);
+        let answer = self.send(path, body).and_then(|response| {
+            let text = response.text().map_err(ApiError::from)?;
+            Ok(serde_json::from_str(&text).map_err(|error| not_json(&error))?)
+        });
+        match &answer {
+            Ok(answer) => span.answered(answer),
+            Err(error) => span.failed(error),
+        }
+        answer
     }
 
     /// The answer as a stream of texts.
     pub fn stream(&self, path: &str, body: &Value) -> Result<Chunks<'h>, CallError> {
-        let response = self.send(path, body)?;
-        Ok(Chunks::new(self.host, body, response.body))
+        let mut span = self.span(path, body);
+        match self.send(path, body) {
+            Ok(response) => Ok(Chunks::new(self.host, span, response.body)),
+            Err(error) => {
+                span.failed(&error);
+                Err(error)
+            }
+        }
+    }
+
+    fn span(&self, path: &str, body: &Value) -> Span<'h> {
+        let provider = match self.version {
+            Some(_) => "azure.ai.openai",
+            None => "openai",
+        };
+        Span::begin(self.host, provider, path, body)
     }
 }
 
@@ -141,20 +163,4 @@ pub fn not_json(error: &serde_json::Error) -> Failure {
             column - 1
         ),
     )
-}
-
-/// Tells the host what an answer took, if it says so.
-pub(crate) fn report(host: &dyn Host, asked: &Value, answer: &Value) {
-    let usage = &answer["usage"];
-    if !usage.is_object() {
-        return;
-    }
-    let count = |name: &str| usage[name].as_u64().unwrap_or(0);
-    let model = answer["model"].as_str().or(asked["model"].as_str());
-    host.usage(&Usage {
-        model: model.unwrap_or_default().to_owned(),
-        prompt: count("prompt_tokens"),
-        completion: count("completion_tokens"),
-        total: count("total_tokens"),
-    });
 }

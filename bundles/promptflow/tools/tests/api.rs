@@ -65,7 +65,18 @@ fn a_chat_of_openai_sends_what_promptflow_sends() {
             .header("x-ms-useragent")
             .starts_with("promptflow-sdk/")
     );
-    assert_eq!(host.usages(), [("gpt-x".to_owned(), 11, 4, 15)]);
+    let [span] = &host.spans()[..] else {
+        panic!("{:?}", host.spans());
+    };
+    assert_eq!(span["name"], "chat gpt-x");
+    let said = &span["attributes"];
+    assert_eq!(said["gen_ai.operation.name"], "chat");
+    assert_eq!(said["gen_ai.response.model"], "gpt-x");
+    assert_eq!(said["gen_ai.usage.input_tokens"], 11);
+    assert_eq!(said["gen_ai.usage.output_tokens"], 4);
+    assert_eq!(said["gen_ai.response.finish_reasons"], json!(["stop"]));
+    assert_eq!(said["gen_ai.input.messages"], Value::Null);
+    assert_eq!(said["gen_ai.output.messages"], Value::Null);
 }
 
 #[test]
@@ -224,13 +235,22 @@ fn wrong_functions_are_named() {
 }
 
 #[test]
-fn streams_are_joined() {
-    let (server, host) = (Server::start(), Tcp::default());
+fn streams_are_handed_over_and_joined() {
+    let (server, mut host) = (Server::start(), Tcp::default());
+    host.records_content = true;
     let words = "a long answer in several chunks, with letters such as ä, ß and 漢字, to be put together again";
     let prompt = format!("user:\n[[reply: {words}]]");
     let given =
         json!({ "connection": openai_connection(&server), "prompt": prompt, "stream": true });
     assert_eq!(run(&host, OPENAI, given).expect("an answer"), words);
+    let parts = host.emitted();
+    let texts: Vec<&str> = parts.iter().filter_map(Value::as_str).collect();
+    assert!(texts.len() > 2, "{parts:?}");
+    assert_eq!(texts.concat(), words);
+    assert_eq!(
+        host.spans()[0]["attributes"]["gen_ai.output.messages"],
+        json!([{ "role": "assistant", "parts": [{ "type": "text", "content": words }] }])
+    );
     let given = json!({ "connection": azure_connection(&server), "prompt": format!("[[reply: {words}]]"), "deployment_name": "d", "stream": true });
     assert_eq!(
         run(&host, "promptflow.tools.aoai.completion", given).expect("an answer"),
@@ -242,6 +262,35 @@ fn streams_are_joined() {
         json!({ "connection": openai_connection(&server), "prompt": prompt, "stream": true });
     let cut: String = words.chars().take(40).collect();
     assert_eq!(run(&host, OPENAI, given).expect("a part"), cut);
+}
+
+#[test]
+fn spans_say_what_was_asked_where_they_may_and_why_it_failed() {
+    let (server, mut host) = (Server::start(), Tcp::default());
+    host.records_content = true;
+    let given = json!({
+        "connection": openai_connection(&server), "model": "gpt-x", "temperature": 0.5,
+        "prompt": "system:\nbe short\nuser:\n[[reply: yes]]",
+    });
+    run(&host, OPENAI, given).expect("an answer");
+    let said = &host.spans()[0]["attributes"];
+    let text = |role: &str, text: &str| json!({ "role": role, "parts": [{ "type": "text", "content": text }] });
+    assert_eq!(
+        said["gen_ai.input.messages"],
+        json!([text("system", "be short"), text("user", "[[reply: yes]]")])
+    );
+    assert_eq!(
+        said["gen_ai.output.messages"],
+        json!([text("assistant", "yes")])
+    );
+    assert_eq!(said["gen_ai.request.temperature"], 0.5);
+
+    let given =
+        json!({ "connection": openai_connection(&server), "prompt": "user:\nq", "model": "e401" });
+    run(&host, OPENAI, given).expect_err("an error");
+    let failed = &host.spans()[1];
+    assert_eq!(failed["attributes"]["error.type"], "AuthenticationError");
+    assert_eq!(failed["error"], "Error code: 401 - bad key");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use promptflow_tools::http::{Host, MAX_ANSWER, NetworkError, Request, Response, Usage};
+use promptflow_tools::http::{Host, MAX_ANSWER, NetworkError, Request, Response};
 use promptflow_tools::messages::escape::Escapes;
 use promptflow_tools::messages::{literal, roles};
 use promptflow_tools::openai::stream::Events;
@@ -59,7 +59,17 @@ impl Host for Endless {
 
     fn sleep(&self, _: Duration) {}
 
-    fn usage(&self, _: &Usage) {}
+    fn emit(&self, _: &Value) {}
+
+    fn start_span(&self, _: &str, _: &Value) -> u64 {
+        0
+    }
+
+    fn end_span(&self, _: u64, _: &Value, _: Option<&str>) {}
+
+    fn records_content(&self) -> bool {
+        false
+    }
 }
 
 fn ask(host: &Endless, stream: bool) -> String {

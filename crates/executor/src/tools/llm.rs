@@ -37,6 +37,8 @@ pub(crate) struct Llm {
     images: Vec<String>,
     /// What the names of variables must not be, in promptflow's words.
     reserved_by: String,
+    /// Whether its answer can be a stream, for a caller who takes one.
+    pub(crate) streams: bool,
     /// The inputs whose values come from the flow's inputs.
     pub(crate) to_escape: Vec<String>,
 }
@@ -136,6 +138,7 @@ impl Tools {
                 own,
                 images,
                 reserved_by,
+                streams: self.streaming.contains(&node.name),
                 to_escape: to_escape(node),
             })),
             signature,

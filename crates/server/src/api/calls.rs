@@ -127,7 +127,7 @@ pub async fn call(
     app.metrics()
         .call(answer.status.as_str(), started.elapsed());
     let headers = [(header::CONTENT_TYPE, "application/json")];
-    Ok((headers, answer.text()?).into_response())
+    Ok((headers, answer.body?).into_response())
 }
 
 /// Lists the calls that are under way.

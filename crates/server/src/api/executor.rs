@@ -324,7 +324,7 @@ pub async fn execute_flow(
         };
         let answer = ran(&app, &key, Some(&run), setup, work).await;
         let answer = answer.map_err(|error| Refused::call(error, &run))?;
-        let text = answer.text().map_err(Refused::debug)?;
+        let text = answer.body.map_err(Refused::debug)?;
         Ok::<_, Refused>(sent(StatusCode::OK, text))
     };
     answered.await.unwrap_or_else(IntoResponse::into_response)
@@ -360,7 +360,7 @@ pub async fn execute_node(
         };
         let answer = ran(&app, &key, Some(&run), setup, work).await;
         let answer = answer.map_err(|error| Refused::call(error, &run))?;
-        let text = answer.text().map_err(Refused::debug)?;
+        let text = answer.body.map_err(Refused::debug)?;
         Ok::<_, Refused>(sent(StatusCode::OK, text))
     };
     answered.await.unwrap_or_else(IntoResponse::into_response)
@@ -415,7 +415,7 @@ pub async fn initialize(
             .call(&key, None, setup.clone(), Run::Initialize)
             .await
             .map_err(|error| Refused::call(error, "initialize"))?;
-        let definition = opened.text()?;
+        let definition = opened.body?;
         let most = app.sessions().settings().calls_per_session;
         let batch = Batch::new(generation, setup, line_seconds, workers, most);
         if !app.batches.put(&app.ledger().state(), key, batch) {
@@ -476,7 +476,7 @@ pub async fn execute_line(
             };
             let answer = ran(&app, &key, Some(&line), batch.setup.clone(), work).await;
             let answer = answer.map_err(|error| Refused::call(error, &line))?;
-            Ok::<_, Refused>(sent(StatusCode::OK, answer.text()?))
+            Ok::<_, Refused>(sent(StatusCode::OK, answer.body?))
         };
         tokio::select! {
             biased;
@@ -521,7 +521,7 @@ pub async fn aggregate(
             () = batch.ended.cancelled() => return Err(Refused::from(canceled(&run))),
             answer = call => answer.map_err(|error| Refused::call(error, &run))?,
         };
-        Ok(sent(StatusCode::OK, answer.text()?))
+        Ok(sent(StatusCode::OK, answer.body?))
     };
     answered.await.unwrap_or_else(IntoResponse::into_response)
 }
@@ -566,7 +566,7 @@ pub async fn meta(
         fields.check()?;
         let described = app.sessions().look(&key, Look::ToolMeta { files }).await;
         let described = described.map_err(Problem::from)?;
-        Ok::<_, Refused>(sent(StatusCode::OK, described.text()?))
+        Ok::<_, Refused>(sent(StatusCode::OK, described.body?))
     };
     described.await.unwrap_or_else(IntoResponse::into_response)
 }

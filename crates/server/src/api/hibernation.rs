@@ -219,7 +219,7 @@ pub async fn resume(
 ) -> Result<Response, Problem> {
     own_or_owner(&app, &caller, &name, &id)?;
     let key = (name.clone(), id.clone());
-    app.sessions().resume(&key, caller.user).await?.text()?;
+    app.sessions().resume(&key, caller.user).await?.body?;
     shown(&app, &name, &id)
 }
 

@@ -3,17 +3,20 @@
 //! Who may call is flowcell's to say, with its own problem details; everything behind that is as promptflow 1.18 answers.
 
 use std::sync::Arc;
+use std::time::Instant;
 
-use axum::body::Bytes;
+use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use flowcell_executor::{Code, RunError, swagger};
 use flowcell_flow::{Flow, Json, python_json_compact, python_loads};
-use flowcell_session::{Name, RegistryError};
-use flowcell_worker::{Body, Run, Setup};
+use flowcell_session::{CallError, Name, RegistryError};
+use flowcell_worker::{Answer, Part, Run, Setup};
+use futures_util::TryStreamExt as _;
 use serde_json::json;
+use tokio::sync::mpsc::{self, UnboundedReceiver};
 
 use super::executor::PROMPTFLOW;
 use super::sessions::{find, usable};
@@ -22,6 +25,7 @@ use crate::auth::Caller;
 use crate::extract::{At, of_body};
 use crate::problem::{Kind, Problem};
 
+const JSON: &str = "application/json";
 /// What of a feedback goes to the log, in bytes.
 const MAX_FEEDBACK: usize = 4096;
 
@@ -115,19 +119,73 @@ pub async fn score(
         body: body.into(),
         accept: accept.join(","),
     };
-    let started = std::time::Instant::now();
-    let scored = app
-        .sessions()
-        .call(&key, None, Setup::default(), run)
-        .await?;
-    app.metrics()
-        .call(scored.status.as_str(), started.elapsed());
-    let (kind, text) = match scored.body {
-        Ok(Body::Json(outputs)) => ("application/json", outputs),
-        Ok(Body::Events(events)) => ("text/event-stream; charset=utf-8", events),
-        Err(error) => return Ok(failed(&error)),
+    let (taker, mut parts) = mpsc::unbounded_channel();
+    let mut call = Box::pin(async move {
+        let started = Instant::now();
+        let sessions = app.sessions();
+        let scored = sessions
+            .call_in_parts(&key, None, Setup::default(), run, Some(taker))
+            .await?;
+        app.metrics()
+            .call(scored.status.as_str(), started.elapsed());
+        Ok(scored)
+    });
+    let scored: Answer = tokio::select! {
+        biased;
+        Some(first) = parts.recv() => return Ok(streamed(call, parts, first)),
+        scored = &mut call => scored.map_err(|error: CallError| Problem::from(error))?,
     };
-    Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
+    Ok(match scored.body {
+        Ok(outputs) => ([(header::CONTENT_TYPE, JSON)], outputs).into_response(),
+        Err(error) => failed(&error),
+    })
+}
+
+/// An answer whose first part is there. What fails from now on breaks it off, as promptflow's does. The call ends when the
+/// client has gone.
+fn streamed(
+    call: impl Future<Output = Result<Answer, CallError>> + Send + Unpin + 'static,
+    parts: UnboundedReceiver<Part>,
+    first: Part,
+) -> Response {
+    let streaming = (Some(call), parts, Some(first));
+    let events =
+        futures_util::stream::try_unfold(streaming, async |(mut call, mut parts, first)| {
+            let next = match (first, &mut call) {
+                (Some(first), _) => Some(first),
+                (None, Some(calling)) => tokio::select! {
+                    biased;
+                    Some(next) = parts.recv() => Some(next),
+                    ended = calling => {
+                        call = None;
+                        ended.map_err(Broken::Call)?.body.map_err(Broken::Flow)?;
+                        parts.try_recv().ok()
+                    }
+                },
+                (None, None) => parts.try_recv().ok(),
+            };
+            let text = next.map(|mut part| Bytes::from(std::mem::take(&mut part.text)));
+            Ok::<_, Broken>(text.map(|text| (text, (call, parts, None))))
+        });
+    let events = events.inspect_err(|error| {
+        tracing::info!(
+            error = error as &dyn std::error::Error,
+            "an answer broke off"
+        );
+    });
+    let kind = "text/event-stream; charset=utf-8";
+    ([(header::CONTENT_TYPE, kind)], Body::from_stream(events)).into_response()
+}
+
+/// Why an answer broke off.
+#[derive(Debug, thiserror::Error)]
+enum Broken {
+    /// The call.
+    #[error(transparent)]
+    Call(CallError),
+    /// The flow.
+    #[error(transparent)]
+    Flow(RunError),
 }
 
 /// Takes what a user thinks of an answer; it goes to the host's log.
@@ -173,5 +231,5 @@ fn failed(error: &RunError) -> Response {
 /// JSON as Flask writes it.
 fn answer(status: StatusCode, value: &Json) -> Response {
     let text = format!("{}\n", python_json_compact(value, true, true));
-    (status, [(header::CONTENT_TYPE, "application/json")], text).into_response()
+    (status, [(header::CONTENT_TYPE, JSON)], text).into_response()
 }

@@ -588,7 +588,7 @@ pub async fn tools(
     At((name, id)): At<(Name, Name)>,
 ) -> Result<Json<Page<ToolView>>, Problem> {
     let key = usable(&app, &caller, &name, &id)?;
-    let described = app.sessions().look(&key, Look::Describe).await?.text()?;
+    let described = app.sessions().look(&key, Look::Describe).await?.body?;
     let tools: Vec<ToolView> =
         serde_json::from_str(&described).map_err(|error| Problem::internal(&error))?;
     Ok(Json(Page {

@@ -8,12 +8,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use flowcell_worker::{Holds, Setup, Work};
+use flowcell_worker::{Holds, Work};
 use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedRwLockWriteGuard;
 
 use super::live::Live;
-use super::work::{Waking, fresh_call};
+use super::work::{Asked, Waking, fresh_call};
 use super::{CallError, HappenError, Inner, Key, SessionEvent, SessionHost};
 use crate::machine::Event;
 use crate::name::{Name, UserName};
@@ -105,7 +105,7 @@ impl SessionHost {
         inner.watch_instances(session, &live);
         let waking = Waking::By(by);
         inner
-            .work(&live, &guard, Setup::default(), Work::Resume, waking)
+            .work(&live, &guard, Asked::of(Work::Resume, waking))
             .await
     }
 

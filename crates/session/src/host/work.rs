@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use flowcell_connection::ConnectionSet;
-use flowcell_worker::{Answer, Hear, Heard, Job, Look, News, Run, Setup, Work, WorkerError};
+use flowcell_worker::{Answer, Hear, Heard, Job, Look, News, Run, Setup, Taker, Work, WorkerError};
 
 use super::copy::CopyError;
 use super::effects::OpenError;
@@ -63,6 +63,27 @@ pub(super) enum Waking {
     By(UserName),
 }
 
+/// Some work, and who takes what comes of it.
+#[derive(Debug)]
+pub(super) struct Asked {
+    setup: Setup,
+    work: Work,
+    waking: Waking,
+    taker: Option<Taker>,
+}
+
+impl Asked {
+    /// Work in a flow's usual set-up, whose answer comes as a whole.
+    pub(super) fn of(work: Work, waking: Waking) -> Self {
+        Self {
+            setup: Setup::default(),
+            work,
+            waking,
+            taker: None,
+        }
+    }
+}
+
 impl SessionHost {
     /// Watches a session's events.
     ///
@@ -94,6 +115,21 @@ impl SessionHost {
         setup: Setup,
         run: Run,
     ) -> Result<Answer, CallError> {
+        self.call_in_parts(session, id, setup, run, None).await
+    }
+
+    /// The same for an answer that may come in parts, which `taker` gets before this is done.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    pub async fn call_in_parts(
+        &self,
+        session: &Key,
+        id: Option<String>,
+        setup: Setup,
+        run: Run,
+        taker: Option<Taker>,
+    ) -> Result<Answer, CallError> {
         let inner = &self.inner;
         let live = inner.live(session).await?;
         let id = id.unwrap_or_else(fresh_call);
@@ -104,8 +140,13 @@ impl SessionHost {
         guard.event(SessionEvent::CallStarted {
             call: guard.id().to_owned(),
         });
-        let work = Work::Run(run);
-        let done = inner.work(&live, &guard, setup, work, Waking::ByCall).await;
+        let asked = Asked {
+            setup,
+            work: Work::Run(run),
+            waking: Waking::ByCall,
+            taker,
+        };
+        let done = inner.work(&live, &guard, asked).await;
         let word = match &done {
             Ok(done) => done.status.as_str(),
             Err(CallError::Canceled) => "Canceled",
@@ -128,13 +169,7 @@ impl SessionHost {
         let guard = live.admit(fresh_call(), self.inner.settings.calls_per_session)?;
         self.inner.touch(session, &live);
         self.inner
-            .work(
-                &live,
-                &guard,
-                Setup::default(),
-                Work::Look(look),
-                Waking::No,
-            )
+            .work(&live, &guard, Asked::of(Work::Look(look), Waking::No))
             .await
     }
 }
@@ -239,10 +274,14 @@ impl Inner {
         self: &Arc<Self>,
         live: &Arc<Live>,
         guard: &CallGuard,
-        setup: Setup,
-        work: Work,
-        waking: Waking,
+        asked: Asked,
     ) -> Result<Answer, CallError> {
+        let Asked {
+            setup,
+            work,
+            waking,
+            taker,
+        } = asked;
         let work = async {
             let inside = Arc::new(Arc::clone(&live.gate).read_owned().await);
             match waking {
@@ -259,7 +298,7 @@ impl Inner {
                 work,
             };
             let hear = hear(live, guard.id(), still);
-            let answer = self.workers.perform(job, hear).await;
+            let answer = self.workers.perform(job, hear, taker).await;
             drop(inside);
             Ok(answer?)
         };

@@ -107,6 +107,33 @@ def dump(value):
     return without_surrogates(json.dumps(media.marked(value), ensure_ascii=False, default=_encode_object))
 
 
+def hand_out(items, emit):
+    """Gives a stream's items, each as a flow output has it, while they come."""
+    if isinstance(items, AsyncIterator):
+        concurrency.wait_for(_hand_out(items, emit))
+        return
+    for item in _watched(items):
+        emit(dump(item))
+
+
+async def _hand_out(items, emit):
+    while True:
+        try:
+            item = await anext(items)
+        except StopAsyncIteration:
+            return
+        except Exception as error:
+            raise StreamFailed from error
+        emit(dump(item))
+
+
+def _watched(items):
+    try:
+        yield from items
+    except Exception as error:
+        raise StreamFailed from error
+
+
 class StreamFailed(BaseException):
     """Wraps what a stream raised, which promptflow reports as it is, unlike a value that is not JSON."""
 

@@ -8,7 +8,10 @@ use wasip2::http::types::{
 };
 use wasip2::io::streams::{InputStream, OutputStream, StreamError};
 
-use crate::http::{Host, Method, NetworkError, Request, Response, Usage};
+use serde_json::Value;
+
+use crate::component::flowcell::tool::host;
+use crate::http::{Host, Method, NetworkError, Request, Response};
 
 /// How long the package `openai` waits for a connection, and for bytes.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -77,16 +80,20 @@ impl Host for Wasi {
         std::thread::sleep(time);
     }
 
-    fn usage(&self, usage: &Usage) {
-        let Usage {
-            model,
-            prompt,
-            completion,
-            total,
-        } = usage;
-        crate::component::log(&format!(
-            "usage: model {model}, prompt tokens {prompt}, completion tokens {completion}, total tokens {total}"
-        ));
+    fn emit(&self, part: &Value) {
+        host::emit(&part.to_string());
+    }
+
+    fn start_span(&self, name: &str, attributes: &Value) -> u64 {
+        host::start_span(None, name, &attributes.to_string())
+    }
+
+    fn end_span(&self, span: u64, attributes: &Value, error: Option<&str>) {
+        host::end_span(span, &attributes.to_string(), error);
+    }
+
+    fn records_content(&self) -> bool {
+        host::records_content()
     }
 }
 

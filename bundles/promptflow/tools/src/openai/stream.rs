@@ -4,7 +4,9 @@ use serde_json::Value;
 
 use crate::failure::Failure;
 use crate::http::{Host, MAX_ANSWER, NetworkError};
-use crate::openai::{not_json, report};
+use crate::openai::error::CallError;
+use crate::openai::not_json;
+use crate::openai::span::Span;
 
 /// What comes over the network, as it comes.
 pub type Parts = Box<dyn Iterator<Item = Result<Vec<u8>, NetworkError>>>;
@@ -103,16 +105,16 @@ impl Iterator for Events {
 /// The texts of a chat's or a completion's stream, in order.
 pub struct Chunks<'h> {
     host: &'h dyn Host,
-    asked: Value,
+    span: Span<'h>,
     events: Events,
     ended: bool,
 }
 
 impl<'h> Chunks<'h> {
-    pub fn new(host: &'h dyn Host, asked: &Value, parts: Parts) -> Self {
+    pub fn new(host: &'h dyn Host, span: Span<'h>, parts: Parts) -> Self {
         Self {
             host,
-            asked: serde_json::json!({ "model": asked["model"] }),
+            span,
             events: Events::new(parts),
             ended: false,
         }
@@ -132,7 +134,7 @@ impl<'h> Chunks<'h> {
                 let message = message.unwrap_or("An error occurred during streaming");
                 return Err(Failure::python("APIError", message));
             }
-            report(self.host, &self.asked, &chunk);
+            self.span.answered(&chunk);
             if let Some(choice) = chunk["choices"].get(0) {
                 let text = choice["text"]
                     .as_str()
@@ -144,16 +146,31 @@ impl<'h> Chunks<'h> {
         Ok(None)
     }
 
-    /// All of it as one text.
-    pub fn joined(self) -> Result<String, Failure> {
+    /// Hands over each text when it comes; all of them as one.
+    pub fn joined(mut self) -> Result<String, Failure> {
         let mut text = String::new();
-        for chunk in self {
-            text.push_str(&chunk?);
-            if text.len() > MAX_ANSWER {
-                return Err(too_large());
+        let mut ended = Ok(());
+        while let Some(chunk) = self.next() {
+            match chunk {
+                Ok(chunk) if text.len() + chunk.len() > MAX_ANSWER => ended = Err(too_large()),
+                Ok(chunk) => {
+                    text.push_str(&chunk);
+                    self.host.emit(&chunk.into());
+                    continue;
+                }
+                Err(failure) => ended = Err(failure),
+            }
+            break;
+        }
+        self.span.streamed(&text);
+        match ended {
+            Ok(()) => Ok(text),
+            Err(failure) => {
+                let error = CallError::Other(failure.clone());
+                self.span.failed(&error);
+                Err(failure)
             }
         }
-        Ok(text)
     }
 }
 

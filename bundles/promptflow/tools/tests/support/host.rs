@@ -5,13 +5,17 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use promptflow_tools::http::{Host, Method, NetworkError, Request, Response, Usage};
+use promptflow_tools::http::{Host, Method, NetworkError, Request, Response};
+use serde_json::{Value, json};
 
 /// A host with a network. It sleeps no time, and remembers for how long it should have.
 #[derive(Default)]
 pub struct Tcp {
     pauses: RefCell<Vec<Duration>>,
-    usages: RefCell<Vec<(String, u64, u64, u64)>>,
+    emitted: RefCell<Vec<Value>>,
+    spans: RefCell<Vec<Value>>,
+    /// Whether spans hold what was asked and answered.
+    pub records_content: bool,
 }
 
 impl Tcp {
@@ -19,8 +23,14 @@ impl Tcp {
         self.pauses.borrow().clone()
     }
 
-    pub fn usages(&self) -> Vec<(String, u64, u64, u64)> {
-        self.usages.borrow().clone()
+    /// The parts of answers that were handed over.
+    pub fn emitted(&self) -> Vec<Value> {
+        self.emitted.borrow().clone()
+    }
+
+    /// The spans with their names, attributes, and errors if they have ended with one.
+    pub fn spans(&self) -> Vec<Value> {
+        self.spans.borrow().clone()
     }
 }
 
@@ -33,16 +43,30 @@ impl Host for Tcp {
         self.pauses.borrow_mut().push(time);
     }
 
-    fn usage(&self, usage: &Usage) {
-        let Usage {
-            model,
-            prompt,
-            completion,
-            total,
-        } = usage.clone();
-        self.usages
-            .borrow_mut()
-            .push((model, prompt, completion, total));
+    fn emit(&self, part: &Value) {
+        self.emitted.borrow_mut().push(part.clone());
+    }
+
+    fn start_span(&self, name: &str, attributes: &Value) -> u64 {
+        let mut spans = self.spans.borrow_mut();
+        spans.push(json!({ "name": name, "attributes": attributes }));
+        spans.len() as u64 - 1
+    }
+
+    fn end_span(&self, span: u64, attributes: &Value, error: Option<&str>) {
+        let span = &mut self.spans.borrow_mut()[span as usize];
+        assert!(span["ended"].is_null(), "{span} ends twice");
+        for (name, value) in attributes.as_object().expect("an object") {
+            span["attributes"][name] = value.clone();
+        }
+        span["ended"] = true.into();
+        if let Some(error) = error {
+            span["error"] = error.into();
+        }
+    }
+
+    fn records_content(&self) -> bool {
+        self.records_content
     }
 }
 
@@ -155,5 +179,15 @@ impl Host for Scripted {
         self.pauses.borrow_mut().push(time);
     }
 
-    fn usage(&self, _: &Usage) {}
+    fn emit(&self, _: &Value) {}
+
+    fn start_span(&self, _: &str, _: &Value) -> u64 {
+        0
+    }
+
+    fn end_span(&self, _: u64, _: &Value, _: Option<&str>) {}
+
+    fn records_content(&self) -> bool {
+        false
+    }
 }

@@ -1,0 +1,257 @@
+//! What happened in a run, as a tree of spans: the flow, its nodes, and what their tools tell of their work.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use flowcell_sandbox::Span;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use crate::error::RunError;
+use crate::result::{NodeResult, NodeStatus};
+use crate::run_options::RunEvent;
+
+/// Most spans of a trace; what comes later in a run is left out.
+pub const MAX_SPANS: usize = 5_000;
+/// Most bytes of attributes in a trace; spans beyond it have none.
+pub const MAX_ATTRIBUTES: usize = 16 << 20;
+
+/// What a span is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SpanKind {
+    /// A run of the flow.
+    Flow,
+    /// A node.
+    Node,
+    /// A request to a model.
+    Model,
+    /// A function that its author has marked, or another part of a tool's work.
+    Function,
+}
+
+/// How what a span is of has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SpanStatus {
+    /// Well.
+    Ok,
+    /// With an error.
+    Error,
+    /// It was left out, since its condition was not met.
+    Bypassed,
+    /// It was stopped, or its tool has not told of its end.
+    Canceled,
+}
+
+/// A part of a run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TraceSpan {
+    /// The span that it is part of, by its place in the trace; none for the first, which is the flow's.
+    pub parent: Option<usize>,
+    /// Its name: the flow's, a node's, or what its tool says.
+    pub name: String,
+    /// What it is of.
+    pub kind: SpanKind,
+    /// When it began.
+    pub started: SystemTime,
+    /// How long it took.
+    pub duration: Duration,
+    /// How it ended.
+    pub status: SpanStatus,
+    /// Why it failed, if it did.
+    pub error: Option<String>,
+    /// What is known of it, by OpenTelemetry's semantic conventions: the text of a JSON object.
+    pub attributes: String,
+}
+
+/// A run's spans, each behind the one that it is part of.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Trace {
+    /// The spans, the flow's first.
+    pub spans: Vec<TraceSpan>,
+}
+
+/// Tokens that models have counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tokens {
+    /// Of what was asked.
+    pub input: u64,
+    /// Of what was answered.
+    pub output: u64,
+}
+
+impl Tokens {
+    fn of(attributes: &Map<String, Value>) -> Self {
+        let count = |name: &str| attributes.get(name).and_then(Value::as_u64).unwrap_or(0);
+        Self {
+            input: count("gen_ai.usage.input_tokens"),
+            output: count("gen_ai.usage.output_tokens"),
+        }
+    }
+
+    /// These and others.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            input: self.input.saturating_add(other.input),
+            output: self.output.saturating_add(other.output),
+        }
+    }
+}
+
+/// Tokens that a call's requests to models took.
+pub(crate) fn tokens(spans: &[Span]) -> Tokens {
+    let spans = spans
+        .iter()
+        .map(|span| Tokens::of(&parsed(&span.attributes)));
+    spans.fold(Tokens::default(), Tokens::and)
+}
+
+/// Makes a run's trace of its events.
+#[derive(Debug, Default)]
+pub struct Tracer {
+    nodes: Mutex<Vec<NodeResult>>,
+}
+
+impl Tracer {
+    /// Takes in an event.
+    pub fn hear(&self, event: RunEvent<'_>) {
+        let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        match event {
+            RunEvent::NodeEnded(node) => nodes.push(node.clone()),
+            RunEvent::StreamEnded(node) => {
+                let streamed = nodes.iter_mut().rfind(|other| other.name == node.name);
+                if let Some(streamed) = streamed {
+                    *streamed = node.clone();
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The trace of a run that is over.
+    pub fn finish(
+        &self,
+        flow: &str,
+        started: SystemTime,
+        duration: Duration,
+        error: Option<&RunError>,
+    ) -> Trace {
+        let nodes = std::mem::take(&mut *self.nodes.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut adding = Adding::default();
+        let tokens = nodes.iter().map(|node| tokens(&node.spans));
+        let tokens = tokens.fold(Tokens::default(), Tokens::and);
+        let mut attributes = BTreeMap::from([("span_type", json!("Flow"))]);
+        if tokens != Tokens::default() {
+            attributes.insert("gen_ai.usage.input_tokens", tokens.input.into());
+            attributes.insert("gen_ai.usage.output_tokens", tokens.output.into());
+        }
+        if let Some(error) = error {
+            attributes.insert("error.type", error.class.as_str().into());
+        }
+        adding.add(TraceSpan {
+            parent: None,
+            name: flow.to_owned(),
+            kind: SpanKind::Flow,
+            started,
+            duration,
+            status: error.map_or(SpanStatus::Ok, |_| SpanStatus::Error),
+            error: error.map(|error| error.message.clone()),
+            attributes: json!(attributes).to_string(),
+        });
+        for node in nodes {
+            adding.node(node);
+        }
+        Trace {
+            spans: adding.spans,
+        }
+    }
+}
+
+#[derive(Default)]
+struct Adding {
+    spans: Vec<TraceSpan>,
+    bytes: usize,
+}
+
+impl Adding {
+    /// Adds a span; its place, if there was one for it.
+    fn add(&mut self, mut span: TraceSpan) -> Option<usize> {
+        if self.spans.len() >= MAX_SPANS {
+            return None;
+        }
+        if self.bytes + span.attributes.len() > MAX_ATTRIBUTES {
+            span.attributes = "{}".to_owned();
+        }
+        self.bytes += span.attributes.len();
+        self.spans.push(span);
+        Some(self.spans.len() - 1)
+    }
+
+    fn node(&mut self, node: NodeResult) {
+        let mut attributes = BTreeMap::from([
+            ("span_type", json!("Tool")),
+            ("node_name", json!(node.name)),
+        ]);
+        if let Some(captured) = &node.captured {
+            attributes.insert("inputs", captured.inputs.as_str().into());
+            if let Some(output) = &captured.output {
+                attributes.insert("output", output.as_str().into());
+            }
+        }
+        if let Some(error) = &node.error {
+            attributes.insert("error.type", error.class.as_str().into());
+        }
+        let place = self.add(TraceSpan {
+            parent: Some(0),
+            name: node.name,
+            kind: SpanKind::Node,
+            started: node.started,
+            duration: node.duration,
+            status: match node.status {
+                NodeStatus::Completed => SpanStatus::Ok,
+                NodeStatus::Failed => SpanStatus::Error,
+                NodeStatus::Bypassed => SpanStatus::Bypassed,
+                NodeStatus::Canceled => SpanStatus::Canceled,
+            },
+            error: node.error.map(|error| error.message),
+            attributes: json!(attributes).to_string(),
+        });
+        // By their places among the node's.
+        let mut places = Vec::with_capacity(node.spans.len());
+        let end = node.started + node.duration;
+        for span in node.spans {
+            let parent = span.parent.and_then(|parent| places.get(parent).copied());
+            let is_model = parsed(&span.attributes).contains_key("gen_ai.operation.name");
+            let Some(place) = self.add(TraceSpan {
+                parent: parent.or(place),
+                name: span.name,
+                kind: if is_model {
+                    SpanKind::Model
+                } else {
+                    SpanKind::Function
+                },
+                started: span.started,
+                duration: span
+                    .duration
+                    .unwrap_or_else(|| end.duration_since(span.started).unwrap_or_default()),
+                status: match (&span.error, span.duration) {
+                    (Some(_), _) => SpanStatus::Error,
+                    (None, Some(_)) => SpanStatus::Ok,
+                    (None, None) => SpanStatus::Canceled,
+                },
+                error: span.error,
+                attributes: span.attributes,
+            }) else {
+                return;
+            };
+            places.push(place);
+        }
+    }
+}
+
+fn parsed(attributes: &str) -> Map<String, Value> {
+    serde_json::from_str(attributes).unwrap_or_default()
+}
