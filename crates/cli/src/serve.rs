@@ -55,7 +55,9 @@ pub(crate) fn main(settings: &Settings, args: ServeArgs) -> ExitCode {
     };
     terminal::start_logging(LevelFilter::INFO, traces.as_ref());
     let code = match crate::runtime(config.server.threads) {
-        Ok(runtime) => runtime.block_on(run(settings, config)),
+        Ok(runtime) => {
+            runtime.block_on(run(settings, config, traces.as_ref().map(Traces::listener)))
+        }
         Err(error) => terminal::fail(&format!("cannot start worker threads: {error}")),
     };
     if let Some(traces) = traces {
@@ -64,7 +66,7 @@ pub(crate) fn main(settings: &Settings, args: ServeArgs) -> ExitCode {
     code
 }
 
-async fn run(settings: &Settings, config: Config) -> ExitCode {
+async fn run(settings: &Settings, config: Config, traces: Option<TraceListener>) -> ExitCode {
     let ending = CancellationToken::new();
     match (
         signal(SignalKind::interrupt()),
@@ -87,6 +89,7 @@ async fn run(settings: &Settings, config: Config) -> ExitCode {
     }
     let served = serve(
         Serve {
+            traces,
             config,
             home: settings.home().to_owned(),
             bundle: Settings::base_bundle(),

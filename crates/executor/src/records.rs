@@ -12,6 +12,7 @@ use serde_json::json;
 use crate::error::RunError;
 use crate::presented::presented;
 use crate::result::{FlowResult, LineResult, NodeResult, NodeStatus};
+use crate::trace::{Tokens, tokens};
 
 /// What a record says of its run beyond the result.
 #[derive(Debug, Clone)]
@@ -65,9 +66,11 @@ pub fn line_record(
     }
     let mut system_metrics = json!({ "duration": seconds(of.duration) });
     if !result.nodes.is_empty() {
-        for tokens in ["prompt_tokens", "completion_tokens", "total_tokens"] {
-            system_metrics[tokens] = 0.into();
-        }
+        let tokens = result.nodes.iter().map(|node| tokens(&node.spans));
+        let Tokens { input, output } = tokens.fold(Tokens::default(), Tokens::and);
+        system_metrics["prompt_tokens"] = input.into();
+        system_metrics["completion_tokens"] = output.into();
+        system_metrics["total_tokens"] = input.saturating_add(output).into();
     }
     let ended = of.started + of.duration;
     let trace = json!({

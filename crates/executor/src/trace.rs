@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::error::RunError;
-use crate::result::{NodeResult, NodeStatus};
+use crate::result::{NodeResult, NodeStatus, Status};
 use crate::run_options::RunEvent;
 
 /// Most spans of a trace; what comes later in a run is left out.
@@ -71,6 +71,16 @@ pub struct TraceSpan {
 pub struct Trace {
     /// The spans, the flow's first.
     pub spans: Vec<TraceSpan>,
+}
+
+impl Trace {
+    /// Tokens of all its requests to models.
+    pub fn tokens(&self) -> Tokens {
+        let flow = self.spans.first();
+        flow.map_or_else(Tokens::default, |flow| {
+            Tokens::of(&parsed(&flow.attributes))
+        })
+    }
 }
 
 /// Tokens that models have counted.
@@ -137,6 +147,7 @@ impl Tracer {
         flow: &str,
         started: SystemTime,
         duration: Duration,
+        status: Status,
         error: Option<&RunError>,
     ) -> Trace {
         let nodes = std::mem::take(&mut *self.nodes.lock().unwrap_or_else(PoisonError::into_inner));
@@ -148,6 +159,12 @@ impl Tracer {
             attributes.insert("gen_ai.usage.input_tokens", tokens.input.into());
             attributes.insert("gen_ai.usage.output_tokens", tokens.output.into());
         }
+        // A run whose answer is its record has its error in there, and that of a node.
+        let of_node = nodes.iter().rev().find_map(|node| node.error.as_ref());
+        let error = match status {
+            Status::Completed => None,
+            Status::Failed => error.or(of_node),
+        };
         if let Some(error) = error {
             attributes.insert("error.type", error.class.as_str().into());
         }
@@ -157,7 +174,10 @@ impl Tracer {
             kind: SpanKind::Flow,
             started,
             duration,
-            status: error.map_or(SpanStatus::Ok, |_| SpanStatus::Error),
+            status: match status {
+                Status::Completed => SpanStatus::Ok,
+                Status::Failed => SpanStatus::Error,
+            },
             error: error.map(|error| error.message.clone()),
             attributes: json!(attributes).to_string(),
         });

@@ -17,6 +17,7 @@ pub mod packages;
 pub mod page;
 pub mod serving;
 pub mod sessions;
+pub mod traces;
 pub mod users;
 pub mod workspace_identity;
 pub mod workspaces;
@@ -138,6 +139,8 @@ pub fn routes(upload_bytes: usize) -> OpenApiRouter<Arc<App>> {
         .routes(routes!(sessions::tools))
         .routes(routes!(calls::list, calls::call))
         .routes(routes!(calls::cancel))
+        .routes(routes!(traces::list))
+        .routes(routes!(traces::get))
         .routes(routes!(events::events))
         .routes(routes!(executor::health))
         .routes(routes!(executor::version))

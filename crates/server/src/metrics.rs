@@ -74,6 +74,8 @@ pub struct Metrics {
     starts: Counter,
     resumes: Counter,
     hibernations: Counter,
+    input_tokens: Counter,
+    output_tokens: Counter,
     start_seconds: Gauge<f64, AtomicU64>,
     hibernate_seconds: Gauge<f64, AtomicU64>,
     hibernated_bytes: Gauge,
@@ -102,6 +104,8 @@ impl Metrics {
             starts: Counter::default(),
             resumes: Counter::default(),
             hibernations: Counter::default(),
+            input_tokens: Counter::default(),
+            output_tokens: Counter::default(),
             start_seconds: Gauge::default(),
             hibernate_seconds: Gauge::default(),
             hibernated_bytes: Gauge::default(),
@@ -110,6 +114,16 @@ impl Metrics {
             worker_sessions: Family::default(),
         };
         let mut registry = Registry::with_prefix("flowcell");
+        registry.register(
+            "model_input_tokens",
+            "Tokens of what models were asked, as they count them",
+            metrics.input_tokens.clone(),
+        );
+        registry.register(
+            "model_output_tokens",
+            "Tokens of what models answered, as they count them",
+            metrics.output_tokens.clone(),
+        );
         registry.register(
             "calls",
             "Calls of flows that have ended",
@@ -263,6 +277,7 @@ impl Metrics {
                 .get_or_create(&StateLabels { state })
                 .set(count);
         }
+        let tokens = app.sessions().tokens();
         let workers = app.sessions().workers();
         let used = workers.used();
         let number = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
@@ -277,6 +292,8 @@ impl Metrics {
             (&self.starts, used.starts),
             (&self.resumes, used.resumes),
             (&self.hibernations, used.hibernations),
+            (&self.input_tokens, tokens.input),
+            (&self.output_tokens, tokens.output),
         ] {
             counter.inner().store(total, Ordering::Relaxed);
         }

@@ -10,8 +10,8 @@ use flowcell_executor::RunError;
 use flowcell_sandbox::Sandbox;
 use flowcell_session::{
     Change, ChangeError, Durability, EnvironmentSettings, GarbageSettings, HostSettings, Ledger,
-    Name, RegistryError, ResealError, Role, Sealed, Secrets, SessionHost, SqliteRegistry, User,
-    UserName, WorkspaceRecord, own_identity, reseal,
+    Name, RegistryError, ResealError, Role, Sealed, Secrets, SessionHost, SqliteRegistry,
+    TraceListener, User, UserName, WorkspaceRecord, own_identity, reseal,
 };
 use flowcell_worker::{WorkerCommand, Workers, WorkersSettings};
 use jiff::Timestamp;
@@ -103,6 +103,8 @@ pub struct Serve {
     pub bundle: Reference,
     /// Told at the start of each long step.
     pub progress: Arc<Progress>,
+    /// Who hears of the traces of calls.
+    pub traces: Option<TraceListener>,
     /// How a worker's process is started.
     pub worker: WorkerCommand,
     /// How a process that compiles is started.
@@ -146,6 +148,7 @@ pub async fn serve(serve: Serve, ending: CancellationToken) -> Result<(), ServeE
         worker,
         compiler,
         installer,
+        traces,
         on_ready,
     } = serve;
     allow_open_files();
@@ -161,7 +164,7 @@ pub async fn serve(serve: Serve, ending: CancellationToken) -> Result<(), ServeE
         Some(image) => image.parse().unwrap_or(bundle),
         None => bundle,
     };
-    let settings = settings(&config, &folder, bundle, installer, secrets);
+    let settings = settings(&config, &folder, bundle, installer, secrets, traces);
     std::fs::create_dir_all(&settings.folder).map_err(|source| ServeError::Folder {
         path: settings.folder.clone(),
         source,
@@ -245,6 +248,7 @@ fn settings(
     bundle: Reference,
     installer: WorkerCommand,
     secrets: Secrets,
+    traces: Option<TraceListener>,
 ) -> HostSettings {
     let sessions = &config.sessions;
     HostSettings {
@@ -266,6 +270,7 @@ fn settings(
         },
         network: config.network.spec(),
         secrets,
+        traces,
     }
 }
 
@@ -345,6 +350,7 @@ fn open_ledger(
         let record = WorkspaceRecord {
             name: workspace,
             created: now,
+            trace_content: false,
         };
         let changes = vec![
             Change::PutUser(User {

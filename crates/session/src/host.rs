@@ -14,6 +14,7 @@ mod idle;
 mod install;
 mod live;
 mod once;
+mod traces;
 mod work;
 
 use std::collections::HashSet;
@@ -40,7 +41,9 @@ pub use self::hibernate::{CannotHibernate, HibernateError, NotStored};
 pub use self::install::{Installing, SessionInstallError};
 use self::live::Live;
 pub use self::live::{ActiveCall, AdmissionError, Usage};
-pub use self::work::CallError;
+use self::traces::Traces;
+pub use self::traces::{CallTrace, TraceListener, TraceParent};
+pub use self::work::{Call, CallError};
 use crate::ledger::{ChangeError, Ledger};
 use crate::machine::{self, Context, Event, Refusal, Rules, Step};
 use crate::name::Name;
@@ -57,7 +60,7 @@ const ASLEEP_AT_ONCE: usize = 8;
 const LAST_SLEEP: Duration = Duration::from_secs(5);
 
 /// How a host runs its sessions.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct HostSettings {
     /// The folder for working copies.
     pub folder: PathBuf,
@@ -85,6 +88,8 @@ pub struct HostSettings {
     pub secrets: Secrets,
     /// What sessions may ask of the network.
     pub network: NetworkSpec,
+    /// Who hears of the traces of calls.
+    pub traces: Option<TraceListener>,
 }
 
 /// A session or a compute: its workspace and its name there.
@@ -107,6 +112,7 @@ pub(crate) struct Inner {
     live: DashMap<Key, Arc<Live>>,
     locks: Vec<tokio::sync::Mutex<()>>,
     used: Mutex<HashSet<Key>>,
+    traces: Traces,
     clock: Clock,
     /// Tells the event logs of this start of the host from those of others.
     started: u64,
@@ -152,6 +158,7 @@ impl SessionHost {
             live: DashMap::new(),
             locks: (0..LOCKS).map(|_| tokio::sync::Mutex::default()).collect(),
             used: Mutex::default(),
+            traces: Traces::default(),
             clock,
             started: u64::try_from(Timestamp::now().as_millisecond()).unwrap_or(0),
         });

@@ -39,10 +39,11 @@ pub use files::{
     flow_in, replace, unpack,
 };
 pub use host::{
-    ActiveCall, AdmissionError, CallError, CannotHibernate, CopyError, CredentialsError,
-    EnvironmentError, EnvironmentSettings, EventId, Fork, ForkError, GarbageSettings, HappenError,
-    HibernateError, HostSettings, Installing, InvalidEventId, Key as SessionKey, NotStored,
-    SessionEvent, SessionHost, SessionInstallError, Usage, Watched, Watcher,
+    ActiveCall, AdmissionError, Call, CallError, CallTrace, CannotHibernate, CopyError,
+    CredentialsError, EnvironmentError, EnvironmentSettings, EventId, Fork, ForkError,
+    GarbageSettings, HappenError, HibernateError, HostSettings, Installing, InvalidEventId,
+    Key as SessionKey, NotStored, SessionEvent, SessionHost, SessionInstallError, TraceListener,
+    TraceParent, Usage, Watched, Watcher,
 };
 pub use identity::{
     IdentityError, IdentityKind, MAX_CREDENTIALS, MAX_GRANTS, MAX_IDENTITIES, WantedIdentities,

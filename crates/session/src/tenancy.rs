@@ -66,6 +66,9 @@ pub struct WorkspaceRecord {
     pub name: Name,
     /// When it was made.
     pub created: Timestamp,
+    /// Whether traces hold what models and tools are asked and what they answer.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub trace_content: bool,
 }
 
 /// A flow of a workspace; its files are in the registry.

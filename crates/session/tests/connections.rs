@@ -39,6 +39,7 @@ impl World {
             world.make(Change::PutWorkspace(WorkspaceRecord {
                 name: name(workspace),
                 created: Timestamp::UNIX_EPOCH,
+                trace_content: false,
             }));
         }
         world

@@ -56,6 +56,7 @@ fn begun() -> Vec<Change> {
         let record = WorkspaceRecord {
             name: name(workspace),
             created: now(),
+            trace_content: false,
         };
         changes.push(Change::PutWorkspace(record.clone()));
         changes.push(own_identity(&record, &user("ana")));

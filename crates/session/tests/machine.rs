@@ -38,6 +38,7 @@ impl World {
         state.apply(&Change::PutWorkspace(WorkspaceRecord {
             name: name("w"),
             created: now,
+            trace_content: false,
         }));
         for flow in ["f", "g"] {
             let flow = Flow::new(name("w"), name(flow), user("ana"), now);

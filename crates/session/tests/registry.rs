@@ -23,6 +23,7 @@ fn put_workspace(workspace: &str) -> Change {
     Change::PutWorkspace(WorkspaceRecord {
         name: name(workspace),
         created: Timestamp::UNIX_EPOCH,
+        trace_content: false,
     })
 }
 

@@ -205,6 +205,7 @@ impl Flows {
             revision,
             setup,
             connections,
+            record_content,
             work,
         } = job;
         match work {
@@ -212,7 +213,7 @@ impl Flows {
                 let flow = self.flow(live, &session, &setup, revision, connections);
                 let flow = flow.await;
                 hear(Heard::Opened);
-                perform::run(flow, run, hear, outlet).await
+                perform::run(flow, run, record_content, hear, outlet).await
             }
             Work::Resume => {
                 let flow = self.flow(live, &session, &setup, revision, connections);

@@ -26,7 +26,9 @@ mod work;
 mod workers;
 
 pub use flowcell_environment::{Credential, Credentials, IndexSettings};
-pub use flowcell_executor::{Asked, asked, text_of};
+pub use flowcell_executor::{
+    Asked, SpanKind, SpanStatus, Tokens, Trace, TraceSpan, asked, text_of,
+};
 pub use installer::{
     InstallError, InstallJob, Installed, Installer, PullJob, Pulled, RegistrySettings,
 };

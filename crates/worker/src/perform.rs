@@ -6,9 +6,9 @@ use std::time::{Instant, SystemTime};
 use flowcell_bundle::BundleError;
 use flowcell_executor::{
     Accepted, Dialect, FlowResult, Host, LineResult, NodeStatus, RunError, RunOf, RunOptions,
-    Session, SessionOptions, Status, Workspace, aggregation_record, describe, described_json,
-    envelope, line_record, listed, listed_aggregation_inputs, served_inputs, served_outputs,
-    served_part, single_node_record, tool_meta, tool_meta_json,
+    Session, SessionOptions, Status, Tracer, Workspace, aggregation_record, describe,
+    described_json, envelope, line_record, listed, listed_aggregation_inputs, served_inputs,
+    served_outputs, served_part, single_node_record, tool_meta, tool_meta_json,
 };
 use flowcell_flow::{Json, JsonMap, NodeTestInputs, python_json_compact};
 use serde_json::json;
@@ -18,30 +18,60 @@ use crate::news::{Hear, observer};
 use crate::parts::Outlet;
 use crate::work::{Answer, Look, Run};
 
-/// Runs an open flow; one that could not be opened is answered with its error, in the form of what was asked for.
+/// Runs an open flow; one that could not be opened is answered with its error, in the form of what was asked for. The
+/// answer has the run's trace, with what was asked and answered if `record_content` says so.
 pub(crate) async fn run(
     flow: Result<Arc<Session>, RunError>,
     run: Run,
+    record_content: bool,
     hear: Hear,
     outlet: &Outlet,
 ) -> Answer {
+    let tracer = Arc::new(Tracer::default());
+    let observer = observer(hear);
+    let traced = Arc::clone(&tracer);
     let options = RunOptions {
-        observer: Some(observer(hear)),
+        observer: Some(Arc::new(move |event| {
+            traced.hear(event);
+            observer(event);
+        })),
+        capture: record_content,
+        record_content,
         ..RunOptions::default()
     };
+    let opened = flow.as_ref().ok().filter(|_| run != Run::Initialize);
+    let name = opened.map(|flow| flow.flow().name.clone());
+    let (started, since) = (SystemTime::now(), Instant::now());
+    let (mut answer, error) = answer(flow, run, options, outlet).await;
+    if let Some(name) = name {
+        let (status, duration) = (answer.status, since.elapsed());
+        let error = error.as_ref().or(answer.body.as_ref().err());
+        answer.trace = Some(tracer.finish(&name, started, duration, status, error));
+    }
+    answer
+}
+
+/// A run's answer, and its error where that is in the answer's text.
+async fn answer(
+    flow: Result<Arc<Session>, RunError>,
+    run: Run,
+    options: RunOptions,
+    outlet: &Outlet,
+) -> (Answer, Option<RunError>) {
     if let Run::Call { inputs, node } = run {
         let result = match flow {
             Ok(flow) => call(&flow, &inputs, node, &options).await,
             Err(error) => Err(error),
         };
         let result = result.unwrap_or_else(FlowResult::failed);
-        return Answer::json(result.status(), envelope(&result, Dialect::Strict));
+        let answer = Answer::json(result.status(), envelope(&result, Dialect::Strict));
+        return (answer, result.outputs.err());
     }
-    match flow {
+    let answer = match flow {
         Ok(flow) => recorded(&flow, run, options, outlet).await,
         Err(error) => Err(error),
-    }
-    .unwrap_or_else(Answer::failed)
+    };
+    (answer.unwrap_or_else(Answer::failed), None)
 }
 
 async fn call(

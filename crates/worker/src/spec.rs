@@ -97,6 +97,8 @@ pub struct Job {
     pub setup: Setup,
     /// What the flow may use, with secrets.
     pub connections: ConnectionSet,
+    /// Whether the trace holds what models and tools were asked and what they answered.
+    pub record_content: bool,
     /// The work.
     pub work: Work,
 }

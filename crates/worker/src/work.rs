@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use flowcell_executor::{RunError, Status};
+use flowcell_executor::{RunError, Status, Trace};
 use flowcell_flow::JsonMap;
 use serde::{Deserialize, Serialize};
 
@@ -114,6 +114,8 @@ pub struct Answer {
     pub status: Status,
     /// The text, JSON, or why there is none. It is empty where the answer went out in parts.
     pub body: Result<String, RunError>,
+    /// What happened in a run.
+    pub trace: Option<Trace>,
 }
 
 impl Answer {
@@ -121,6 +123,7 @@ impl Answer {
         Self {
             status,
             body: Ok(text),
+            trace: None,
         }
     }
 
@@ -128,6 +131,7 @@ impl Answer {
         Self {
             status: Status::Failed,
             body: Err(error),
+            trace: None,
         }
     }
 }

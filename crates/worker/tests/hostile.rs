@@ -77,6 +77,7 @@ fn job(inputs: &str) -> Job {
         revision: 1,
         setup: Setup::default(),
         connections: ConnectionSet::default(),
+        record_content: false,
         work: Work::Run(Run::Call {
             inputs: Values::from(&inputs),
             node: None,

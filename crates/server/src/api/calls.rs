@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use flowcell_session::{ActiveCall, Name, Role};
+use flowcell_session::{ActiveCall, Call, Name, Role};
 use flowcell_worker::{Run, Setup, Values};
 use indexmap::IndexMap;
 use jiff::Timestamp;
@@ -16,6 +16,7 @@ use utoipa::ToSchema;
 
 use super::page::Page;
 use super::sessions::{find, own_or_owner, usable};
+use super::traces;
 use crate::app::App;
 use crate::auth::Caller;
 use crate::extract::{At, Body};
@@ -97,6 +98,7 @@ pub async fn call(
     State(app): State<Arc<App>>,
     caller: Caller,
     At((name, id)): At<(Name, Name)>,
+    headers: HeaderMap,
     body: Body<CallRequest>,
 ) -> Result<Response, Problem> {
     let key = usable(&app, &caller, &name, &id)?;
@@ -122,8 +124,13 @@ pub async fn call(
         inputs: Values::from(&inputs),
         node,
     };
-    let id = id.map(String::from);
-    let answer = app.sessions().call(&key, id, setup, run).await?;
+    let call = Call {
+        id: id.map(String::from),
+        setup,
+        parent: traces::parent(&headers),
+        ..Call::of(run)
+    };
+    let answer = app.sessions().call(&key, call).await?;
     app.metrics()
         .call(answer.status.as_str(), started.elapsed());
     let headers = [(header::CONTENT_TYPE, "application/json")];

@@ -17,7 +17,7 @@ use axum::response::{IntoResponse, Response};
 use flowcell_bundle::Digest;
 use flowcell_executor::{Code, RunError, framed, package_tools_json, presented};
 use flowcell_flow::{Json, JsonMap, python_json_compact};
-use flowcell_session::{CallError, Name, SessionKey};
+use flowcell_session::{Call, CallError, Name, SessionKey};
 use flowcell_worker::{Answer, Look, Run, Setup, Values};
 use serde_json::json;
 
@@ -292,7 +292,12 @@ async fn ran(
     run: Run,
 ) -> Result<Answer, CallError> {
     let begun = Instant::now();
-    let call = app.sessions().call(key, id.map(str::to_owned), setup, run);
+    let call = Call {
+        id: id.map(str::to_owned),
+        setup,
+        ..Call::of(run)
+    };
+    let call = app.sessions().call(key, call);
     let answer = call.await?;
     app.metrics().call(answer.status.as_str(), begun.elapsed());
     Ok(answer)
@@ -412,7 +417,13 @@ pub async fn initialize(
         let generation = find(&app, &name, &id)?.generation;
         let opened = app
             .sessions()
-            .call(&key, None, setup.clone(), Run::Initialize)
+            .call(
+                &key,
+                Call {
+                    setup: setup.clone(),
+                    ..Call::of(Run::Initialize)
+                },
+            )
             .await
             .map_err(|error| Refused::call(error, "initialize"))?;
         let definition = opened.body?;
@@ -514,8 +525,12 @@ pub async fn aggregate(
             inputs: Values::from(&inputs),
             gathered: Values::from(&gathered),
         };
-        let setup = batch.setup.clone();
-        let call = app.sessions().call(&key, Some(run.clone()), setup, work);
+        let call = Call {
+            id: Some(run.clone()),
+            setup: batch.setup.clone(),
+            ..Call::of(work)
+        };
+        let call = app.sessions().call(&key, call);
         let answer = tokio::select! {
             biased;
             () = batch.ended.cancelled() => return Err(Refused::from(canceled(&run))),

@@ -12,14 +12,15 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use flowcell_executor::{Code, RunError, swagger};
 use flowcell_flow::{Flow, Json, python_json_compact, python_loads};
-use flowcell_session::{CallError, Name, RegistryError};
-use flowcell_worker::{Answer, Part, Run, Setup};
+use flowcell_session::{Call, CallError, Name, RegistryError};
+use flowcell_worker::{Answer, Part, Run};
 use futures_util::TryStreamExt as _;
 use serde_json::json;
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 
 use super::executor::PROMPTFLOW;
 use super::sessions::{find, usable};
+use super::traces;
 use crate::app::App;
 use crate::auth::Caller;
 use crate::extract::{At, of_body};
@@ -120,12 +121,15 @@ pub async fn score(
         accept: accept.join(","),
     };
     let (taker, mut parts) = mpsc::unbounded_channel();
+    let call = Call {
+        taker: Some(taker),
+        parent: traces::parent(&headers),
+        ..Call::of(run)
+    };
     let mut call = Box::pin(async move {
         let started = Instant::now();
         let sessions = app.sessions();
-        let scored = sessions
-            .call_in_parts(&key, None, Setup::default(), run, Some(taker))
-            .await?;
+        let scored = sessions.call(&key, call).await?;
         app.metrics()
             .call(scored.status.as_str(), started.elapsed());
         Ok(scored)

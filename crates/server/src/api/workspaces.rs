@@ -32,6 +32,8 @@ pub struct WorkspaceView {
     pub created: Timestamp,
     /// Its identities.
     pub identity: WorkspaceIdentityView,
+    /// Whether traces hold what models and tools are asked and what they answer.
+    pub trace_content: bool,
 }
 
 /// What changes of a workspace; what is absent stays.
@@ -41,6 +43,9 @@ pub struct UpdateWorkspace {
     /// The identities that it shall have, all of them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub identity: Option<IdentityUpdate>,
+    /// Whether traces hold what models and tools are asked and what they answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trace_content: Option<bool>,
 }
 
 /// A new workspace.
@@ -128,6 +133,7 @@ pub async fn create(
     let record = WorkspaceRecord {
         name: body.value.name,
         created: Timestamp::now(),
+        trace_content: false,
     };
     let owner = body.value.owner.unwrap_or_else(|| caller.user.clone());
     let location = format!("/v1/workspaces/{}", record.name);
@@ -194,11 +200,19 @@ pub async fn update(
     caller.require(&app, &name, Role::Owner)?;
     let wanted = body.value.identity.as_ref().map(IdentityUpdate::wanted);
     let wanted = wanted.transpose()?;
+    let trace_content = body.value.trace_content;
     let changed = app.change(move |state| {
-        let changes = match &wanted {
+        let mut changes = match &wanted {
             None => Vec::new(),
             Some(wanted) => set_identities(state, &name, wanted, &caller.user, Timestamp::now())?,
         };
+        if let (Some(trace_content), Some(workspace)) = (trace_content, state.workspaces.get(&name))
+        {
+            changes.push(Change::PutWorkspace(WorkspaceRecord {
+                trace_content,
+                ..workspace.record.clone()
+            }));
+        }
         let view = after(state, &changes, &name)?;
         Ok((changes, view))
     });
@@ -346,6 +360,7 @@ fn view(workspace: &Workspace) -> WorkspaceView {
         name: workspace.record.name.clone(),
         created: workspace.record.created,
         identity: workspace.into(),
+        trace_content: workspace.record.trace_content,
     }
 }
 

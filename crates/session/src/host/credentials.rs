@@ -158,6 +158,7 @@ mod tests {
         let record = WorkspaceRecord {
             name: name.clone(),
             created: Timestamp::UNIX_EPOCH,
+            trace_content: false,
         };
         let mut state = State::default();
         state.apply(&Change::PutWorkspace(record.clone()));

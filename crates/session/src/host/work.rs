@@ -5,12 +5,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use flowcell_connection::ConnectionSet;
-use flowcell_worker::{Answer, Hear, Heard, Job, Look, News, Run, Setup, Taker, Work, WorkerError};
+use flowcell_worker::{
+    Answer, Hear, Heard, Job, Look, News, Run, Setup, Taker, Tokens, Work, WorkerError,
+};
+use jiff::Timestamp;
 
 use super::copy::CopyError;
 use super::effects::OpenError;
 use super::events::Watcher;
 use super::live::{AdmissionError, CallGuard, Live, Still};
+use super::traces::{CallTrace, TraceParent};
 use super::{HappenError, Inner, Key, SessionEvent, SessionHost, Timer, blocking};
 use crate::connection::open_all;
 use crate::name::UserName;
@@ -63,6 +67,34 @@ pub(super) enum Waking {
     By(UserName),
 }
 
+/// A call that is asked for.
+#[derive(Debug)]
+pub struct Call {
+    /// Its identifier; one is made, if absent.
+    pub id: Option<String>,
+    /// How the flow is set up for it.
+    pub setup: Setup,
+    /// What is run.
+    pub run: Run,
+    /// Who takes the answer, where it comes in parts: all of them before the call is done.
+    pub taker: Option<Taker>,
+    /// Its place in somebody else's trace.
+    pub parent: Option<TraceParent>,
+}
+
+impl Call {
+    /// A call in the flow's usual set-up, whose answer comes as a whole.
+    pub fn of(run: Run) -> Self {
+        Self {
+            id: None,
+            setup: Setup::default(),
+            run,
+            taker: None,
+            parent: None,
+        }
+    }
+}
+
 /// Some work, and who takes what comes of it.
 #[derive(Debug)]
 pub(super) struct Asked {
@@ -97,6 +129,22 @@ impl SessionHost {
         Ok(self.inner.live(session).await?.events.watch(last))
     }
 
+    /// What happened in a session's calls of late, the last first.
+    pub fn traces(&self, session: &Session) -> Vec<Arc<CallTrace>> {
+        let mut traces = self
+            .inner
+            .traces
+            .of(&(session.workspace.clone(), session.id.clone()));
+        // A workspace that was deleted may have had a session of this name.
+        traces.retain(|trace| trace.ended >= session.created);
+        traces
+    }
+
+    /// Tokens that models have counted in all calls since the host started.
+    pub fn tokens(&self) -> Tokens {
+        self.inner.traces.tokens()
+    }
+
     /// Notes that somebody uses a session without a call.
     pub fn touch(&self, session: &Key) {
         if let Some(live) = self.inner.live.get(session) {
@@ -108,28 +156,14 @@ impl SessionHost {
     ///
     /// # Errors
     /// When the session does not run or has too many calls, or the call is cancelled or loses its worker.
-    pub async fn call(
-        &self,
-        session: &Key,
-        id: Option<String>,
-        setup: Setup,
-        run: Run,
-    ) -> Result<Answer, CallError> {
-        self.call_in_parts(session, id, setup, run, None).await
-    }
-
-    /// The same for an answer that may come in parts, which `taker` gets before this is done.
-    ///
-    /// # Errors
-    /// As [`call`](Self::call).
-    pub async fn call_in_parts(
-        &self,
-        session: &Key,
-        id: Option<String>,
-        setup: Setup,
-        run: Run,
-        taker: Option<Taker>,
-    ) -> Result<Answer, CallError> {
+    pub async fn call(&self, session: &Key, call: Call) -> Result<Answer, CallError> {
+        let Call {
+            id,
+            setup,
+            run,
+            taker,
+            parent,
+        } = call;
         let inner = &self.inner;
         let live = inner.live(session).await?;
         let id = id.unwrap_or_else(fresh_call);
@@ -157,7 +191,23 @@ impl SessionHost {
             status: word,
             duration_ms: milliseconds(started.elapsed()),
         });
-        done
+        let mut answer = done?;
+        if let Some(trace) = answer.trace.take() {
+            let traced = Arc::new(CallTrace {
+                id: parent.map_or_else(|| uuid::Uuid::new_v4().as_u128(), |parent| parent.trace),
+                parent: parent.map(|parent| parent.span),
+                call: guard.id().to_owned(),
+                session: session.1.clone(),
+                flow: live.flow.clone(),
+                ended: Timestamp::now(),
+                trace,
+            });
+            if let Some(listener) = &inner.settings.traces {
+                listener(&traced);
+            }
+            inner.traces.keep(session, traced);
+        }
+        Ok(answer)
     }
 
     /// Looks at a session's files with its environment, in place of a call.
@@ -295,6 +345,7 @@ impl Inner {
                 revision: *still,
                 setup,
                 connections: self.connections(live),
+                record_content: self.records_content(live),
                 work,
             };
             let hear = hear(live, guard.id(), still);
@@ -322,6 +373,13 @@ impl Inner {
         workspace
             .map(|workspace| open_all(workspace, &self.settings.secrets))
             .unwrap_or_default()
+    }
+
+    /// Whether the traces of a life's workspace hold what was asked and answered.
+    fn records_content(&self, live: &Live) -> bool {
+        let state = self.ledger.state();
+        let workspace = state.workspaces.get(&live.workspace);
+        workspace.is_some_and(|workspace| workspace.record.trace_content)
     }
 
     /// The working copy of a life, up to date.

@@ -169,6 +169,7 @@ impl World {
             let record = WorkspaceRecord {
                 name: workspace.clone(),
                 created: now,
+                trace_content: false,
             };
             changes.push(Change::PutWorkspace(record.clone()));
             // One user may assign the workspace's own identity at first.
