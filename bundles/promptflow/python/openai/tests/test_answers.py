@@ -70,6 +70,12 @@ class AnswersTest(ServiceTest):
         self.assertEqual([model.id for model in self.client.models.list()], ["m"])
         self.assertEqual(self.client.post("/chat/completions", body={"model": "m"}, cast_to=object), CHAT)
 
+    def test_vectors_that_are_none(self):
+        for vector in ("AAA=", "AAAAA", "AAAA"):
+            self.fail_with(status(200, {"data": [{"embedding": vector}]}))
+            with self.assertRaises(openai.APIResponseValidationError):
+                self.client.embeddings.create(model="e", input="a")
+
     def test_a_raw_answer_has_its_head(self):
         raw = self.client.chat.completions.with_raw_response.create(model="m", messages=MESSAGES)
         self.assertEqual((raw.status_code, raw.headers.get("X-Request-ID"), raw.parse().id, raw.json()), (200, "req_1", "c1", CHAT))

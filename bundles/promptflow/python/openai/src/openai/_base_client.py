@@ -15,6 +15,7 @@ import random
 import time
 from urllib.parse import quote_plus
 
+from . import _wire
 from ._exceptions import APIConnectionError, APIError, APIResponseValidationError, APITimeoutError, NotOffered, status_error
 from ._models import BaseModel
 from ._streaming import AsyncStream, Stream
@@ -194,9 +195,7 @@ class SyncClient(BaseClient):
                 failure = error
 
     def _send(self, request):
-        from ._wire import send
-
-        return send(request)
+        return _wire.send(request)
 
     def _read(self, response):
         response.read()

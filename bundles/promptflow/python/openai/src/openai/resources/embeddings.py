@@ -1,8 +1,7 @@
 """Texts as vectors."""
 
-import array
 import base64
-import sys
+import struct
 
 from .._types import NOT_GIVEN, is_given
 from ..types import CreateEmbeddingResponse
@@ -12,17 +11,17 @@ from ._resource import Resource
 def _decoded(**values):
     """Vectors that were asked for as base64, because that is shorter, and are numbers again."""
     answer = CreateEmbeddingResponse(**values)
-    for embedding in getattr(answer, "data", None) or ():
-        if isinstance(embedding.embedding, str):
-            embedding.embedding = _numbers(embedding.embedding)
+    for one in getattr(answer, "data", None) or ():
+        if isinstance(getattr(one, "embedding", None), str):
+            one.embedding = _numbers(one.embedding)
     return answer
 
 
 def _numbers(text):
-    numbers = array.array("f", base64.b64decode(text))
-    if sys.byteorder == "big":
-        numbers.byteswap()
-    return numbers.tolist()
+    data = base64.b64decode(text)
+    if len(data) % 4:
+        raise ValueError(f"a vector of {len(data)} bytes is none of 32-bit numbers")
+    return list(struct.unpack(f"<{len(data) // 4}f", data))
 
 
 class Embeddings(Resource):
