@@ -4,15 +4,12 @@ import importlib.util
 import json
 import os
 import pathlib
-import sys
 import tempfile
 import unittest
 import unittest.mock
 
 import stand_in
 from stand_in import Err, flow
-
-sys.path.append(str(pathlib.Path(stand_in.SOURCE).parents[1] / "python" / "openai" / "src"))
 
 from flowcell_runner import concurrency, values
 from promptflow.client import load_flow

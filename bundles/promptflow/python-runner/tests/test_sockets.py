@@ -179,6 +179,30 @@ class SocketsTest(unittest.TestCase):
         self.assertEqual([request.sent for request in self.requests], [b"hi", b"hi"])
         self.assertEqual(Thing.held, 0)
 
+    def test_clients_of_openai_hold_nothing(self):
+        import openai
+
+        settings = {"api_key": "k", "base_url": "http://service.example/v1", "max_retries": 0}
+        asked = {"model": "m", "messages": []}
+        events = [b'data: {"id":"a","choices":[]}\n\n', b'data: {"id":"b","choices":[]}\n\n', b"data: [DONE]\n\n"]
+
+        async def ask():
+            client = openai.AsyncOpenAI(**settings)
+            answers = await asyncio.gather(*(client.chat.completions.create(**asked) for _ in range(3)))
+            async with await client.chat.completions.create(stream=True, **asked) as stream:
+                return [answer.id for answer in answers], (await anext(stream)).id
+
+        for _ in range(3):
+            self.answer(b'{"id":', b'"x"}')
+        self.answer(*events)
+        self.assertEqual(concurrency.wait_for(ask()), (["x", "x", "x"], "a"))
+        client = openai.OpenAI(**settings)
+        self.answer(b'{"id":"y"}', content_length=b"10")
+        self.answer(*events)
+        self.assertEqual(client.chat.completions.create(**asked).id, "y")
+        self.assertEqual([part.id for part in client.chat.completions.create(stream=True, **asked)], ["a", "b"])
+        self.assertEqual(Thing.held, 0)
+
     def test_what_the_connection_is_told_stays_here(self):
         self.answer(b"", content_length=b"0")
         self.read_to_the_end(b"GET /a?b HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX-Own: 1\r\n\r\n")
