@@ -15,6 +15,7 @@ cargo clippy --workspace --all-targets --quiet -- --deny warnings
 
 echo "== guests: Python runner, built-in tools, examples" >&2
 (cd bundles/promptflow/python-runner/tests && python3 -m unittest --quiet)
+(cd bundles/promptflow/python/openai/tests && python3 -m unittest --quiet)
 (cd bundles/promptflow/tools && cargo test --quiet)
 (cd guest-examples/rust-text-statistics && cargo test --quiet)
 (cd guest-examples/python-slugify && python3 -m unittest discover --quiet -s tests)

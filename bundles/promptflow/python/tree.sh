@@ -1,7 +1,7 @@
 #!/bin/sh
 # Makes the folders that the Python runner has mounted:
 #   OUT/python    CPython's standard library
-#   OUT/packages  the bundle's packages (requirements.txt)
+#   OUT/packages  the bundle's packages (requirements.txt), and our own `openai`
 #   OUT/warm      a flow folder whose tool warms up an instance before its memory is stored: see warm/warm_up.py
 # usage: tree.sh OUT     needs python3 with pip and venv, and cargo
 set -eu
@@ -31,7 +31,10 @@ UNPACK
   --requirement "$here/requirements.txt" --target "$out/packages"
 rm -rf "$out/packages/bin"
 find "$out/packages" -name '*.so' -exec rm -f {} +
+cp -R "$here/openai/src/." "$out/packages"
 find "$out/python" "$out/packages" -name __pycache__ -prune -exec rm -rf {} +
+# What an installer would note, by which the package is taken out again where another takes its place.
+(cd "$out/packages" && for info in openai-*.dist-info; do find openai "$info" -type f | sed 's/$/,,/' >"$info/RECORD"; done)
 
 cp -R "$here/warm" "$out/warm"
 find "$out/warm" -name __pycache__ -prune -exec rm -rf {} +

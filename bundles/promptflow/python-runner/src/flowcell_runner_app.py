@@ -12,7 +12,7 @@ from flowcell_runner import tls
 
 tls.install()
 
-from flowcell_runner import compiling, inspecting, standard_modules  # noqa: F401  (imported so that the component has them)
+from flowcell_runner import compiling, connections, inspecting, standard_modules  # noqa: F401  (imported so that the component has them)
 from flowcell_runner import calling, components, concurrency, errors, loading, logs, objects, paths, sockets, startup, storing, templates, values
 from wit_world import exports
 from wit_world.imports import host

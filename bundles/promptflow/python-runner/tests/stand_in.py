@@ -112,6 +112,8 @@ runner = _module(
 )
 
 sys.path.insert(0, str(SOURCE))
+# The bundle's own package `openai`.
+sys.path.append(str(SOURCE.parents[1] / "python" / "openai" / "src"))
 
 import flowcell_runner_app  # noqa: E402
 from flowcell_runner import startup  # noqa: E402

@@ -16,7 +16,7 @@ from promptflow.core import tool
 from wit_world.exports.runner import Argument_Json, Argument_Object, Argument_Objects, Outcome_Json, Request
 
 # What flows import most, where the bundle has it.
-_LIBRARIES = ("jinja2", "cloudpickle", "yaml", "requests", "bs4", "pydantic", "dotenv", "tenacity", "tabulate")
+_LIBRARIES = ("jinja2", "cloudpickle", "yaml", "requests", "bs4", "pydantic", "dotenv", "tenacity", "tabulate", "openai")
 
 _TEMPLATE = """system:
 You are {{ role | default("an assistant") }}.

@@ -66,7 +66,7 @@ def _function(info, module, name):
         try:
             return values.from_json(tools.call(info.name, f"{{{inputs}}}"))
         except Err as error:
-            failure = _exception(error.value)
+            failure = exception(error.value)
         raise failure
 
     function.__name__ = function.__qualname__ = name
@@ -116,7 +116,8 @@ def _connection(value):
     return {**kind, "value": fields, "secret_keys": list(value.secrets)}
 
 
-def _exception(error):
+def exception(error):
+    """What to raise for a tool's error."""
     known = getattr(builtins, error.type_name, None) or getattr(exceptions, error.type_name, None)
     if not (isinstance(known, type) and issubclass(known, Exception)):
         known = type(error.type_name, (ToolError,), {"__module__": __name__})

@@ -23,8 +23,12 @@ class Exchange:
 
     def __init__(self, head, authority, is_https):
         lines = head.split(b"\r\n")
-        method, target, _ = lines[0].decode("latin-1").split(" ", 2)
+        method, target, version = lines[0].decode("latin-1").split(" ", 2)
         headers, length, self._is_chunked = [], 0, False
+        # HTTP/1.0 ends an answer with the connection, and knows no chunks.
+        self._is_old = version == "HTTP/1.0"
+        # Whether the connection ends with the answer.
+        self.closes = self._is_old
         for line in lines[1:]:
             name, _, value = line.partition(b":")
             name, value = name.strip().lower(), value.strip()
@@ -32,13 +36,14 @@ class Exchange:
                 length = int(value)
             if name == b"transfer-encoding":
                 self._is_chunked = value.lower().endswith(b"chunked")
+            self._note_close(name, value)
             if name not in _OF_CONNECTIONS:
                 headers.append((name.decode("latin-1"), value))
         self._left = None if self._is_chunked else length
         self._fed = bytearray()
         self._is_head = method == "HEAD"
         self._future = self._body = self._stream = self._pollable = None
-        # How the answer's body is told from what follows: by its length, or as chunks.
+        # How the answer's body is told from what follows: by its length, as chunks, or by the connection's end.
         self._expected, self._frames = None, False
         self._send(method, target, headers, authority, is_https)
 
@@ -60,6 +65,10 @@ class Exchange:
             raise _os_error(error.value) from None
         if self._left == 0:
             self._finish()
+
+    def _note_close(self, name, value):
+        if name == b"connection" and b"close" in [word.strip() for word in value.lower().split(b",")]:
+            self.closes = True
 
     def feed(self, data):
         """Takes what belongs to the body, and gives the rest back."""
@@ -149,14 +158,19 @@ class Exchange:
             self.close()
             if not closed:
                 raise _os_error(reason) from None
-            return b"0\r\n\r\n" if self._frames else None
+            if self._frames:
+                return b"0\r\n\r\n"
+            # All that is left of an answer that is shorter than it said is the connection's end.
+            self.closes = True
+            return None
         if not data:
             return b""
         if self._frames:
             return b"%x\r\n%b\r\n" % (len(data), data)
-        self._expected -= len(data)
-        if self._expected <= 0:
-            self.close()
+        if self._expected is not None:
+            self._expected -= len(data)
+            if self._expected <= 0:
+                self.close()
         return data
 
     def _head(self, answer):
@@ -167,18 +181,22 @@ class Exchange:
         status = response.status()
         with response.headers() as fields:
             headers = [(name.lower().encode(), value) for name, value in fields.entries()]
+        for item in headers:
+            self._note_close(*item)
         lines = [b"HTTP/1.1 %d %b" % (status, _reason(status))]
         lines += [b"%b: %b" % item for item in headers if item[0] not in _OF_CONNECTIONS]
         has_body = not (self._is_head or status in _BODILESS)
         if has_body:
             lengths = [value for name, value in headers if name == b"content-length"]
-            self._frames = not lengths
+            self._frames = not lengths and not self._is_old
             if self._frames:
                 lines.append(b"transfer-encoding: chunked")
-            else:
+            elif lengths:
                 self._expected = int(lengths[0])
             self._body = response.consume()
             self._stream = self._body.stream()
+        if self.closes:
+            lines.append(b"connection: close")
         response.__exit__(None, None, None)
         if self._expected == 0:
             self.close()

@@ -6,7 +6,9 @@ expected, both take a path, a URL or base64 text too.
 """
 
 import base64
+import os
 import re
+import sys
 from urllib.parse import urlparse
 
 from promptflow.contracts.multimedia import Image, PFBytes, Text
@@ -18,6 +20,7 @@ IMAGE, TEXT = "$image", "$text"
 OPENAI_VISION = "openai-vision"
 
 _MARK = re.compile(r"^data:image/(.*);(path|base64|url)$")
+_MARK_LINE = re.compile(r"^data:image/(.*);(path|base64|url):\s*(.*)$")
 _BASE64_PREFIX = re.compile(r"^data:image/(.*);base64")
 _BASE64 = re.compile(r"^([A-Za-z0-9+/]{4})*(([A-Za-z0-9+/]{2})*(==|[A-Za-z0-9+/]=)?)?$")
 
@@ -82,6 +85,19 @@ def _image(value, is_image, image):
     return _from_url(value) if _is_url(value) else _from_path(value)
 
 
+def image_line(text, folder):
+    """The image that a line stands for (`data:image/png;path: cat.png`), or the text when it stands for none."""
+    line = _MARK_LINE.match(text)
+    if line is None:
+        return text
+    media_type, kind, content = line.groups()
+    if kind == "path":
+        content = os.path.join(folder, content)
+        if not os.path.exists(content):
+            print(f"Cannot find the image path {content}, it will be regarded as {type(text)}.", file=sys.stderr)
+    return _LOADERS[kind](content, f"image/{media_type}")
+
+
 def _is_basic_image(value):
     return len(value) == 1 and _MARK.match(next(iter(value))) is not None
 
@@ -91,7 +107,7 @@ def _basic_image(value):
     media_type, kind = _MARK.match(key).groups()
     if kind == "base64" and not _is_base64(content):
         raise InvalidImageInput(f"Invalid base64 image: {content}.")
-    return {"path": _from_path, "base64": _from_base64, "url": _from_url}[kind](content, f"image/{media_type}")
+    return _LOADERS[kind](content, f"image/{media_type}")
 
 
 def _is_vision_image(value):
@@ -150,6 +166,9 @@ def _from_base64(text, media_type=None):
 def _from_url(url, media_type=None):
     # There is no network here.
     raise InvalidImageInput(f"Failed to fetch image from URL: {url}.")
+
+
+_LOADERS = {"path": _from_path, "base64": _from_base64, "url": _from_url}
 
 
 def marked(value):

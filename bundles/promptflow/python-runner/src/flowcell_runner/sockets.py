@@ -156,6 +156,7 @@ class Socket:
                 return False
             self._in += data or b""
             if self._exchange.is_over:
+                self._at_end = self._exchange.closes
                 self._drop_exchange()
         return bool(self._in) or self._at_end or self._is_closed
 

@@ -2,19 +2,19 @@
 
 import sys
 
-from promptflow.exceptions import UserErrorException
+from promptflow.core._errors import JinjaTemplateError
 
 
-class JinjaTemplateError(UserErrorException):
-    """promptflow's error for a template that does not render."""
+def fill(template, inputs):
+    from jinja2.sandbox import SandboxedEnvironment  # of the bundle's packages; most flows never need it here
+
+    environment = SandboxedEnvironment(trim_blocks=True, keep_trailing_newline=True)
+    return environment.from_string(template).render(**inputs)
 
 
 def render(template, inputs):
-    from jinja2.sandbox import SandboxedEnvironment  # of the bundle's packages; most flows never need it here
-
     try:
-        environment = SandboxedEnvironment(trim_blocks=True, keep_trailing_newline=True)
-        return environment.from_string(template).render(**inputs)
+        return fill(template, inputs)
     except Exception as error:
         text = f"{type(error).__name__}: {error}"
         print(f"Exception occurs: {text}", file=sys.stderr)

@@ -10,5 +10,8 @@ class PFClient:
         )
 
 
-def load_flow(*args, **kwargs):
-    raise UserErrorException("A flow cannot load another flow here.")
+def load_flow(source, **kwargs):
+    """A prompty as a function. Other flows are refused."""
+    from promptflow.core import Flow
+
+    return Flow.load(source, **kwargs)

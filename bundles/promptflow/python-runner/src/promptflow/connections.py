@@ -138,9 +138,9 @@ class OpenAIConnection(_StrongTypeConnection):
 def _environment(connection_class, *names):
     values = [os.getenv(name) for name in names]
     if None in values:
-        raise UserErrorException(
-            f"Required environment variables {list(names)} to build {connection_class.__name__} not set."
-        )
+        from promptflow.core._errors import RequiredEnvironmentVariablesNotSetError
+
+        raise RequiredEnvironmentVariablesNotSetError(list(names), connection_class.__name__)
     return values
 
 

@@ -1,28 +1,28 @@
-"""Flows and prompties as objects inside a tool: not offered, and said so where one is loaded."""
+"""Flows as objects inside a tool: those that are prompties. Others are the host's to run, and said so where one is loaded."""
 
+from pathlib import Path
+
+from promptflow.core._prompty import SUFFIX, AsyncPrompty, Prompty
 from promptflow.exceptions import UserErrorException
 
 
-class _NotOffered:
+class Flow:
+    _prompty = Prompty
+
     def __init__(self, *args, **kwargs):
-        self.load()
+        self.load(kwargs.get("source"))
 
     @classmethod
     def load(cls, source=None, **kwargs):
-        raise UserErrorException(f"{cls.__name__}.load is not supported inside a flow here yet (source: {source!r}).")
+        if source is not None and Path(source).suffix == SUFFIX:
+            return cls._prompty.load(source, **kwargs)
+        raise UserErrorException(
+            f"{cls.__name__}.load takes {SUFFIX} files inside a flow here (source: {source!r}): a flow does not run another one."
+        )
 
 
-class Flow(_NotOffered):
-    pass
+class AsyncFlow(Flow):
+    _prompty = AsyncPrompty
 
 
-class AsyncFlow(_NotOffered):
-    pass
-
-
-class Prompty(_NotOffered):
-    pass
-
-
-class AsyncPrompty(_NotOffered):
-    pass
+__all__ = ["AsyncFlow", "AsyncPrompty", "Flow", "Prompty"]

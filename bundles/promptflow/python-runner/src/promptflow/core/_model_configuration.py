@@ -2,11 +2,7 @@
 
 from dataclasses import dataclass
 
-from promptflow.exceptions import ValidationException
-
-
-class InvalidConnectionError(ValidationException):
-    """A configuration that contradicts itself."""
+from promptflow.core._errors import InvalidConnectionError
 
 
 class ModelConfiguration:
@@ -51,3 +47,26 @@ class OpenAIModelConfiguration(ModelConfiguration):
     @classmethod
     def from_connection(cls, connection, model):
         return cls(model, connection.base_url, connection.api_key, connection.organization)
+
+
+@dataclass
+class PromptyModelConfiguration:
+    """The model of a prompty: where it is, its parameters, its API, and how much of its answer the caller gets."""
+
+    configuration: dict | AzureOpenAIModelConfiguration | OpenAIModelConfiguration
+    parameters: dict
+    api: str = "chat"
+    response: str = "first"
+
+    def __post_init__(self):
+        if not isinstance(self.configuration, dict):
+            azure = isinstance(self.configuration, AzureOpenAIModelConfiguration)
+            self._model = self.configuration.azure_deployment if azure else self.configuration.model
+            return
+        fields = {**self.configuration}
+        is_named = bool(fields.pop("connection", None))
+        fields.pop("type", None)
+        deployment, model = fields.pop("azure_deployment", None), fields.pop("model", None)
+        self._model = deployment or model
+        if is_named and any(fields.values()):
+            raise InvalidConnectionError("Cannot configure model config and connection in configuration at the same time.")

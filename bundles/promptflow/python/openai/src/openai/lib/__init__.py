@@ -1,0 +1,1 @@
+"""Services that have OpenAI's API in a way of their own."""
