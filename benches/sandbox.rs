@@ -271,6 +271,14 @@ impl tool::flowcell::tool::types::Host for Guest {}
 impl tool::flowcell::tool::host::Host for Guest {
     fn log(&mut self, _: tool::flowcell::tool::host::Level, _: String) {}
     fn metric(&mut self, _: String, _: String) {}
+    fn emit(&mut self, _: String) {}
+    fn start_span(&mut self, _: Option<u64>, _: String, _: String) -> u64 {
+        0
+    }
+    fn end_span(&mut self, _: u64, _: String, _: Option<String>) {}
+    fn records_content(&mut self) -> bool {
+        false
+    }
 }
 
 impl Bare {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use clap::Args;
 use flowcell_server::{Config, Ready, Serve, Traces, serve};
+use flowcell_session::TraceListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::level_filters::LevelFilter;

@@ -8,10 +8,11 @@ use flowcell_bundle::{Component, Digest, Manifest};
 use flowcell_environment::{Site, SiteComponent};
 use flowcell_sandbox as sandbox;
 use flowcell_sandbox::{
-    Callee, Environment, ErrorKind, Hibernation, Image, Pool, PoolOptions, Program, ToolError,
-    ToolInfo,
+    Callee, Environment, ErrorKind, FoundTool, Hibernation, Image, Pool, PoolOptions, Program,
+    ToolError, ToolInfo,
 };
 
+use crate::connections::SessionConnections;
 use crate::error::{Code, RunError};
 use crate::host::Host;
 use crate::session::SessionOptions;
@@ -22,6 +23,7 @@ pub(crate) struct Components {
     host: Host,
     manifest: Manifest,
     packages: Vec<SiteComponent>,
+    connections: Arc<SessionConnections>,
     environment: Environment,
     options: PoolSettings,
     pools: Mutex<HashMap<Digest, Arc<Pool>>>,
@@ -51,6 +53,7 @@ impl Components {
         host: &Host,
         manifest: Manifest,
         site: Option<&Site>,
+        connections: Arc<SessionConnections>,
         environment: Environment,
         options: PoolSettings,
     ) -> Arc<Self> {
@@ -58,6 +61,7 @@ impl Components {
             host: host.clone(),
             manifest,
             packages: site.map(|site| site.components.clone()).unwrap_or_default(),
+            connections,
             environment,
             options,
             pools: Mutex::default(),
@@ -195,23 +199,12 @@ impl sandbox::Tools for Components {
         found
     }
 
-    fn find(&self, id: &str) -> Result<Callee, ToolError> {
-        let found = self.all().find_map(|component| {
-            let mut tools = component.tools.iter();
-            let tool = tools.find(|tool| python_id(&component.tool_id(tool)) == id)?;
-            Some((component, tool))
-        });
-        let found = found.ok_or_else(|| {
-            RunError::user("PackageToolNotFoundError", format!("there is no tool {id}"))
-        });
-        let callee = found.and_then(|(component, tool)| {
-            Ok(Callee {
-                pool: self.pool(component)?,
-                tool: tool.name.clone(),
-                wait: self.options.wait,
-            })
-        });
-        callee.map_err(|error| ToolError {
+    fn find(&self, id: &str, inputs: &str) -> Result<FoundTool, ToolError> {
+        let found = match id {
+            CONNECTION => self.connection(inputs).map(FoundTool::Answer),
+            id => self.callee(id).map(FoundTool::Callee),
+        };
+        found.map_err(|error| ToolError {
             kind: match error.code {
                 Code::User => ErrorKind::User,
                 Code::System => ErrorKind::System,
@@ -220,6 +213,38 @@ impl sandbox::Tools for Components {
             message: error.message,
             traceback: String::new(),
             own: false,
+        })
+    }
+}
+
+/// What the runner asks for a connection by name (`flowcell_runner/connections.py`).
+const CONNECTION: &str = "flowcell.connection";
+
+impl Components {
+    fn connection(&self, inputs: &str) -> Result<String, RunError> {
+        #[derive(serde::Deserialize)]
+        struct Wanted {
+            name: String,
+        }
+        let wanted: Wanted = serde_json::from_str(inputs)
+            .map_err(|error| RunError::user("ValueError", error.to_string()))?;
+        Ok(self.connections.object(&wanted.name)?.to_string())
+    }
+
+    fn callee(&self, id: &str) -> Result<Callee, RunError> {
+        let found = self.all().find_map(|component| {
+            let mut tools = component.tools.iter();
+            let tool = tools.find(|tool| python_id(&component.tool_id(tool)) == id)?;
+            Some((component, tool))
+        });
+        let found = found.ok_or_else(|| {
+            RunError::user("PackageToolNotFoundError", format!("there is no tool {id}"))
+        });
+        let (component, tool) = found?;
+        Ok(Callee {
+            pool: self.pool(component)?,
+            tool: tool.name.clone(),
+            wait: self.options.wait,
         })
     }
 }

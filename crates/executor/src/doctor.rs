@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::check::{Problem, check};
 use crate::components::Components;
+use crate::connections::SessionConnections;
 use crate::environment::{EnvironmentOptions, FlowEnvironment, make_environment};
 use crate::error::RunError;
 use crate::host::Host;
@@ -193,6 +194,7 @@ async fn of_imports(
         host,
         manifest.clone(),
         site,
+        SessionConnections::new(options)?,
         environment.clone(),
         options.into(),
     );

@@ -51,7 +51,12 @@ const PARENTS: [(&[&str], &[&str]); 14] = [
         &["ToolValidationError", "PythonParsingError"],
     ),
     (
-        &["JinjaParsingError", "PythonLoaderNotFound"],
+        &[
+            "ChatAPIInvalidFunctions",
+            "ChatAPIInvalidTools",
+            "JinjaParsingError",
+            "PythonLoaderNotFound",
+        ],
         &["ToolValidationError"],
     ),
     (
@@ -76,7 +81,20 @@ const PARENTS: [(&[&str], &[&str]); 14] = [
     ),
     (&["NoToolTypeDefined"], &["GenerateMetaSystemError"]),
     (&["ValidationException"], &["ValidationError"]),
-    (&["JinjaTemplateError"], &["CoreError"]),
+    (
+        &[
+            "ChatAPIFunctionRoleInvalidFormat",
+            "ChatAPIInvalidRoleError",
+            "ChatAPIToolRoleInvalidFormat",
+            "InvalidConnectionError",
+            "InvalidOutputKeyError",
+            "InvalidSampleError",
+            "JinjaTemplateError",
+            "MissingRequiredInputError",
+            "RequiredEnvironmentVariablesNotSetError",
+        ],
+        &["CoreError"],
+    ),
     (
         &[
             "JsonPayloadRequiredForMultipleInputFields",

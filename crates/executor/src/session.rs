@@ -418,7 +418,14 @@ pub(crate) fn prepare(
         None => environment,
     };
     let site = options.site.as_ref();
-    let components = Components::new(host, manifest, site, environment, options.into());
+    let components = Components::new(
+        host,
+        manifest,
+        site,
+        Arc::clone(&connections),
+        environment,
+        options.into(),
+    );
     let tools = Tools::new(
         Arc::clone(&components),
         Arc::clone(&connections),

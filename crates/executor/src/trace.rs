@@ -13,9 +13,9 @@ use crate::result::{NodeResult, NodeStatus, Status};
 use crate::run_options::RunEvent;
 
 /// Most spans of a trace; what comes later in a run is left out.
-pub const MAX_SPANS: usize = 5_000;
+const MAX_SPANS: usize = 5_000;
 /// Most bytes of attributes in a trace; spans beyond it have none.
-pub const MAX_ATTRIBUTES: usize = 16 << 20;
+const MAX_ATTRIBUTES: usize = 16 << 20;
 
 /// What a span is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -19,11 +19,21 @@ pub trait Tools: std::fmt::Debug + Send + Sync {
     /// The tools of a module, and of those below it; each has its whole id (`module.function`) as its name.
     fn in_module(&self, module: &str) -> Vec<ToolInfo>;
 
-    /// A tool by such an id. This may take as long as compiling a component does.
+    /// A tool by such an id, or the answer to a call of it with these inputs (JSON). This may take as long as compiling a
+    /// component does.
     ///
     /// # Errors
     /// For the code that calls it: when there is none, or its component cannot be used.
-    fn find(&self, id: &str) -> Result<Callee, ToolError>;
+    fn find(&self, id: &str, inputs: &str) -> Result<FoundTool, ToolError>;
+}
+
+/// What an id of a tool leads to.
+#[derive(Debug)]
+pub enum FoundTool {
+    /// A tool.
+    Callee(Callee),
+    /// An answer of the host's own: JSON.
+    Answer(String),
 }
 
 /// A tool that can be called.
@@ -65,7 +75,8 @@ impl tools::Host for Guest {
         let mut task = JoinSet::new();
         task.spawn(async move { called(&*tools, &id, inputs, (node, records_content), cpu).await });
         let call = match task.join_next().await {
-            Some(Ok(Ok(call))) => call,
+            Some(Ok(Ok(Called::Tool(call)))) => *call,
+            Some(Ok(Ok(Called::Host(answer)))) => return Ok(Ok(answer)),
             Some(Ok(Err(error))) => return Ok(Err(error)),
             Some(Err(error)) => return Err(error.into()),
             None => return Err(wasmtime::format_err!("a tool's call is lost")),
@@ -87,8 +98,11 @@ async fn called(
     inputs: String,
     (node, records_content): (Option<Arc<str>>, bool),
     cpu: Duration,
-) -> Result<Call<Result<String, ToolError>>, ToolError> {
-    let Callee { pool, tool, wait } = tools.find(id)?;
+) -> Result<Called, ToolError> {
+    let Callee { pool, tool, wait } = match tools.find(id, &inputs)? {
+        FoundTool::Callee(callee) => callee,
+        FoundTool::Answer(answer) => return Ok(Called::Host(answer)),
+    };
     let mut instance = pool.checkout_beside(wait).await.map_err(|error| {
         let class = match error {
             PoolError::Busy { .. } => "NoInstanceAvailable",
@@ -103,7 +117,14 @@ async fn called(
         instance.attribute(&node);
     }
     instance.record_content(records_content);
-    Ok(instance.invoke_within(cpu, &tool, inputs).await)
+    let call = instance.invoke_within(cpu, &tool, inputs).await;
+    Ok(Called::Tool(Box::new(call)))
+}
+
+/// Who has answered a call.
+enum Called {
+    Tool(Box<Call<Result<String, ToolError>>>),
+    Host(String),
 }
 
 fn refused(type_name: &str, message: String) -> ToolError {

@@ -31,7 +31,7 @@ mod quota;
 mod slice;
 mod spans;
 
-pub use called::{Callee, Tools};
+pub use called::{Callee, FoundTool, Tools};
 pub use contract::{
     Argument, ErrorKind, LoadError, Outcome, Parameter, Request, ToolError, ToolInfo,
 };

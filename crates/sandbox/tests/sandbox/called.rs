@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flowcell_sandbox::{
-    Call, Callee, Environment, Fault, Instance, Limits, Pool, Slice, SliceLimits, ToolError,
-    ToolInfo, Tools,
+    Call, Callee, Environment, Fault, FoundTool, Instance, Limits, Pool, Slice, SliceLimits,
+    ToolError, ToolInfo, Tools,
 };
 
 use crate::runner::{Do, PROGRAM, environment, write};
@@ -25,13 +25,16 @@ impl Tools for One {
         Vec::new()
     }
 
-    fn find(&self, id: &str) -> Result<Callee, ToolError> {
+    fn find(&self, id: &str, inputs: &str) -> Result<FoundTool, ToolError> {
+        if id == "host" {
+            return Ok(FoundTool::Answer(inputs.to_owned()));
+        }
         assert_eq!(id, "t");
-        Ok(Callee {
+        Ok(FoundTool::Callee(Callee {
             pool: Arc::clone(&self.0),
             tool: "tool".to_owned(),
             wait: Duration::from_secs(60),
-        })
+        }))
     }
 }
 
