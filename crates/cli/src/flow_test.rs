@@ -21,7 +21,7 @@ const COMMAND: &str = "flowcell.flow.test";
 
 #[derive(Debug, Args)]
 pub(crate) struct TestArgs {
-    /// The flow's folder, or its flow.dag.yaml.
+    /// The flow's folder, its flow.dag.yaml or flow.flex.yaml, or a prompty.
     #[arg(long, value_name = "DIR")]
     flow: PathBuf,
     /// Talk with a chat flow: each line of standard input is a question, and answers are shown while they come.
@@ -50,6 +50,9 @@ pub(crate) struct RunArgs {
     /// Run this variant of a node instead of its default one.
     #[arg(long, value_name = "${NODE.VARIANT}")]
     variant: Option<String>,
+    /// What the class of a flex flow is made with: name=value, or a JSON file.
+    #[arg(long, num_args = 1.., value_name = "NAME=VALUE")]
+    init: Vec<String>,
     /// Environment variables for the flow's tools.
     #[arg(long, num_args = 1.., value_name = "NAME=VALUE")]
     environment_variables: Vec<String>,
@@ -147,6 +150,7 @@ impl RunArgs {
         self.given()?;
         let mut options = SessionOptions::new(Settings::base_bundle());
         options.variant = self.variant.as_deref().map(str::parse).transpose()?;
+        options.init = inputs::init(&self.init)?;
         options.environment_variables =
             inputs::pairs("--environment-variables", &self.environment_variables)?;
         options.connections = connections::given(settings, self.connections.as_deref())?;
@@ -169,12 +173,16 @@ impl RunArgs {
     pub(crate) async fn execute(&self, session: &Session) -> Result<FlowResult, RunError> {
         let given = self.given()?;
         let options = RunOptions::default();
+        let is_flex = session.flow().entry.is_some();
+        if is_flex && self.node.is_some() {
+            terminal::note("variant and node are not supported for eager flow, will be ignored");
+        }
         Ok(match &self.node {
-            Some(node) => {
+            Some(node) if !is_flex => {
                 let given = session.flow().node_test_inputs(node, &given)?;
                 session.run_node(node, &given, &options).await
             }
-            None => session.run(&given, &options).await,
+            _ => session.run(&given, &options).await,
         })
     }
 

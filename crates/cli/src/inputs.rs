@@ -23,6 +23,17 @@ pub(crate) fn inputs(pairs: &[String], file: Option<&Path>) -> Result<JsonMap, R
     Ok(inputs)
 }
 
+/// What the class of a flex flow is made with: `name=value` arguments, or a single JSON file.
+pub(crate) fn init(given: &[String]) -> Result<JsonMap, RunError> {
+    match given {
+        [file] if !file.contains('=') => read(Path::new(file)),
+        pairs => {
+            let pairs = self::pairs("--init", pairs)?.into_iter();
+            Ok(pairs.map(|(name, value)| (name, value.into())).collect())
+        }
+    }
+}
+
 /// `name=value` arguments.
 pub(crate) fn pairs(option: &str, pairs: &[String]) -> Result<IndexMap<String, String>, RunError> {
     pairs

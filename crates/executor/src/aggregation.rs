@@ -129,6 +129,14 @@ impl Line {
     }
 }
 
+/// The lists that the aggregation of a flow without a graph reads: the answers of the lines, by the reference to the entry.
+pub(crate) fn gathered_answers(session: &Inner, answers: Vec<Json>) -> JsonMap {
+    let references = aggregation_nodes(session).flat_map(|node| line_references(session, node));
+    references
+        .map(|(reference, ..)| (reference.to_string(), Json::Array(answers.clone())))
+        .collect()
+}
+
 /// The references that an aggregation node has to nodes of a line: as a whole, and node, section and property.
 fn line_references<'a>(
     session: &'a Inner,

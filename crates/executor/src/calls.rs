@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use flowcell_flow::{MessageFormat, Node};
+use flowcell_flow::{MessageFormat, Node, python_json};
 use flowcell_sandbox as sandbox;
 use flowcell_sandbox::{Call, Fault, Request, ToolError};
 
@@ -46,6 +46,7 @@ impl Line {
                 self.python(&node.name, source, resolved, arguments, end)
                     .await
             }
+            Tool::Entry { source } => self.entry(&node.name, source, arguments, end).await,
             Tool::Component { pool, tool } => {
                 let format = self.session.flow.message_format;
                 let inputs = self.json_inputs(&node.name, arguments, format).await?;
@@ -80,6 +81,30 @@ impl Line {
             node: node.to_owned(),
             source: source.to_owned(),
             init,
+            inputs,
+        };
+        self.begin(node, held.instance());
+        let called = held.instance().call(&request).await;
+        let outcome = self.called(node, called, end)?;
+        Ok(held.value(outcome))
+    }
+
+    /// Calls an entry, or its aggregation, in the lane that holds its objects, or in any.
+    async fn entry(
+        &self,
+        node: &str,
+        source: &str,
+        arguments: Arguments,
+        end: &mut NodeEnd,
+    ) -> Result<Value, RunError> {
+        let (mut held, inputs) = self.in_lane(node, arguments).await?;
+        let init = self.session.init.iter();
+        let request = Request {
+            node: node.to_owned(),
+            source: source.to_owned(),
+            init: init
+                .map(|(name, value)| (name.clone(), sandbox::Argument::Json(python_json(value))))
+                .collect(),
             inputs,
         };
         self.begin(node, held.instance());

@@ -1,6 +1,6 @@
 //! What a flow's nodes call, for who edits the flow: each tool's signature, and what is wrong with it.
 
-use flowcell_flow::{Json, Node, NodeKind, Severity, Source, python_loads};
+use flowcell_flow::{Flow, Json, Node, NodeKind, Severity, Source, python_loads};
 use serde_json::json;
 
 use crate::check::Problem;
@@ -39,11 +39,13 @@ pub async fn describe(
     options: &SessionOptions,
 ) -> Result<Vec<NodeTool>, RunError> {
     let Prepared {
-        flow,
+        mut flow,
         mut tools,
         leases: _leases,
         ..
     } = prepare(host, workspace, options)?;
+    // What is wrong with an entry, its node has below.
+    let _ = tools.complete(host, workspace, &mut flow).await;
     let mut nodes = Vec::with_capacity(flow.nodes.len());
     for node in &flow.nodes {
         let (tool, problems) = described(&mut tools, host, workspace, node).await;
@@ -56,6 +58,28 @@ pub async fn describe(
         });
     }
     Ok(nodes)
+}
+
+/// The flow with all that its entry says of it, if it has one: inputs, and outputs by their annotations.
+///
+/// # Errors
+/// When the entry cannot be loaded.
+pub async fn complete_flow(
+    host: &Host,
+    workspace: &Workspace,
+    options: &SessionOptions,
+) -> Result<Flow, RunError> {
+    let Prepared {
+        mut flow,
+        mut tools,
+        leases: _leases,
+        ..
+    } = prepare(host, workspace, options)?;
+    tools.complete(host, workspace, &mut flow).await?;
+    if flow.outputs.is_empty() {
+        tools.complete_outputs(host, &mut flow).await?;
+    }
+    Ok(flow)
 }
 
 /// The tools as JSON: for each node `node`, `type`, `source`, `description`, `inputs` (`name`, `types`, `default`,
@@ -147,7 +171,7 @@ fn runs_here(node: &Node) -> bool {
 
 /// Inputs that the tool does not know, and parameters that no input fills.
 fn mismatches(node: &Node, resolved: &Resolved) -> Vec<Problem> {
-    if let Tool::Prompt(_) = resolved.tool {
+    if let Tool::Prompt(_) | Tool::Entry { .. } = resolved.tool {
         return Vec::new();
     }
     let mut findings = Vec::new();

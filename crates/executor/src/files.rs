@@ -9,6 +9,9 @@ use std::path::{Component, Path};
 use cap_std::ambient_authority;
 use cap_std::fs::{Dir, File, OpenOptions, OpenOptionsExt as _};
 
+/// Names of a folder that are looked at.
+const MAX_NAMES: usize = 10_000;
+
 /// The folder of a working copy.
 #[derive(Debug)]
 pub(crate) struct FlowFiles(Dir);
@@ -42,6 +45,13 @@ impl FlowFiles {
     /// Whether something has this name, be it a file or a folder.
     pub(crate) fn has(&self, path: &str) -> bool {
         self.0.exists(path)
+    }
+
+    /// The names of what is in it; not more than a flow may have files.
+    pub(crate) fn names(&self) -> Vec<String> {
+        let entries = self.0.entries().into_iter().flatten().flatten();
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        names.take(MAX_NAMES).collect()
     }
 
     /// What a file holds.

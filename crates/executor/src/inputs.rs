@@ -114,13 +114,20 @@ impl Line {
                     let name = flowcell_flow::python_str(name);
                     let connections = &self.session.connections;
                     Argument::json(&match resolved.tool {
-                        Tool::Python { .. } => connections.object(&name)?,
+                        Tool::Python { .. } | Tool::Entry { .. } => connections.object(&name)?,
                         Tool::Component { .. } | Tool::Prompt(_) | Tool::Llm(_) => {
                             connections.document(&name)?
                         }
                     })
                 }
                 NodeInput::Reference(Assignment::Literal(value)) => Argument::json(value),
+                // An entry has defaults of its own.
+                NodeInput::Reference(Assignment::FlowInput(input))
+                    if matches!(resolved.tool, Tool::Entry { .. })
+                        && !self.inputs.contains_key(input) =>
+                {
+                    continue;
+                }
                 NodeInput::Reference(Assignment::FlowInput(input)) => self.flow_value(input)?,
                 NodeInput::Reference(
                     reference @ Assignment::NodeOutput {

@@ -44,7 +44,7 @@ mod workspace;
 pub use app::{BuiltApp, OpenedApp, build_app, import_app, open_app};
 pub use check::{Problem, check};
 pub use connections::SessionConnections;
-pub use describe::{NodeTool, describe, described_json};
+pub use describe::{NodeTool, complete_flow, describe, described_json};
 pub use doctor::{Diagnosis, Subject, diagnose};
 pub use envelope::{Dialect, envelope, error_json};
 pub use environment::{

@@ -1,6 +1,7 @@
 //! The flow's outputs.
 
 use flowcell_flow::{Assignment, Json, MessageFormat, NodeInput, python_json};
+use flowcell_sandbox::ToolError;
 
 use crate::error::RunError;
 use crate::images::{self, ImageSink, Whose};
@@ -10,14 +11,32 @@ use crate::streaming::{Part, Source, Streamed, not_taken, unread};
 use crate::tools::Resolved;
 use crate::value::{Object, Value};
 
+/// The outputs of a line.
+pub(crate) struct Outputs {
+    /// A JSON object.
+    pub(crate) text: String,
+    /// The one that went out in parts, and is not in the text.
+    pub(crate) streamed: Option<Streamed>,
+    /// What the entry of a flow without a graph has returned, where that is no mapping.
+    pub(crate) answer: Option<String>,
+}
+
+/// The output of a flow without a graph whose answer is no mapping.
+const OUTPUT: &str = "output";
+
+/// An entry of a JSON object.
+fn entry(name: &str, value: &str) -> String {
+    format!("{}: {value}", Json::from(name))
+}
+
 impl Line {
     /// The flow's outputs as the text of a JSON object. Outputs of bypassed nodes are null, with a warning.
     ///
     /// An output that is a stream goes to who takes parts, if somebody does, and is not among the others.
-    pub(crate) async fn outputs(
-        &self,
-        warnings: &mut Vec<String>,
-    ) -> Result<(String, Option<Streamed>), RunError> {
+    pub(crate) async fn outputs(&self, warnings: &mut Vec<String>) -> Result<Outputs, RunError> {
+        if self.session.flow.entry.is_some() {
+            return self.entry_outputs().await;
+        }
         let mut entries = Vec::new();
         let mut streams = Vec::new();
         for name in &self.session.graph.outputs {
@@ -38,26 +57,85 @@ impl Line {
                         "null".to_owned()
                     }
                     Value::Answering(answering) => {
-                        streams.push((name, node, Source::Node(answering)));
+                        streams.push((name.clone(), node.as_str(), Source::Node(answering)));
                         continue;
                     }
                     value => {
                         let value = self.property(node, value, property).await?;
-                        if let (Some(_), Argument::Object(object)) = (&self.options.parts, &value)
-                            && self.is_stream(node, object).await
-                        {
-                            streams.push((name, node, Source::Object(object.clone())));
+                        if let Some(stream) = self.as_stream(node, &value).await {
+                            streams.push((name.clone(), node.as_str(), stream));
                             continue;
                         }
                         self.output_text(name, node, value).await?
                     }
                 },
             };
-            entries.push(format!(
-                "{}: {text}",
-                serde_json::Value::from(name.as_str())
-            ));
+            entries.push(entry(name, &text));
         }
+        self.with_streams(entries, streams).await
+    }
+
+    /// The outputs of a flow without a graph: what its entry has returned, which is the output `output` where it is no mapping.
+    async fn entry_outputs(&self) -> Result<Outputs, RunError> {
+        let Some(node) = self.session.flow.nodes.first().map(|node| &node.name) else {
+            return self.with_streams(Vec::new(), Vec::new()).await;
+        };
+        let members = match self.output(node)? {
+            Value::Json(text) if text.starts_with('{') => {
+                return Ok(Outputs {
+                    text: text.to_string(),
+                    streamed: None,
+                    answer: None,
+                });
+            }
+            Value::Object(object) => match self.members(node, &object).await? {
+                Some(members) => Ok(members),
+                None => Err(Argument::Object(object)),
+            },
+            value => Err(value.into()),
+        };
+        let is_mapping = members.is_ok();
+        let mut entries = Vec::new();
+        let mut streams = Vec::new();
+        let mut answer = None;
+        for (name, value) in members.unwrap_or_else(|value| vec![(OUTPUT.to_owned(), value)]) {
+            if let Some(stream) = self.as_stream(node, &value).await {
+                streams.push((name, node.as_str(), stream));
+                continue;
+            }
+            let text = self.output_text(&name, node, value).await?;
+            entries.push(entry(&name, &text));
+            answer = Some(text).filter(|_| !is_mapping);
+        }
+        let outputs = self.with_streams(entries, streams).await?;
+        Ok(Outputs { answer, ..outputs })
+    }
+
+    /// What an object is a mapping of.
+    async fn members(
+        &self,
+        node: &str,
+        object: &Object,
+    ) -> Result<Option<Vec<(String, Argument)>>, RunError> {
+        let mut held = self.hold(node, object.lane).await?;
+        let members = held.instance().members(object.id).await;
+        let members = self
+            .ask(node, members)?
+            .map_err(|error| self.raised(node, error))?;
+        Ok(members.map(|members| {
+            let members = members.into_iter();
+            members
+                .map(|(name, outcome)| (name, held.value(outcome).into()))
+                .collect()
+        }))
+    }
+
+    /// The outputs as text. A stream among them goes to who takes parts.
+    async fn with_streams(
+        &self,
+        entries: Vec<String>,
+        mut streams: Vec<(String, &str, Source)>,
+    ) -> Result<Outputs, RunError> {
         let outputs = format!("{{{}}}", entries.join(", "));
         if streams.len() > 1 {
             return Err(RunError::user(
@@ -69,11 +147,48 @@ impl Line {
             (Some((name, node, source)), Some(parts)) => {
                 let given = parts.send(Part::Outputs(outputs.clone())).await;
                 given.map_err(|_| not_taken())?;
-                Some(self.hand_out(name, node, source, parts).await?)
+                Some(self.hand_out(&name, node, source, parts).await?)
             }
             _ => None,
         };
-        Ok((outputs, streamed))
+        Ok(Outputs {
+            text: outputs,
+            streamed,
+            answer: None,
+        })
+    }
+
+    /// A value that is a stream, if somebody takes parts.
+    async fn as_stream(&self, node: &str, value: &Argument) -> Option<Source> {
+        match (&self.options.parts, value) {
+            (Some(_), Argument::Object(object)) if self.is_stream(node, object).await => {
+                Some(Source::Object(object.clone()))
+            }
+            _ => None,
+        }
+    }
+
+    /// The error of what a value itself raised while it was looked at: a generator's code, say.
+    pub(crate) fn raised(&self, node: &str, error: ToolError) -> RunError {
+        if self.session.flow.entry.is_some() && error.own {
+            let resolved = self.session.resolved.first();
+            let name = resolved.map_or(node, |resolved| resolved.signature.name.as_str());
+            let message = format!(
+                "Execution failure in '{name}': ({}) {}",
+                error.type_name, error.message
+            );
+            let traceback = Some(error.traceback).filter(|text| !text.is_empty());
+            return RunError {
+                traceback,
+                ..RunError::user("ScriptExecutionError", message)
+            }
+            .in_node(node);
+        }
+        if error.own {
+            RunError::own(error).in_node(node)
+        } else {
+            RunError::tool(node, error)
+        }
     }
 
     /// Whether an object is an iterator, which is spent by being written.
@@ -116,8 +231,7 @@ impl Line {
         let dumped = self.ask(node, dumped)?;
         let text = dumped.map_err(|error| {
             if error.own {
-                // Raised by the value itself: a generator's code, say.
-                return RunError::own(error).in_node(node);
+                return self.raised(node, error);
             }
             RunError::user(
                 "FlowOutputUnserializable",

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use flowcell_flow::{Flow, Json, JsonMap, python_loads};
+use flowcell_flow::{AGGREGATE, Flow, Json, JsonMap, python_loads};
 use jiff::Timestamp;
 use serde_json::json;
 
@@ -55,7 +55,12 @@ pub fn line_record(
         (true, false) => Json::Object(with_defaults(flow, given)),
     };
     let mut node_infos = JsonMap::new();
-    for node in &result.nodes {
+    // To promptflow a flow without a graph has no nodes.
+    let nodes: &[NodeResult] = match flow.entry {
+        Some(_) => &[],
+        None => &result.nodes,
+    };
+    for node in nodes {
         let parents = (of.run_id.as_str(), run.as_str());
         let id = format!("{}_{}_{index}", of.run_id, node.name);
         let info = node_record(node, parents, &id, Some(index), !of.in_batch, format(flow));
@@ -113,8 +118,17 @@ pub fn line_record(
     let aggregation_inputs = aggregation
         .is_none()
         .then(|| aggregation_inputs(&result.aggregation_inputs, |value| value));
+    let output = match (result.answer.as_deref().map(parsed), output) {
+        (Some(answer), _) => answer,
+        (None, Json::Object(mut entries)) if flow.entry.is_some() && of.in_batch => {
+            entries.insert("line_number".to_owned(), index.into());
+            Json::Object(entries)
+        }
+        (None, Json::Null) if flow.entry.is_none() => json!({}),
+        (None, output) => output,
+    };
     json!({
-        "output": if output.is_null() { json!({}) } else { output },
+        "output": output,
         "aggregation_inputs": aggregation_inputs,
         "run_info": run_info,
         "node_run_infos": node_infos,
@@ -123,6 +137,14 @@ pub fn line_record(
 
 /// promptflow's `AggregationResult`.
 pub fn aggregation_record(flow: &Flow, run_id: &str, result: &FlowResult) -> Json {
+    if flow.entry.is_some() {
+        let outputs = result.outputs.as_deref().map_or(Json::Null, parsed);
+        return json!({
+            "output": outputs.get(AGGREGATE),
+            "metrics": metrics(result),
+            "node_run_infos": {},
+        });
+    }
     json!({
         // Empty in promptflow too.
         "output": {},

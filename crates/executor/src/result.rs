@@ -146,6 +146,9 @@ pub struct LineResult {
     ///
     /// A value that is not JSON is given as a flow's output would be, or as its `repr` where that is not possible.
     pub aggregation_inputs: IndexMap<String, String>,
+    /// What the entry of a flow without a graph has returned, as JSON text: its aggregation reads it of the line. `None` where
+    /// that is the outputs.
+    pub answer: Option<String>,
     /// The nodes that were reached, in the order in which they ended.
     pub nodes: Vec<NodeResult>,
     /// The inputs with defaults, converted to the flow's types; empty when that failed.
@@ -162,6 +165,7 @@ impl LineResult {
         Self {
             outputs: Err(error),
             aggregation_inputs: IndexMap::new(),
+            answer: None,
             nodes: Vec::new(),
             inputs: Arc::default(),
             warnings: Vec::new(),

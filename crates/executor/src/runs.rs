@@ -47,15 +47,15 @@ pub(crate) async fn run_flow(
     let mut result = FlowResult::new(session.graph.warnings.clone());
     let work = async {
         line.run_nodes(&mut result.nodes).await?;
-        let (outputs, streamed) = line.outputs(&mut result.warnings).await?;
-        add_streamed(options, &mut result.nodes, streamed);
+        let outputs = line.outputs(&mut result.warnings).await?;
+        add_streamed(options, &mut result.nodes, outputs.streamed);
         let gathered = line.gather(aggregation_nodes(session)).await?;
         // promptflow's condition: aggregation that reads nothing of the line's nodes is left out.
         if !gathered.is_empty() {
             let aggregation = Arc::new(line.alone(gathered));
             aggregation.aggregate(&mut result).await;
         }
-        Ok(outputs)
+        Ok(outputs.text)
     };
     let outputs = line.finish(work).await;
     result.outputs = outputs;
@@ -77,17 +77,23 @@ pub(crate) async fn run_line(
     let mut nodes = Vec::with_capacity(session.graph.line.len());
     let mut warnings = session.graph.warnings.clone();
     let mut streamed = None;
+    let mut answer = None;
     let work = async {
         line.run_nodes(&mut nodes).await?;
-        let (outputs, went_out) = line.outputs(&mut warnings).await?;
-        streamed = add_streamed(options, &mut nodes, went_out);
+        let outputs = line.outputs(&mut warnings).await?;
+        streamed = add_streamed(options, &mut nodes, outputs.streamed);
+        answer = outputs.answer;
+        if session.flow.entry.is_some() {
+            // Its aggregation reads whole answers, not what references lead to.
+            return Ok((outputs.text, IndexMap::new()));
+        }
         let gathered = line.gather(aggregation_nodes(session)).await?;
         let mut aggregation_inputs = IndexMap::with_capacity(gathered.len());
         for (reference, argument) in gathered {
             let text = line.text_of(&reference, argument).await?;
             aggregation_inputs.insert(reference, text);
         }
-        Ok((outputs, aggregation_inputs))
+        Ok((outputs.text, aggregation_inputs))
     };
     let (outputs, aggregation_inputs) = match line.finish(work).await {
         Ok((outputs, aggregation_inputs)) => (Ok(outputs), aggregation_inputs),
@@ -96,6 +102,7 @@ pub(crate) async fn run_line(
     LineResult {
         outputs,
         aggregation_inputs,
+        answer,
         nodes,
         inputs: Arc::clone(&line.inputs),
         warnings,

@@ -8,7 +8,9 @@ use flowcell_bundle::{Lease, Manifest, Reference};
 use flowcell_connection::{ConnectionSet, Connections, PlaceholderKey};
 use flowcell_egress::{Egress, EgressOptions};
 use flowcell_environment::{SITE, Site};
-use flowcell_flow::{Flow, Graph, InputDef, JsonMap, NodeTestInputs, ValueType, VariantChoice};
+use flowcell_flow::{
+    Flow, Graph, InputDef, Json, JsonMap, NodeTestInputs, ValueType, VariantChoice, python_loads,
+};
 use flowcell_sandbox::{
     Access, Environment, Hibernated, Isolation, Limits, Mount, Owner, Pool, Slice,
 };
@@ -30,6 +32,9 @@ use crate::{aggregation, runs};
 /// promptflow's knob for a line's time, in seconds.
 const LINE_TIMEOUT: &str = "PF_LINE_TIMEOUT_SEC";
 
+/// promptflow's variable for what a deployed flow's class is made with, a JSON object.
+const INIT: &str = "PF_FLOW_INIT_CONFIG";
+
 /// How a session is set up.
 #[derive(Debug, Clone)]
 pub struct SessionOptions {
@@ -41,6 +46,8 @@ pub struct SessionOptions {
     pub site: Option<Site>,
     /// The variant to run instead of a node's default one.
     pub variant: Option<VariantChoice>,
+    /// What the class that is a flow's entry is made with; nothing stands for the flow's sample.
+    pub init: JsonMap,
     /// Environment variables over those of the flow.
     pub environment_variables: IndexMap<String, String>,
     /// Limits of the session's instances. `wall_time` also bounds a whole line, unless `PF_LINE_TIMEOUT_SEC` says
@@ -86,6 +93,7 @@ impl SessionOptions {
             image: None,
             site: None,
             variant: None,
+            init: JsonMap::new(),
             environment_variables: IndexMap::new(),
             limits: Limits::default(),
             longest_line: Duration::MAX,
@@ -115,6 +123,8 @@ pub struct Session {
 pub(crate) struct Inner {
     pub(crate) flow: Flow,
     pub(crate) graph: Graph,
+    /// What the entry's class is made with, if the flow has such an entry.
+    pub(crate) init: JsonMap,
     /// For each node of the flow, by its index.
     pub(crate) resolved: Vec<Resolved>,
     pub(crate) components: Arc<Components>,
@@ -147,7 +157,7 @@ impl Session {
         options: SessionOptions,
     ) -> Result<Self, RunError> {
         let Prepared {
-            flow,
+            mut flow,
             components,
             connections,
             variables,
@@ -156,7 +166,8 @@ impl Session {
             line_time,
             leases,
         } = prepare(host, &workspace, &options)?;
-        flow.check_kind()?;
+        tools.complete(host, &workspace, &mut flow).await?;
+        let init = init_values(&flow, &options.init, &variables.resolved)?;
         for node in flow.nodes.iter().filter(|node| node.is_searched()) {
             node.check_search()?;
             tools.search(host, &workspace, node).await?;
@@ -192,6 +203,7 @@ impl Session {
                 prepared,
                 flow,
                 graph,
+                init,
                 resolved,
                 components,
                 connections,
@@ -338,6 +350,13 @@ impl Session {
         aggregation::run_aggregation(&self.inner, inputs, aggregation_inputs, options).await
     }
 
+    /// Runs the aggregation of a flow without a graph over what its entry has returned for each line
+    /// ([`LineResult::answer`]). A flow without one has the outputs `{}`.
+    pub async fn aggregate_answers(&self, answers: Vec<Json>, options: &RunOptions) -> FlowResult {
+        let gathered = aggregation::gathered_answers(&self.inner, answers);
+        aggregation::run_aggregation(&self.inner, &JsonMap::new(), &gathered, options).await
+    }
+
     /// Runs a single node. `given` has the flow inputs and the outputs of other nodes that it refers to;
     /// [`Flow::node_test_inputs`] makes that of what the command line takes.
     pub async fn run_node(
@@ -347,6 +366,25 @@ impl Session {
         options: &RunOptions,
     ) -> FlowResult {
         runs::run_single(&self.inner, node, given, options).await
+    }
+}
+
+/// What the entry's class is made with: what is given, or else what promptflow's variable says, or the sample; and defaults.
+fn init_values(
+    flow: &Flow,
+    given: &JsonMap,
+    variables: &[(String, String)],
+) -> Result<JsonMap, RunError> {
+    let Some(entry) = &flow.entry else {
+        return Ok(JsonMap::new());
+    };
+    let variable = variables.iter().find(|(name, _)| name == INIT);
+    match variable.filter(|_| given.is_empty()) {
+        None => Ok(entry.init_values(given)),
+        Some((_, text)) => match python_loads(text) {
+            Some(Json::Object(values)) => Ok(entry.init_values(&values)),
+            _ => Err(RunError::usage(format!("{INIT} is no JSON object"))),
+        },
     }
 }
 

@@ -194,13 +194,7 @@ impl Line {
                 ) = tokio::join!(call, give);
                 given?;
                 let result = result.map_err(|fault| self.faulted(node, fault))?;
-                result.map_err(|error| {
-                    if error.own {
-                        RunError::own(error).in_node(node)
-                    } else {
-                        RunError::tool(node, error)
-                    }
-                })?;
+                result.map_err(|error| self.raised(node, error))?;
                 Ok(streamed(logs, spans))
             }
         }

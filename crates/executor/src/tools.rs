@@ -5,6 +5,7 @@
 //! (`Line::execute`).
 
 mod component;
+mod entry;
 mod llm;
 mod prompt;
 mod python;
@@ -37,6 +38,11 @@ pub(crate) enum Tool {
     /// A function in a Python file of the flow.
     Python {
         /// The file, relative to the flow's folder.
+        source: String,
+    },
+    /// What a flow without a graph calls.
+    Entry {
+        /// The runner's name for it.
         source: String,
     },
     /// A tool of a component.
@@ -212,6 +218,9 @@ impl Tools {
         };
         let found = match (node.kind, source.map(|source| &source.kind)) {
             (Some(NodeKind::Python), Some(SourceKind::Package)) => self.package(node),
+            (Some(NodeKind::Python), Some(SourceKind::Entry)) => {
+                self.entry(host, workspace, node).await
+            }
             (Some(NodeKind::Python), _) => {
                 let source = code(&node.name)?;
                 let loaded = self.load(host, workspace, &node.name, &source).await;
@@ -244,7 +253,7 @@ impl Tools {
             Tool::Prompt(_) => prompt::inputs(node, &found.signature),
             Tool::Llm(llm) => self.llm_inputs(host, node, llm, &found.signature).await,
             Tool::Python { .. } => self.python_inputs(host, node, &found.signature).await,
-            Tool::Component { .. } => self.converted(node, &found.signature),
+            Tool::Entry { .. } | Tool::Component { .. } => self.converted(node, &found.signature),
         };
         Ok(Resolved {
             inputs: inputs.map_err(|error| error.in_node(&node.name))?,

@@ -6,6 +6,7 @@
 
 mod copy;
 mod flow_file;
+mod sample;
 mod sources;
 
 use std::fs;
@@ -47,6 +48,7 @@ impl Default for WorkspaceLimits {
 #[derive(Debug)]
 pub struct Workspace {
     flow: Flow,
+    flow_file: String,
     folder: PathBuf,
     files: FlowFiles,
     // What messages call the folder of the flow's files.
@@ -64,7 +66,8 @@ impl Workspace {
     pub fn copy_of(path: &Path, limits: &WorkspaceLimits) -> Result<Self, RunError> {
         let file = flow_file(path)?;
         let source = file.parent().unwrap_or(Path::new(".")).to_owned();
-        let flow = flow_file::read(&file)?;
+        let mut flow = flow_file::read(&file)?;
+        let own_name = file.file_name().unwrap_or_default().to_string_lossy();
         let folder = tempfile::Builder::new()
             .prefix("flowcell-")
             .tempdir()
@@ -76,8 +79,10 @@ impl Workspace {
         let temporary = folder.path().join(TEMPORARY);
         fs::create_dir(&temporary).map_err(|error| cannot("make", &temporary, &error))?;
         let files = FlowFiles::new(&target).map_err(|error| cannot("open", &target, &error))?;
+        sample::resolve(&mut flow, &files)?;
         Ok(Self {
             flow,
+            flow_file: own_name.into_owned(),
             folder: folder.path().to_owned(),
             files,
             shown: source,
@@ -134,7 +139,8 @@ impl Workspace {
             }
             _ => {}
         }
-        let flow = flow_file::read_within(&files, name)?;
+        let (mut flow, flow_file) = flow_file::read_within(&files, name)?;
+        sample::resolve(&mut flow, &files)?;
         for include in &flow.additional_includes {
             let own_name = Path::new(include).file_name().and_then(|own| own.to_str());
             if !own_name.is_some_and(|own| files.has(own)) {
@@ -143,6 +149,7 @@ impl Workspace {
         }
         Ok(Self {
             flow,
+            flow_file,
             folder: folder.to_owned(),
             files,
             shown: PathBuf::from("/flow"),
@@ -154,6 +161,11 @@ impl Workspace {
     /// The flow, as its file says.
     pub fn flow(&self) -> &Flow {
         &self.flow
+    }
+
+    /// The name of that file.
+    pub(crate) fn flow_file(&self) -> &str {
+        &self.flow_file
     }
 
     /// What happened while copying that the user may want to know.

@@ -332,6 +332,20 @@ pub enum ErrorKind {
     )]
     InvalidVariantFormat { text: String },
 
+    /// The missing space is promptflow's.
+    #[error(
+        "Invalid entry '{entry}'.The entry should be in the format of '<module>:<function>'."
+    )]
+    InvalidFlexFlowEntry { entry: String },
+
+    /// A `.prompty` without a front matter.
+    #[error(
+        "Illegal formatting of prompty. The prompt file is in markdown format and can be divided into two parts, the \
+         first part is in YAML format and contains connection and model information. The second part is the prompt \
+         template."
+    )]
+    IllegalPrompty,
+
     /// What promptflow's SDK says about variants: class `InvalidFlowError`.
     #[error("{message}")]
     InvalidFlowError { message: String },
@@ -367,7 +381,9 @@ impl ErrorKind {
             ErrorKind::NoSource { .. }
             | ErrorKind::MissingInputs { .. }
             | ErrorKind::NodeNotInFlow { .. }
+            | ErrorKind::IllegalPrompty
             | ErrorKind::InvalidVariantFormat { .. } => "UserErrorException",
+            ErrorKind::InvalidFlexFlowEntry { .. } => "InvalidFlexFlowEntry",
             ErrorKind::ResolveToolError { .. } => "ResolveToolError",
             ErrorKind::NotImplementedError { .. } => "NotImplementedError",
             ErrorKind::DuplicateNodeName { .. } => "DuplicateNodeName",

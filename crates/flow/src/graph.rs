@@ -71,7 +71,7 @@ impl Flow {
     /// `InputReferenceNotFound`, `NodeReferenceNotFound`, `InvalidNodeReference`, `NodeCircularDependency`, `EmptyOutputReference`,
     /// `OutputReferenceNotFound`.
     pub fn validate(&self) -> Result<Graph, FlowError> {
-        self.check_kind()?;
+        self.check_entry()?;
         self.check_sources()?;
         self.check_names()?;
         self.check_flow_inputs()?;
@@ -93,22 +93,12 @@ impl Flow {
     }
 
     /// # Errors
-    /// `NotImplementedError` for a flex flow.
-    pub fn check_kind(&self) -> Result<(), FlowError> {
-        self.flex_problem().map_or(Ok(()), Err)
-    }
-
-    /// A flex flow runs in promptflow, but has no graph.
-    pub(crate) fn flex_problem(&self) -> Option<FlowError> {
-        let entry = self.entry.as_ref()?;
-        let message =
-            format!("Flex flows are not supported yet: the flow has the entry '{entry}'.");
-        let help = "write the flow as a flow.dag.yaml whose python node calls the entry".to_owned();
-        Some(
-            FlowError::from(ErrorKind::NotImplementedError { message })
-                .at(Location { line: 1, column: 1 })
-                .with_help(help),
-        )
+    /// `InvalidFlexFlowEntry` for an entry that names nothing, `NotImplementedError` for one that is not Python.
+    pub fn check_entry(&self) -> Result<(), FlowError> {
+        match &self.entry {
+            Some(entry) => entry.check(self.language),
+            None => Ok(()),
+        }
     }
 
     /// promptflow looks at the tools of all nodes before it looks at the graph.
@@ -251,6 +241,10 @@ impl Flow {
         let indices = self.node_indices();
         let mut outputs = Vec::new();
         let mut warnings = Vec::new();
+        if self.entry.is_some() {
+            // What the entry returns are the outputs, whatever the file says of them.
+            return Ok((outputs, warnings));
+        }
         for (name, output) in &self.outputs {
             let node = output
                 .reference
@@ -309,7 +303,7 @@ pub(crate) fn source_problem(node: &Node) -> Option<ErrorKind> {
         });
     };
     match (node.kind, &source.kind) {
-        (Some(NodeKind::Python), SourceKind::Code | SourceKind::Package)
+        (Some(NodeKind::Python), SourceKind::Code | SourceKind::Package | SourceKind::Entry)
         | (Some(NodeKind::CustomLlm), SourceKind::PackageWithPrompt)
         | (Some(NodeKind::Wasm), SourceKind::Code | SourceKind::Package)
         | (Some(NodeKind::Prompt | NodeKind::Llm), _) => None,

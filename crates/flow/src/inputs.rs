@@ -5,6 +5,7 @@
 
 use indexmap::IndexMap;
 
+use crate::entry::Entry;
 use crate::error::{ErrorKind, FlowError, nearest, suggest};
 use crate::json::Json;
 use crate::property::{PropertyPath, Step};
@@ -36,15 +37,16 @@ impl Flow {
     /// `InputNotFound` for the first input without a value, then `InputTypeError` or `InputParseError` for the first that cannot be
     /// converted, in the flow's order.
     pub fn coerce_inputs(&self, given: &JsonMap, line: Option<u64>) -> Result<JsonMap, FlowError> {
-        let mut values = given.clone();
-        for (name, input) in &self.inputs {
+        // Of flows without a graph promptflow does not say the line.
+        let line = line.filter(|_| self.entry.is_none());
+        let mut values = self.given_or_sample(given).clone();
+        for (name, input) in self.checked_inputs() {
             if let (false, Some(default)) = (values.contains_key(name), &input.default) {
                 values.insert(name.clone(), default.clone());
             }
         }
         if let Some((name, input)) = self
-            .inputs
-            .iter()
+            .checked_inputs()
             .find(|(name, _)| !values.contains_key(*name))
         {
             let help = suggest(
@@ -61,12 +63,28 @@ impl Flow {
             .at(input.at)
             .with_help(help));
         }
-        for (name, input) in &self.inputs {
+        for (name, input) in self.checked_inputs() {
             if let Some(value) = values.get_mut(name) {
                 *value = coerce_input(name, input, value.take(), line)?;
             }
         }
         Ok(values)
+    }
+
+    /// What is given, or the sample of a flow without a graph when nothing is.
+    fn given_or_sample<'v>(&'v self, given: &'v JsonMap) -> &'v JsonMap {
+        let sample = self.entry.as_ref().and_then(Entry::sample_inputs);
+        sample.filter(|_| given.is_empty()).unwrap_or(given)
+    }
+
+    /// The inputs that must be there, and are converted: all but those of an entry that have the default `""`, which promptflow
+    /// takes for None.
+    fn checked_inputs(&self) -> impl Iterator<Item = (&String, &InputDef)> {
+        let inputs = self.inputs.iter();
+        inputs.filter(|(_, input)| {
+            let is_empty = input.default.as_ref().and_then(Json::as_str) == Some("");
+            self.entry.is_none() || !is_empty
+        })
     }
 
     /// Converts the flow inputs of an aggregation: for each declared input the list of its values, one per completed line.
@@ -115,8 +133,12 @@ impl Flow {
     /// and not yet converted (for that see [`coerce_inputs`](Flow::coerce_inputs)), then what else was given.
     ///
     /// # Errors
-    /// `UserErrorException` if inputs are missing: `Required input(s) ['a'] are missing for "flow".`
+    /// `UserErrorException` if inputs are missing: `Required input(s) ['a'] are missing for "flow".` Of a flow without a graph
+    /// only [`coerce_inputs`](Flow::coerce_inputs) looks for them.
     pub fn flow_test_inputs(&self, given: &JsonMap) -> Result<JsonMap, FlowError> {
+        if self.entry.is_some() {
+            return Ok(given.clone());
+        }
         let missing = self.missing_inputs(given);
         if let Some(first) = missing.first() {
             let unknown = given

@@ -31,6 +31,7 @@
 //! ```
 
 mod activation;
+mod entry;
 mod error;
 mod graph;
 mod inputs;
@@ -49,6 +50,7 @@ mod yaml;
 mod yaml_scalar;
 
 pub use activation::{BypassReason, Decision, decide};
+pub use entry::{AGGREGATE, Entry, EntryKind, Parameter};
 pub use error::{ErrorKind, FlowError, Location};
 pub use graph::Graph;
 pub use inputs::{JsonMap, NodeTestInputs};

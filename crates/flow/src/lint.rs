@@ -64,12 +64,16 @@ impl Flow {
             findings: self.notes.clone(),
             used_inputs: HashSet::new(),
         };
-        linter.nodes();
-        linter.variants();
-        linter.cycles();
         linter.inputs();
-        linter.outputs();
-        linter.unused();
+        if self.entry.is_some() {
+            linter.entry();
+        } else {
+            linter.nodes();
+            linter.variants();
+            linter.cycles();
+            linter.outputs();
+            linter.unused();
+        }
         let is_full = linter.is_full();
         let mut findings = linter.findings;
         findings.sort_by_key(|finding| (finding.location, finding.severity));
@@ -121,11 +125,16 @@ impl<'f> Linter<'f> {
         self.flow.nodes.get(*self.indices.get(name)?)
     }
 
+    /// A flow without a graph. Whether the entry takes the inputs is known when it is loaded.
+    fn entry(&mut self) {
+        if let Err(error) = self.flow.check_entry() {
+            self.error(error);
+        }
+    }
+
     fn nodes(&mut self) {
         let flow = self.flow;
-        if let Some(error) = flow.flex_problem() {
-            self.error(error);
-        } else if flow.nodes.is_empty() {
+        if flow.nodes.is_empty() {
             self.warn(
                 "NoNodes",
                 "The flow has no nodes.".to_owned(),

@@ -1,7 +1,9 @@
-//! From the tree of `flow.dag.yaml` to a [`Flow`].
+//! From the tree of `flow.dag.yaml` or `flow.flex.yaml`, or the front matter of a prompty, to a [`Flow`].
 //!
 //! promptflow reads what it knows and lets the rest be; so does this, and it keeps a note of every key it does not know. Where
 //! promptflow would fail with a bare Python error (`'str' object has no attribute 'get'`), the error here says what is wrong.
+
+mod entry;
 
 use indexmap::IndexMap;
 
@@ -26,16 +28,13 @@ const FLOW_KEYS: &[&str] = &[
     "tags",
     "inputs",
     "outputs",
-    "nodes",
-    "node_variants",
-    "tools",
     "environment",
     "environment_variables",
     "additional_includes",
     "language",
     "message_format",
-    "entry",
 ];
+const GRAPH_KEYS: &[&str] = &["nodes", "node_variants", "tools"];
 const INPUT_KEYS: &[&str] = &[
     "type",
     "default",
@@ -74,7 +73,7 @@ const VARIANTS_KEYS: &[&str] = &["default_variant_id", "variants"];
 const VARIANT_KEYS: &[&str] = &["node", "description"];
 
 impl Flow {
-    /// Reads `flow.dag.yaml`. `default_name` is the flow's name if the text has none (promptflow: the folder's name).
+    /// Reads `flow.dag.yaml` or `flow.flex.yaml`: what has an `entry` is a flex flow. `default_name` is the flow's name if the text has none (promptflow: the folder's name).
     ///
     /// An empty text is a flow without nodes. The text is limited to [`MAX_BYTES`](crate::MAX_BYTES),
     /// [`MAX_DEPTH`](crate::MAX_DEPTH) and [`MAX_NODES`](crate::MAX_NODES).
@@ -83,19 +82,30 @@ impl Flow {
     /// `YamlParseError`, `DuplicateKeyError`; `ValueError` for a type that does not exist; `KeyError` for a missing key;
     /// `FlowDefinitionError` for anything else of the wrong shape. All with a location.
     pub fn parse(text: &str, default_name: &str) -> Result<Flow, FlowError> {
-        let document = yaml::parse(text)?;
         let mut reader = Reader { notes: Vec::new() };
-        let empty = Map::new();
-        let top = match &document {
-            None => &empty,
-            Some(document) if document.is_null() => &empty,
-            Some(document) => document.as_map().ok_or_else(|| {
-                malformed("the flow", document, "a mapping with 'inputs' and 'nodes'")
-            })?,
+        let top = top(text)?;
+        let mut flow = match top.get("entry") {
+            Some(entry) => reader.flex(&top, entry, default_name)?,
+            None => reader.dag(&top, default_name)?,
         };
-        let mut flow = reader.flow(top, default_name)?;
         flow.notes = reader.notes;
         Ok(flow)
+    }
+}
+
+/// The mapping that a text is.
+fn top(text: &str) -> Result<Map, FlowError> {
+    match yaml::parse(text)? {
+        None => Ok(Map::new()),
+        Some(document) if document.is_null() => Ok(Map::new()),
+        Some(document) => match document.as_map() {
+            Some(map) => Ok(map.clone()),
+            None => Err(malformed(
+                "the flow",
+                &document,
+                "a mapping with 'inputs' and 'nodes'",
+            )),
+        },
     }
 }
 
@@ -211,13 +221,28 @@ impl Reader {
         T::default()
     }
 
-    fn flow(&mut self, top: &Map, default_name: &str) -> Result<Flow, FlowError> {
-        self.unknown_keys("the flow", top, FLOW_KEYS);
+    /// A flow with a graph.
+    fn dag(&mut self, top: &Map, default_name: &str) -> Result<Flow, FlowError> {
+        self.unknown_keys("the flow", top, &[FLOW_KEYS, GRAPH_KEYS].concat());
         // promptflow reads nodes first, then inputs, outputs and variants; the first error is the one that is shown.
         let mut nodes = Vec::new();
         for (index, node) in list(top, "nodes", "the nodes")?.iter().enumerate() {
             nodes.push(self.node(node, None, &format!("node {index}"))?);
         }
+        let flow = self.flow(top, default_name)?;
+        let mut node_variants = IndexMap::new();
+        for (name, entry) in mapping(top, "node_variants", "the node variants")? {
+            node_variants.insert(name.clone(), self.variants(name, entry)?);
+        }
+        Ok(Flow {
+            nodes,
+            node_variants,
+            ..flow
+        })
+    }
+
+    /// What flows of all kinds have; without nodes.
+    fn flow(&mut self, top: &Map, default_name: &str) -> Result<Flow, FlowError> {
         let mut inputs = IndexMap::new();
         for (name, entry) in mapping(top, "inputs", "the inputs")? {
             inputs.insert(name.clone(), self.input(name, entry)?);
@@ -225,10 +250,6 @@ impl Reader {
         let mut outputs = IndexMap::new();
         for (name, entry) in mapping(top, "outputs", "the outputs")? {
             outputs.insert(name.clone(), self.output(name, entry)?);
-        }
-        let mut node_variants = IndexMap::new();
-        for (name, entry) in mapping(top, "node_variants", "the node variants")? {
-            node_variants.insert(name.clone(), self.variants(name, entry)?);
         }
         let mut environment_variables = IndexMap::new();
         for (name, entry) in mapping(top, "environment_variables", "the environment variables")? {
@@ -261,8 +282,8 @@ impl Reader {
             tags,
             inputs,
             outputs,
-            nodes,
-            node_variants,
+            nodes: Vec::new(),
+            node_variants: IndexMap::new(),
             environment: self.environment(top),
             environment_variables,
             additional_includes,
@@ -279,7 +300,7 @@ impl Reader {
                     ("openai-vision", MessageFormat::OpenaiVision),
                 ],
             ),
-            entry: text(top, "entry"),
+            entry: None,
             notes: Vec::new(),
         })
     }

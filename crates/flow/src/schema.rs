@@ -7,6 +7,7 @@ use std::fmt;
 
 use indexmap::IndexMap;
 
+use crate::entry::Entry;
 use crate::error::Location;
 use crate::json::Json;
 use crate::lint::Finding;
@@ -47,8 +48,9 @@ pub struct Flow {
     pub language: Language,
     /// How images are written in inputs and outputs.
     pub message_format: MessageFormat,
-    /// The function of a flex flow. Such a file defines no graph, and [`Flow::validate`] refuses it.
-    pub entry: Option<String>,
+    /// What is called in place of a graph, if the flow has none: it is a flex flow or a prompty then, and `nodes` has one
+    /// node, which calls the entry.
+    pub entry: Option<Entry>,
     /// What was noticed while parsing: unknown keys and the like. [`Flow::lint`] repeats it.
     pub(crate) notes: Vec<Finding>,
 }
@@ -104,6 +106,21 @@ pub struct InputDef {
     pub(crate) at: Location,
 }
 
+impl InputDef {
+    /// The input that a parameter of an [`Entry`] takes.
+    pub fn of_parameter(value_type: ValueType, default: Option<Json>) -> Self {
+        Self {
+            value_type,
+            default,
+            description: None,
+            enum_values: Vec::new(),
+            is_chat_input: false,
+            is_chat_history: None,
+            at: Location { line: 1, column: 1 },
+        }
+    }
+}
+
 /// An output of the flow.
 #[derive(Debug, Clone, PartialEq)]
 pub struct OutputDef {
@@ -121,6 +138,21 @@ pub struct OutputDef {
     pub(crate) at: Location,
     /// Where its reference is.
     pub(crate) reference_at: Location,
+}
+
+impl OutputDef {
+    /// The output that a member of an [`Entry`]'s answer is.
+    pub fn of_member(value_type: ValueType) -> Self {
+        Self {
+            value_type,
+            reference: Assignment::Literal(Json::from("")),
+            description: None,
+            evaluation_only: false,
+            is_chat_output: false,
+            at: Location { line: 1, column: 1 },
+            reference_at: Location { line: 1, column: 1 },
+        }
+    }
 }
 
 /// A node: one call of a tool.
@@ -271,6 +303,8 @@ pub enum SourceKind {
     Package,
     /// `package_with_prompt`: a tool of an installed package with a template of the flow.
     PackageWithPrompt,
+    /// The [entry](Flow::entry) of a flow without a graph; no file says it.
+    Entry,
     /// Anything else, which promptflow refuses only when it loads the tool.
     Other(String),
 }
@@ -281,6 +315,7 @@ impl fmt::Display for SourceKind {
             SourceKind::Code => "code",
             SourceKind::Package => "package",
             SourceKind::PackageWithPrompt => "package_with_prompt",
+            SourceKind::Entry => "entry",
             SourceKind::Other(text) => text,
         })
     }

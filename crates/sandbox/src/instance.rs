@@ -467,6 +467,24 @@ impl Instance {
         bounded!(self, store, exports => exports.runner()?.call_equals(store, object, &value))
     }
 
+    /// What an object is a mapping of, with the outcome for each name; `None` for one that is no mapping.
+    pub async fn members(
+        &mut self,
+        object: u64,
+    ) -> Call<Result<Option<Vec<(String, Outcome)>>, ToolError>> {
+        let call = bounded!(self, store, exports => exports.runner()?.call_members(store, object));
+        self.accept(
+            call,
+            |members| {
+                let members = members.iter().flatten();
+                members
+                    .map(|(name, value)| name.len() + outcome_size(value))
+                    .sum()
+            },
+            |members| members.iter().flatten().all(|(_, value)| is_sound(value)),
+        )
+    }
+
     /// An object as `json.dumps` writes it; the text may hold NaN and Infinity, as Python's does.
     pub async fn dump(&mut self, object: u64) -> Call<Result<String, ToolError>> {
         let call = bounded!(self, store, exports => exports.runner()?.call_dump(store, object));

@@ -63,8 +63,13 @@ pub enum TooLarge {
     },
 }
 
-/// Names of the file that says what a DAG flow is.
-const DAG_FILES: [&str; 2] = ["flow.dag.yaml", "flow.dag.yml"];
+/// Names of the file that says what a flow is.
+const FLOW_FILES: [&str; 4] = [
+    "flow.dag.yaml",
+    "flow.dag.yml",
+    "flow.flex.yaml",
+    "flow.flex.yml",
+];
 
 /// What a flow's file says, if it can be read: a flow that is wrong can have a session, in which it is mended. `name` is for
 /// messages, and `read` gives a file of the flow.
@@ -75,7 +80,7 @@ pub fn flow_in<E>(
     name: &str,
     read: impl Fn(&str) -> Result<Option<Bytes>, E>,
 ) -> Result<Option<flowcell_flow::Flow>, E> {
-    for file in DAG_FILES {
+    for file in FLOW_FILES {
         if let Some(content) = read(file)? {
             let fits = content.len() <= flowcell_flow::MAX_BYTES;
             let text = fits.then(|| text_of(content.into())).and_then(Result::ok);

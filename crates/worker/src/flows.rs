@@ -11,6 +11,7 @@ use flowcell_connection::ConnectionSet;
 use flowcell_executor::{
     Host, RunError, Session, SessionOptions, Status, StoredOptions, Workspace, prepare_image,
 };
+use flowcell_flow::JsonMap;
 use flowcell_sandbox::{Limits, Owner, Slice, SliceLimits};
 use futures_util::FutureExt as _;
 use tokio::runtime::Handle;
@@ -290,6 +291,10 @@ impl Flows {
         let mut options = self.options(live, session)?;
         options.variant = setup.variant.as_deref().map(str::parse).transpose()?;
         options.environment_variables = setup.environment_variables.iter().cloned().collect();
+        options.init = match &setup.init {
+            Some(init) => init.read()?,
+            None => JsonMap::new(),
+        };
         options.connections = open.connections.clone();
         let flow = Arc::new(Session::open(&self.executor, workspace, options).await?);
         flow.prepare(&self.executor);

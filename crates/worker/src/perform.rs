@@ -6,11 +6,11 @@ use std::time::{Instant, SystemTime};
 use flowcell_bundle::BundleError;
 use flowcell_executor::{
     Accepted, Dialect, FlowResult, Host, LineResult, NodeStatus, RunError, RunOf, RunOptions,
-    Session, SessionOptions, Status, Tracer, Workspace, aggregation_record, describe,
+    Session, SessionOptions, Status, Tracer, Workspace, aggregation_record, complete_flow, describe,
     described_json, envelope, line_record, listed, listed_aggregation_inputs, served_inputs,
-    served_outputs, served_part, single_node_record, tool_meta, tool_meta_json,
+    served_outputs, served_part, single_node_record, swagger, tool_meta, tool_meta_json,
 };
-use flowcell_flow::{Json, JsonMap, NodeTestInputs, python_json_compact};
+use flowcell_flow::{Json, JsonMap, NodeTestInputs, python_json_compact, python_loads};
 use serde_json::json;
 use tokio::sync::mpsc;
 
@@ -146,6 +146,18 @@ async fn recorded(
             let result = flow
                 .aggregate(&inputs.read()?, &gathered.read()?, &captured)
                 .await;
+            let status = result.status();
+            if let Err(error) = &result.outputs {
+                return Err(error.clone());
+            }
+            let record = aggregation_record(flow.flow(), &run, &result);
+            Ok(record_answer(status, &record))
+        }
+        Run::AggregateAnswers { run, answers } => {
+            let answers = serde_json::from_str(&answers).map_err(|error| {
+                RunError::system("ValueError", format!("aggregation_inputs: {error}"))
+            })?;
+            let result = flow.aggregate_answers(answers, &captured).await;
             let status = result.status();
             if let Err(error) = &result.outputs {
                 return Err(error.clone());
@@ -294,6 +306,11 @@ pub(crate) async fn look(
         Look::Describe => describe(host, workspace, options)
             .await
             .map(|nodes| described_json(&nodes)),
+        Look::Swagger { name, samples } => {
+            let flow = complete_flow(host, workspace, options).await;
+            let samples = samples.as_deref().and_then(python_loads);
+            flow.map(|flow| swagger(&flow, &name, samples.as_ref()))
+        }
         Look::ToolMeta { files } => {
             let files: Vec<(&str, &str)> = files
                 .iter()

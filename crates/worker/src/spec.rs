@@ -7,7 +7,7 @@ use flowcell_connection::ConnectionSet;
 use serde::{Deserialize, Serialize};
 
 use crate::network::NetworkSpec;
-use crate::work::Work;
+use crate::work::{Values, Work};
 
 /// One life of a session.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -84,6 +84,8 @@ pub struct Setup {
     pub variant: Option<String>,
     /// Environment variables over the flow's own.
     pub environment_variables: Vec<(String, String)>,
+    /// What the class that is a flow's entry is made with.
+    pub init: Option<Values>,
 }
 
 /// Some work of a session.

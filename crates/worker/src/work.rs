@@ -7,7 +7,7 @@ use flowcell_flow::JsonMap;
 use serde::{Deserialize, Serialize};
 
 /// A JSON object as text. Numbers keep the text they were written with.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Values(String);
 
 impl From<&JsonMap> for Values {
@@ -82,8 +82,15 @@ pub enum Run {
         run: String,
         /// The inputs of the lines.
         inputs: Values,
-        /// What the aggregation nodes read of the lines.
+        /// What the aggregation nodes read of the lines, by reference.
         gathered: Values,
+    },
+    /// The aggregation of a flow without a graph over a batch; the answer is likewise.
+    AggregateAnswers {
+        /// The run's identifier.
+        run: String,
+        /// What the entry has returned for each line, a JSON array.
+        answers: String,
     },
     /// The flow once, as a deployed one; the answer has its outputs only. Where one of them is a stream, and the request takes
     /// streams, it goes out in parts.
@@ -100,6 +107,13 @@ pub enum Run {
 pub enum Look {
     /// What the nodes call, and what is wrong with it; the answer is a JSON array.
     Describe,
+    /// What the served flow takes and gives; the answer is a description by OpenAPI.
+    Swagger {
+        /// The flow's name.
+        name: String,
+        /// Its samples, JSON.
+        samples: Option<String>,
+    },
     /// What single files hold: promptflow's `/tool/meta`.
     ToolMeta {
         /// Paths, and promptflow's kind of tool for each.

@@ -85,6 +85,13 @@ class Runner(exports.Runner):
         except BaseException as error:
             raise errors.to_wit(error) from None
 
+    def members(self, object):
+        try:
+            members = values.members(objects.get(object))
+            return None if members is None else [(name, _outcome(value)) for name, value in members]
+        except BaseException as error:
+            raise errors.to_wit(error) from None
+
     def dump(self, object):
         try:
             return values.dump(objects.get(object))

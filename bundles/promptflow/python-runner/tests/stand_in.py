@@ -133,6 +133,10 @@ class Flow:
     def __init__(self, folder):
         self.folder, self.runner = folder, flowcell_runner_app.Runner()
 
+    @property
+    def path(self):
+        return pathlib.Path(self.folder)
+
     def load(self, source):
         return self.runner.load(self.folder, source)
 

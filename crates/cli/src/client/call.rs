@@ -35,6 +35,9 @@ pub(crate) struct CallArgs {
     /// Use this variant of a node instead of its default one.
     #[arg(long, value_name = "${NODE.VARIANT}")]
     variant: Option<String>,
+    /// What the class of a flex flow is made with: name=value, or a JSON file.
+    #[arg(long, num_args = 1.., value_name = "NAME=VALUE")]
+    init: Vec<String>,
     /// Environment variables for the flow's tools.
     #[arg(long, num_args = 1.., value_name = "NAME=VALUE")]
     environment_variables: Vec<String>,
@@ -47,6 +50,7 @@ pub(super) async fn run(api: &Api, args: CallArgs) -> Result<ExitCode, ClientErr
             .collect(),
         node: args.node,
         variant: args.variant,
+        init: inputs::init(&args.init)?.into_iter().collect(),
         environment_variables: inputs::pairs(
             "--environment-variables",
             &args.environment_variables,

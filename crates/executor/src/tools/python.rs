@@ -102,7 +102,7 @@ impl Tools {
         Ok(pool)
     }
 
-    fn note_import(&mut self, source: &str, logs: &flowcell_sandbox::Logs) {
+    pub(super) fn note_import(&mut self, source: &str, logs: &flowcell_sandbox::Logs) {
         for text in [&logs.stdout, &logs.stderr, &logs.log] {
             if !text.is_empty() {
                 self.notes.push(format!(

@@ -18,7 +18,10 @@ const FLOW_FILES: [&str; 4] = [
     "flow.flex.yml",
 ];
 
-/// The flow file that a path means: the path itself, or the one flow file in a folder.
+/// The end of a prompty's name.
+const PROMPTY: &str = ".prompty";
+
+/// The flow file that a path means: the path itself, or the one flow file in a folder, which may be a single prompty.
 ///
 /// # Errors
 /// `ValidationException` when a folder has two, `UserErrorException` when there is none.
@@ -30,7 +33,9 @@ pub fn flow_file(path: &Path) -> Result<PathBuf, RunError> {
     };
     let file = if metadata.is_dir() {
         let is_there = |name: &str| path.join(name).is_file();
-        let name = only_one(is_there, &path.display().to_string()).ok_or_else(|| {
+        let entries = fs::read_dir(path).into_iter().flatten().flatten();
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        let name = only_one(is_there, names, &path.display().to_string()).ok_or_else(|| {
             none(&shown.display().to_string()).help("`flowcell flow init --flow DIR` makes a flow")
         })??;
         path.join(name)
@@ -38,8 +43,7 @@ pub fn flow_file(path: &Path) -> Result<PathBuf, RunError> {
         path.to_owned()
     };
     let name = file.file_name().unwrap_or_default().to_string_lossy();
-    refuse_flex(&name, &file.display().to_string())?;
-    if !name.ends_with(".yaml") && !name.ends_with(".yml") {
+    if ![".yaml", ".yml", PROMPTY].iter().any(|suffix| name.ends_with(suffix)) {
         let suffix = file.extension().map_or_else(String::new, |suffix| {
             format!(".{}", suffix.to_string_lossy())
         });
@@ -62,18 +66,19 @@ pub(super) fn read(file: &Path) -> Result<Flow, RunError> {
         || "flow".to_owned(),
         |name| name.to_string_lossy().into_owned(),
     );
-    parse(bytes, &name, &file.display().to_string())
+    let own_name = file.file_name().unwrap_or_default().to_string_lossy();
+    parse(bytes, &own_name, &name, &file.display().to_string())
 }
 
-/// The flow in a working copy, whatever its tools have made of it. Messages show its folder as `folder`.
-pub(super) fn read_within(files: &FlowFiles, folder: &str) -> Result<Flow, RunError> {
+/// The flow in a working copy, whatever its tools have made of it, and its file. Messages show its folder as `folder`.
+pub(super) fn read_within(files: &FlowFiles, folder: &str) -> Result<(Flow, String), RunError> {
     // A link that leads out is there, and refused when it is read.
     let is_there = |name: &str| !matches!(files.check(name), Err(FileError::Missing));
-    let name = only_one(is_there, folder).ok_or_else(|| none(folder))??;
+    let names = files.names().into_iter();
+    let name = only_one(is_there, names, folder).ok_or_else(|| none(folder))??;
     let shown = format!("{folder}/{name}");
-    refuse_flex(name, &shown)?;
     let unreadable = |what: String| RunError::user("OSError", format!("{shown} {what}"));
-    let bytes = match files.read(name, MAX_BYTES as u64) {
+    let bytes = match files.read(&name, MAX_BYTES as u64) {
         Ok(bytes) => bytes,
         Err(FileError::TooLarge { .. }) => return Err(too_large(&shown)),
         Err(FileError::Outside) => {
@@ -84,21 +89,32 @@ pub(super) fn read_within(files: &FlowFiles, folder: &str) -> Result<Flow, RunEr
         Err(FileError::Missing) => return Err(none(folder)),
         Err(FileError::Io(error)) => return Err(unreadable(format!("cannot be read: {error}"))),
     };
-    parse(bytes, folder, &shown)
+    let flow = parse(bytes, &name, folder, &shown)?;
+    Ok((flow, name))
 }
 
-/// The one of the flow files that is there.
+/// The one of the flow files that is there; without any, the one prompty among `names`.
 fn only_one(
     is_there: impl Fn(&str) -> bool,
+    names: impl Iterator<Item = String>,
     folder: &str,
-) -> Option<Result<&'static str, RunError>> {
+) -> Option<Result<String, RunError>> {
     let found: Vec<&str> = FLOW_FILES
         .into_iter()
         .filter(|name| is_there(name))
         .collect();
     match found.as_slice() {
-        [] => None,
-        [name] => Some(Ok(name)),
+        [] => {
+            let mut prompties = names.filter(|name| name.ends_with(PROMPTY));
+            match (prompties.next(), prompties.next()) {
+                (Some(_), Some(_)) => Some(Err(RunError::usage(format!(
+                    "{} and there are more than 1 prompty file.",
+                    none(folder).message
+                )))),
+                (only, _) => only.map(Ok),
+            }
+        }
+        [name] => Some(Ok((*name).to_owned())),
         several => Some(Err(RunError::user(
             "ValidationException",
             format!(
@@ -115,18 +131,6 @@ fn none(folder: &str) -> RunError {
     ))
 }
 
-fn refuse_flex(name: &str, shown: &str) -> Result<(), RunError> {
-    if name.starts_with("flow.flex.") || name.ends_with(".prompty") {
-        return Err(RunError::user(
-            "NotSupported",
-            format!(
-                "{shown} is a flex flow or prompty; this version of flowcell runs DAG flows (flow.dag.yaml)"
-            ),
-        ));
-    }
-    Ok(())
-}
-
 fn too_large(shown: &str) -> RunError {
     RunError::user(
         "ValidationException",
@@ -135,7 +139,7 @@ fn too_large(shown: &str) -> RunError {
 }
 
 /// `name` is the flow's where the file does not say one.
-fn parse(bytes: Vec<u8>, name: &str, shown: &str) -> Result<Flow, RunError> {
+fn parse(bytes: Vec<u8>, file: &str, name: &str, shown: &str) -> Result<Flow, RunError> {
     if bytes.len() > MAX_BYTES {
         return Err(too_large(shown));
     }
@@ -147,7 +151,11 @@ fn parse(bytes: Vec<u8>, name: &str, shown: &str) -> Result<Flow, RunError> {
         )
         .help("save the file as UTF-8")
     })?;
-    Flow::parse(&text, name).map_err(|error| {
+    let parsed = match file.strip_suffix(PROMPTY) {
+        Some(stem) => Flow::parse_prompty(&text, file, stem),
+        None => Flow::parse(&text, name),
+    };
+    parsed.map_err(|error| {
         let mut error = RunError::from(error);
         // The class decides how promptflow's users search; the file is ours to add.
         error.help = Some(match error.help {

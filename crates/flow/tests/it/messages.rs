@@ -283,13 +283,27 @@ fn types_and_shapes() {
 }
 
 #[test]
-fn flex_flows_are_none_of_ours() {
+fn entries_of_flex_flows() {
     check(
-        "entry: f:main",
+        "entry: main",
+        "InvalidFlexFlowEntry",
+        "1:8",
+        "Invalid entry 'main'.The entry should be in the format of '<module>:<function>'.",
+        None,
+    );
+    check(
+        "language: csharp\nentry: a:b",
         "NotImplementedError",
-        "1:1",
-        "Flex flows are not supported yet: the flow has the entry 'f:main'.",
-        Some("write the flow as a flow.dag.yaml whose python node calls the entry"),
+        "2:8",
+        "Flex flows in C# are not supported.",
+        None,
+    );
+    check(
+        "entry: a:b\ncode: ../elsewhere",
+        "InvalidFlowError",
+        "1:8",
+        "The code '../elsewhere' is not in the flow's folder.",
+        Some("move the code into the flow's folder, or name it under additional_includes"),
     );
 }
 

@@ -38,6 +38,10 @@ pub struct CallRequest {
     /// Use this variant: `${node.variant}`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub variant: Option<String>,
+    /// What the class that is a flex flow's entry is made with.
+    #[schema(value_type = Object)]
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    pub init: Map<String, Value>,
     /// Environment variables over those of the flow.
     #[schema(value_type = Object)]
     #[serde(skip_serializing_if = "IndexMap::is_empty")]
@@ -106,6 +110,7 @@ pub async fn call(
         inputs,
         node,
         variant,
+        init,
         environment_variables,
         id,
     } = body.value;
@@ -118,6 +123,7 @@ pub async fn call(
     let setup = Setup {
         variant,
         environment_variables: environment_variables.into_iter().collect(),
+        init: (!init.is_empty()).then(|| Values::from(&init)),
     };
     let started = std::time::Instant::now();
     let run = Run::Call {

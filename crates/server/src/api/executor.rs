@@ -183,6 +183,7 @@ struct Base {
     working_dir: String,
     flow_file: String,
     variables: JsonMap,
+    init: JsonMap,
 }
 
 impl Base {
@@ -202,6 +203,7 @@ impl Base {
             working_dir,
             flow_file,
             variables: variables.unwrap_or_default(),
+            init: JsonMap::new(),
         }
     }
 
@@ -256,6 +258,7 @@ impl Base {
         Ok(Setup {
             variant: None,
             environment_variables,
+            init: (!self.init.is_empty()).then(|| Values::from(&self.init)),
         })
     }
 }
@@ -407,10 +410,10 @@ pub async fn initialize(
 ) -> Response {
     let initialized = async {
         let (key, mut fields) = begin(&app, &caller, &name, &id, body)?;
-        let base = Base::read(&mut fields);
+        let mut base = Base::read(&mut fields);
         let workers = fields.optional_integer("worker_count");
         let line_seconds = fields.optional_integer("line_timeout_sec");
-        fields.optional_mapping("init_kwargs");
+        base.init = fields.optional_mapping("init_kwargs").unwrap_or_default();
         fields.check()?;
         base.check()?;
         let setup = base.setup()?;
@@ -516,14 +519,19 @@ pub async fn aggregate(
         fields.optional_mapping("operation_context");
         let run = run_id(&mut fields);
         let inputs = fields.optional_mapping("batch_inputs").unwrap_or_default();
-        // A list is what flex flows have, which do not run here.
-        let gathered = fields.mapping("aggregation_inputs");
+        let gathered = fields.mapping_or_list("aggregation_inputs");
         fields.check()?;
         let batch = present(&app, &key)?;
-        let work = Run::Aggregate {
-            run: run.clone(),
-            inputs: Values::from(&inputs),
-            gathered: Values::from(&gathered),
+        let work = match gathered {
+            Json::Object(gathered) => Run::Aggregate {
+                run: run.clone(),
+                inputs: Values::from(&inputs),
+                gathered: Values::from(&gathered),
+            },
+            answers => Run::AggregateAnswers {
+                run: run.clone(),
+                answers: answers.to_string(),
+            },
         };
         let call = Call {
             id: Some(run.clone()),

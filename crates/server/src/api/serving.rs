@@ -13,7 +13,7 @@ use axum::response::{IntoResponse, Response};
 use flowcell_executor::{Code, RunError, swagger};
 use flowcell_flow::{Flow, Json, python_json_compact, python_loads};
 use flowcell_session::{Call, CallError, Name, RegistryError};
-use flowcell_worker::{Answer, Part, Run};
+use flowcell_worker::{Answer, Look, Part, Run};
 use futures_util::TryStreamExt as _;
 use serde_json::json;
 use tokio::sync::mpsc::{self, UnboundedReceiver};
@@ -67,7 +67,7 @@ pub async fn description(
     caller: Caller,
     At((name, id)): At<(Name, Name)>,
 ) -> Result<Response, Problem> {
-    usable(&app, &caller, &name, &id)?;
+    let key = usable(&app, &caller, &name, &id)?;
     let flow = find(&app, &name, &id)?.flow;
     let described = app
         .read(move |ledger| {
@@ -80,19 +80,32 @@ pub async fn description(
                 Some(file) => Some(file),
                 None => text("flow.dag.yml")?,
             };
-            let samples = text("samples.json")?.as_deref().and_then(python_loads);
+            let samples = text("samples.json")?;
             Ok((flow, file, samples))
         })
         .await?;
-    let (flow, Some(file), samples) = described else {
-        return Err(Problem::not_found("file", "flow.dag.yaml"));
+    let (flow, file, samples) = described;
+    // What a flow without a graph takes is known when its entry is loaded.
+    match file.map(|file| Flow::parse(&file, flow.as_str())) {
+        Some(Ok(parsed)) if parsed.entry.is_none() => {
+            let samples = samples.as_deref().and_then(python_loads);
+            let described = swagger(&parsed, flow.as_str(), samples.as_ref());
+            return Ok(answer(StatusCode::OK, &described));
+        }
+        Some(Err(error)) => return Ok(failed(&error.into())),
+        _ => {}
+    }
+    let look = Look::Swagger {
+        name: flow.to_string(),
+        samples,
     };
-    Ok(match Flow::parse(&file, flow.as_str()) {
-        Ok(parsed) => answer(
-            StatusCode::OK,
-            &swagger(&parsed, flow.as_str(), samples.as_ref()),
-        ),
-        Err(error) => failed(&error.into()),
+    let described = app.sessions().look(&key, look).await?;
+    Ok(match described.body {
+        Ok(text) => {
+            let described = python_loads(&text).unwrap_or_default();
+            answer(StatusCode::OK, &described)
+        }
+        Err(error) => failed(&error),
     })
 }
 

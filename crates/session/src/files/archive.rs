@@ -5,7 +5,7 @@ use std::io::{Cursor, Read};
 use bytes::Bytes;
 
 use super::path::{FlowPath, InvalidPath};
-use super::{FileLimits, Files, TooLarge, is_below};
+use super::{FLOW_FILES, FileLimits, Files, TooLarge, is_below};
 
 /// Folders that are no part of a flow wherever they are: histories, caches, and what archivers add.
 const SKIPPED: [&str; 6] = [
@@ -18,14 +18,6 @@ const SKIPPED: [&str; 6] = [
 ];
 /// Entries that an archive may have for each file that a flow may have: folders count as entries too.
 const ENTRIES_PER_FILE: u64 = 8;
-/// The names by which a flow's folder is known.
-const FLOW_FILES: [&str; 4] = [
-    "flow.dag.yaml",
-    "flow.dag.yml",
-    "flow.flex.yaml",
-    "flow.flex.yml",
-];
-
 /// What an archive's bytes are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
@@ -247,9 +239,14 @@ fn without_outer_folder(files: Files) -> Files {
         return files;
     };
     let prefix = format!("{outer}/");
+    let is_prompty = |path: &FlowPath| {
+        let inner = path.as_str().strip_prefix(&prefix).unwrap_or_default();
+        inner.ends_with(".prompty") && !inner.contains('/')
+    };
     let is_flow = FLOW_FILES
         .iter()
-        .any(|name| files.contains_key(format!("{prefix}{name}").as_str()));
+        .any(|name| files.contains_key(format!("{prefix}{name}").as_str()))
+        || files.keys().any(is_prompty);
     if !is_flow || !files.keys().all(|path| path.as_str().starts_with(&prefix)) {
         return files;
     }

@@ -2,7 +2,7 @@
 
 from wit_world.exports.runner import Argument_Json, Argument_Objects
 
-from . import concurrency, errors, loading, objects, values
+from . import concurrency, entries, errors, loading, objects, values
 
 
 def arguments(pairs):
@@ -23,7 +23,10 @@ def call(request):
         tool = loading.load(request.node, request.source)
     except loading.LoadFailed as failure:
         raise errors.Refused(*errors.load_failure(failure)) from failure.error
-    inputs = _converted(tool, arguments(request.inputs))
+    inputs = arguments(request.inputs)
+    if isinstance(tool, entries.Entry):
+        return tool.call(arguments(request.init), inputs)
+    inputs = _converted(tool, inputs)
     function = tool.function
     if tool.provider is not None:
         function = function.__get__(_instance(tool, request.init))

@@ -34,27 +34,33 @@ def describe(function, provider=None):
             f"Parse interface for tool '{function.__name__}' failed: "
             f"(Exception) Duplicate inputs found from {function.__name__!r} and \"__init__()\"!"
         )
-    inputs, converters = [], {}
-    for name, parameter in (*init.items(), *signature.parameters.items()):
+    inputs, converters = parameters(init, is_init=True)
+    of_call, others = parameters(signature.parameters)
+    info = ToolInfo(
+        name=getattr(function, "__name", None) or function.__qualname__,
+        description=getattr(function, "__description", None) or inspect.getdoc(function) or "",
+        inputs=[*inputs, *of_call],
+        open_inputs=any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values()),
+    )
+    return info, converters | others
+
+
+def parameters(named, is_init=False, types=None, converter=arguments.converter):
+    """A signature's parameters, and what turns an input's JSON into what each expects."""
+    found, converters = [], {}
+    for name, parameter in named.items():
         if name == "self" or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
             continue
         annotation = _without_optional(parameter.annotation)
         required = parameter.default is parameter.empty
         if annotation is parameter.empty and not required:
             annotation = type(parameter.default)
-        inputs.append(
-            Parameter(name, _types(annotation), None if required else _default(parameter.default), required, name in init)
-        )
-        converter = arguments.converter(annotation)
-        if converter:
-            converters[name] = converter
-    info = ToolInfo(
-        name=getattr(function, "__name", None) or function.__qualname__,
-        description=getattr(function, "__description", None) or inspect.getdoc(function) or "",
-        inputs=inputs,
-        open_inputs=any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values()),
-    )
-    return info, converters
+        default = None if required else _default(parameter.default)
+        found.append(Parameter(name, (types or types_of)(annotation), default, required, is_init))
+        convert = converter(annotation)
+        if convert:
+            converters[name] = convert
+    return found, converters
 
 
 def _without_optional(annotation):
@@ -65,7 +71,8 @@ def _without_optional(annotation):
     return members[0] if len(members) == 1 else members
 
 
-def _types(annotation):
+def types_of(annotation):
+    """promptflow's types of a parameter with this annotation."""
     if isinstance(annotation, EnumMeta):
         return ["string"]
     if isinstance(annotation, list):

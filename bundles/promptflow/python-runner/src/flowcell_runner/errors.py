@@ -48,6 +48,8 @@ def _describe(error):
 
 def describe_import(error):
     """What importing a file raised: promptflow names the class as it is, its own classes included."""
+    if isinstance(error, Refused):
+        return _describe(error)
     if isinstance(error, describing.BadFunctionInterface):
         return _tool_error(error, ErrorKind.USER, "BadFunctionInterface", own=True)
     return _tool_error(error, ErrorKind.USER, type(error).__name__, own=not isinstance(error, Exception))
@@ -55,6 +57,8 @@ def describe_import(error):
 
 def load_failure(failure):
     """Class and text for a tool that was called without having been loaded."""
+    if isinstance(failure.error, Refused):
+        return failure.error.type_name, str(failure.error)
     if failure.error is not None:
         message = f"({type(failure.error).__name__}) {text_of(failure.error)}"
         return "PythonLoadError", f"Failed to load python module from file '{failure.source}': {message}"

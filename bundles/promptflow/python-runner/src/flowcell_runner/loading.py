@@ -14,7 +14,7 @@ from componentize_py_types import Err
 from promptflow._core.tool import ToolProvider
 from wit_world.exports import runner
 
-from . import describing, errors, startup
+from . import describing, entries, errors, startup
 
 MODULE = "__pf_main__"
 
@@ -50,13 +50,15 @@ _tools = {}
 
 
 def load(node, source):
-    """The node's tool, imported at the first call."""
+    """The node's tool or entry, imported at the first call."""
     tool = _tools.get((node, source))
     if tool is None:
         try:
-            tool = Tool(*_find(source))
+            tool = entries.find(source) if source.startswith(entries.PREFIX) else Tool(*_find(source))
         except LoadFailed:
             raise
+        except entries.NoEntry:
+            raise LoadFailed(source) from None
         except BaseException as error:
             raise LoadFailed(source, error) from error
         _tools[node, source] = tool

@@ -4,6 +4,7 @@ A value leaves the runner as JSON only if reading that JSON gives the very same 
 an object, and becomes JSON, with Python's losses, only as a flow output.
 """
 
+import dataclasses
 import json
 from collections.abc import AsyncIterator, Iterator
 
@@ -94,6 +95,21 @@ def _is_unicode(text):
 
 def without_surrogates(text):
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
+
+
+def members(value):
+    """The pairs of name and value that an entry's answer consists of; none for one that is no mapping."""
+    if isinstance(value, dict):
+        return [(_key(key), item) for key, item in value.items()]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]
+    return None
+
+
+def _key(key):
+    """A key as JSON has it."""
+    (name,) = json.loads(json.dumps({key: None}))
+    return without_surrogates(name)
 
 
 def dump(value):

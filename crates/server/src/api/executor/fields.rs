@@ -184,6 +184,21 @@ impl Fields {
         value.map_or_else(JsonMap::new, |value| self.as_mapping(&[name], value))
     }
 
+    /// A mapping, or a list.
+    pub(super) fn mapping_or_list(&mut self, name: &str) -> Json {
+        match self.required(name) {
+            Some(value @ (Json::Object(_) | Json::Array(_))) => value,
+            Some(other) => {
+                for (kind, word) in [("dict", "dictionary"), ("list", "list")] {
+                    let message = format!("Input should be a valid {word}");
+                    self.refuse(&[name], &format!("{kind}_type"), &message, other.clone());
+                }
+                Json::Null
+            }
+            None => Json::Null,
+        }
+    }
+
     pub(super) fn optional_mapping(&mut self, name: &str) -> Option<JsonMap> {
         let value = self.optional(name)?;
         Some(self.as_mapping(&[name], value))

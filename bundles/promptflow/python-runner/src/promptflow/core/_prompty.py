@@ -54,6 +54,18 @@ class Prompty:
         """The file."""
         return self._path
 
+    @property
+    def name(self):
+        """Its name: the file's own, or what it says."""
+        return self._name
+
+    @property
+    def inputs(self):
+        """What is declared of each input: type and default. Of those that only a sample tells of there is nothing."""
+        if self._inputs:
+            return {name: declared or {} for name, declared in self._inputs.items()}
+        return dict.fromkeys(_prompty_file.sample_inputs(self._sample), {}) if self._sample else {}
+
     def __call__(self, *args, **kwargs):
         attempts = _asking.Attempts()
         while True:
@@ -105,9 +117,7 @@ class Prompty:
         """The values of the inputs: as given, else the sample's when nothing is given, else the defaults."""
         if not given and self._sample:
             given = _prompty_file.sample_inputs(self._sample)
-        inputs = self._inputs or (_prompty_file.sample_inputs(self._sample) if self._sample else {})
-        # What a sample says of an input is a value of it; what the inputs say is a type and a default.
-        inputs = {name: declared or {} if self._inputs else {} for name, declared in inputs.items()}
+        inputs = self.inputs
         missing = [name for name, declared in inputs.items() if name not in given and "default" not in declared]
         if missing:
             raise MissingRequiredInputError(f"Missing required inputs: {missing}")
