@@ -4,7 +4,7 @@ use std::io::BufRead as _;
 use std::process::ExitCode;
 
 use flowcell_executor::{FlowResult, Part, RunError, RunOptions, Session};
-use flowcell_flow::{Json, JsonMap, python_loads};
+use flowcell_flow::{Flow, Json, JsonMap, python_loads};
 use serde_json::json;
 use tokio::sync::mpsc;
 
@@ -65,14 +65,32 @@ pub(crate) async fn talk(
                     }
                     None => {
                         terminal::prompt("Bot: ");
-                        let answer = flow.chat_output().map(|name| &outputs[name]);
-                        terminal::line(&answer.map(words).unwrap_or_default());
+                        terminal::line(&answer(flow, &outputs).map(words).unwrap_or_default());
                     }
                 }
-                said.push(json!({ "inputs": { question: line }, "outputs": outputs }));
+                if flow.entry.is_some() {
+                    // Without a graph a history is as OpenAI has it.
+                    said.push(json!({ "role": "user", "content": line }));
+                    let content = answer(flow, &outputs);
+                    said.push(json!({ "role": "assistant", "content": content }));
+                } else {
+                    said.push(json!({ "inputs": { question: line }, "outputs": outputs }));
+                }
             }
             Err(error) => code = terminal::fail_with(command, &error),
         }
+    }
+}
+
+/// What is said to the user: the chat's output, or whatever a flow without a graph has returned.
+fn answer<'o>(flow: &Flow, outputs: &'o Json) -> Option<&'o Json> {
+    match (flow.chat_output(), &flow.entry) {
+        (Some(name), _) => outputs.get(name),
+        (None, Some(_)) => match outputs.as_object() {
+            Some(entries) if entries.len() == 1 => entries.get("output").or(Some(outputs)),
+            _ => Some(outputs),
+        },
+        (None, None) => None,
     }
 }
 

@@ -17,7 +17,7 @@ pub(crate) struct Outputs {
     pub(crate) text: String,
     /// The one that went out in parts, and is not in the text.
     pub(crate) streamed: Option<Streamed>,
-    /// What the entry of a flow without a graph has returned, where that is no mapping.
+    /// What the entry of a flow without a graph has returned, where that is not a dict of JSON, which the text is.
     pub(crate) answer: Option<String>,
 }
 
@@ -105,9 +105,12 @@ impl Line {
             }
             let text = self.output_text(&name, node, value).await?;
             entries.push(entry(&name, &text));
-            answer = Some(text).filter(|_| !is_mapping);
+            answer = Some(text);
         }
         let outputs = self.with_streams(entries, streams).await?;
+        if is_mapping {
+            answer = Some(outputs.text.clone());
+        }
         Ok(Outputs { answer, ..outputs })
     }
 

@@ -80,7 +80,14 @@ const PARENTS: [(&[&str], &[&str]); 14] = [
         &["GenerateMetaUserError"],
     ),
     (&["NoToolTypeDefined"], &["GenerateMetaSystemError"]),
-    (&["ValidationException"], &["ValidationError"]),
+    (
+        &[
+            "InvalidFlexFlowEntry",
+            "InvalidModelConfigValueType",
+            "ValidationException",
+        ],
+        &["ValidationError"],
+    ),
     (
         &[
             "ChatAPIFunctionRoleInvalidFormat",
@@ -106,18 +113,21 @@ const PARENTS: [(&[&str], &[&str]); 14] = [
 ];
 
 /// What promptflow says of where an error is from, other than "Executor".
-const UNKNOWN_ORIGIN: [&str; 6] = [
+const UNKNOWN_ORIGIN: [&str; 9] = [
+    "FlowEntryInitializationError",
     "FlowFilePathInvalid",
     "InputNotFoundFromAncestorNodeOutput",
+    "InvalidAggregationFunction",
     "InvalidAggregationInput",
     "NotSupported",
+    "ScriptExecutionError",
     "SingleNodeValidationError",
     "UninitializedError",
 ];
 
 /// An error as promptflow's `ExceptionPresenter` has it, with `debugInfo` where promptflow includes that.
 ///
-/// Only `ToolExecutionError` has its format and parameters; the message of any other is without. Of promptflow's own
+/// Only the errors of tools and entries have their format and parameters; the message of any other is without. Of promptflow's own
 /// stack there is nothing: `stackTrace` is the tool's.
 pub fn presented(error: &RunError, debug: bool) -> Json {
     let root = match error.code {
@@ -131,6 +141,11 @@ pub fn presented(error: &RunError, debug: bool) -> Json {
         entry["messageFormat"] = "Execution failure in '{node_name}'.".into();
         let node = error.node.as_deref().unwrap_or_default();
         entry["messageParameters"] = json!({ "node_name": node });
+    }
+    if let Some((name, what)) = script_failure(error) {
+        entry["messageFormat"] =
+            "Execution failure in '{func_name}': {error_type_and_message}".into();
+        entry["messageParameters"] = json!({ "error_type_and_message": what, "func_name": name });
     }
     if let Some(origin) = origin(error) {
         entry["referenceCode"] = origin.into();
@@ -199,17 +214,31 @@ fn inner(error: &RunError) -> Json {
     )
 }
 
+/// The entry in which a flow without a graph failed, and how: `(Type) message`.
+fn script_failure(error: &RunError) -> Option<(&str, &str)> {
+    if error.class != "ScriptExecutionError" {
+        return None;
+    }
+    let rest = error.message.strip_prefix("Execution failure in '")?;
+    rest.split_once("': ")
+}
+
 fn additional_info(error: &RunError, is_tools: bool) -> Option<Json> {
     let traceback = error.traceback.as_deref();
+    let details = |what: &str| {
+        let (class, message) = what.strip_prefix('(')?.split_once(") ")?;
+        Some(json!({ "type": class, "message": message, "traceback": traceback }))
+    };
+    if let Some((_, what)) = script_failure(error) {
+        return Some(json!({ "type": "FlexFlowExecutionErrorDetails", "info": details(what)? }));
+    }
     if !is_tools {
         let traceback = traceback?;
         return Some(json!({ "type": "UserCodeStackTrace", "info": { "traceback": traceback } }));
     }
-    // "Execution failure in 'node': (Type) message"
     let node = error.node.as_deref().unwrap_or_default();
-    let start = format!("Execution failure in '{node}': (");
-    let (class, message) = error.message.strip_prefix(&start)?.split_once(") ")?;
-    let mut info = json!({ "type": class, "message": message, "traceback": traceback });
+    let start = format!("Execution failure in '{node}': ");
+    let mut info = details(error.message.strip_prefix(&start)?)?;
     if let Some((file, line, name)) = traceback.and_then(last_frame) {
         info["filename"] = file.into();
         info["lineno"] = line.into();

@@ -147,7 +147,7 @@ pub struct LineResult {
     /// A value that is not JSON is given as a flow's output would be, or as its `repr` where that is not possible.
     pub aggregation_inputs: IndexMap<String, String>,
     /// What the entry of a flow without a graph has returned, as JSON text: its aggregation reads it of the line. `None` where
-    /// that is the outputs.
+    /// that is a dict of JSON, which the outputs are.
     pub answer: Option<String>,
     /// The nodes that were reached, in the order in which they ended.
     pub nodes: Vec<NodeResult>,

@@ -131,8 +131,12 @@ fn a_flow_file_of_any_size_and_content_is_refused_in_time() {
         .file("flow.dag.yaml", YAML)
         .file("flow.dag.yml", YAML);
     assert_eq!(refused(home(&two)).class, "ValidationException");
-    let flex = FlowFolder::new().file("flow.flex.yaml", "entry: a:b");
-    assert_eq!(refused(home(&flex)).class, "NotSupported");
+    let sample = "entry: a:b\nsample:\n  inputs: ${file:../../secret.json}\n";
+    let flex = FlowFolder::new().file("flow.flex.yaml", sample);
+    assert_eq!(
+        refused(home(&flex)).message,
+        "Cannot find the reference file ../../secret.json."
+    );
 }
 
 #[test]

@@ -152,7 +152,10 @@ impl Entry {
             let message = format!("The code '{folder}' is not in the flow's folder.");
             return Err(FlowError::from(ErrorKind::InvalidFlowError { message })
                 .at(self.at)
-                .with_help("move the code into the flow's folder, or name it under additional_includes".to_owned()));
+                .with_help(
+                    "move the code into the flow's folder, or name it under additional_includes"
+                        .to_owned(),
+                ));
         }
         Ok(())
     }

@@ -333,9 +333,7 @@ pub enum ErrorKind {
     InvalidVariantFormat { text: String },
 
     /// The missing space is promptflow's.
-    #[error(
-        "Invalid entry '{entry}'.The entry should be in the format of '<module>:<function>'."
-    )]
+    #[error("Invalid entry '{entry}'.The entry should be in the format of '<module>:<function>'.")]
     InvalidFlexFlowEntry { entry: String },
 
     /// A `.prompty` without a front matter.

@@ -6,9 +6,10 @@ use std::time::{Instant, SystemTime};
 use flowcell_bundle::BundleError;
 use flowcell_executor::{
     Accepted, Dialect, FlowResult, Host, LineResult, NodeStatus, RunError, RunOf, RunOptions,
-    Session, SessionOptions, Status, Tracer, Workspace, aggregation_record, complete_flow, describe,
-    described_json, envelope, line_record, listed, listed_aggregation_inputs, served_inputs,
-    served_outputs, served_part, single_node_record, swagger, tool_meta, tool_meta_json,
+    Session, SessionOptions, Status, Tracer, Workspace, aggregation_record, complete_flow,
+    describe, described_json, envelope, line_record, listed, listed_aggregation_inputs,
+    served_inputs, served_outputs, served_part, single_node_record, swagger, tool_meta,
+    tool_meta_json,
 };
 use flowcell_flow::{Json, JsonMap, NodeTestInputs, python_json_compact, python_loads};
 use serde_json::json;

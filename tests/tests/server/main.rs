@@ -11,6 +11,7 @@ mod calls;
 mod connections;
 mod durability;
 mod events;
+mod flex;
 mod flow_connections;
 mod flows;
 mod hibernation;

@@ -43,7 +43,10 @@ pub fn flow_file(path: &Path) -> Result<PathBuf, RunError> {
         path.to_owned()
     };
     let name = file.file_name().unwrap_or_default().to_string_lossy();
-    if ![".yaml", ".yml", PROMPTY].iter().any(|suffix| name.ends_with(suffix)) {
+    if ![".yaml", ".yml", PROMPTY]
+        .iter()
+        .any(|suffix| name.ends_with(suffix))
+    {
         let suffix = file.extension().map_or_else(String::new, |suffix| {
             format!(".{}", suffix.to_string_lossy())
         });

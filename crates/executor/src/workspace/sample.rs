@@ -58,7 +58,11 @@ fn read(path: &str, files: &FlowFiles) -> Result<Json, RunError> {
             FileError::Io(_) => "it cannot be read",
         };
         let error = RunError::usage(format!("Cannot find the reference file {path}."));
-        if why.is_empty() { error } else { error.help(why) }
+        if why.is_empty() {
+            error
+        } else {
+            error.help(why)
+        }
     })?;
     let wrong = |why: &str| RunError::usage(format!("The reference file {path} is {why}."));
     let text = String::from_utf8(bytes).map_err(|_| wrong("not UTF-8"))?;

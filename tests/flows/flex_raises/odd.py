@@ -1,0 +1,2 @@
+def main(how):
+    raise {"no": KeyError}[how](how)
