@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use flowcell_flow::{MessageFormat, Node, python_json};
+use flowcell_flow::{EntryKind, MessageFormat, Node, python_json};
 use flowcell_sandbox as sandbox;
 use flowcell_sandbox::{Call, Fault, Request, ToolError};
 
@@ -98,19 +98,45 @@ impl Line {
         end: &mut NodeEnd,
     ) -> Result<Value, RunError> {
         let (mut held, inputs) = self.in_lane(node, arguments).await?;
-        let init = self.session.init.iter();
         let request = Request {
             node: node.to_owned(),
             source: source.to_owned(),
-            init: init
-                .map(|(name, value)| (name.clone(), sandbox::Argument::Json(python_json(value))))
-                .collect(),
+            init: self.init(),
             inputs,
         };
         self.begin(node, held.instance());
         let called = held.instance().call(&request).await;
         let outcome = self.called(node, called, end)?;
         Ok(held.value(outcome))
+    }
+
+    /// Makes the object of an entry's class, unless it is there.
+    pub(crate) async fn make_entry(&self) -> Result<(), RunError> {
+        let flow = &self.session.flow;
+        let (Some(entry), Some(node)) = (&flow.entry, flow.nodes.first()) else {
+            return Ok(());
+        };
+        if entry.kind == EntryKind::Prompty {
+            return Ok(());
+        }
+        let (mut held, inputs) = self.in_lane(&node.name, Vec::new()).await?;
+        let request = Request {
+            node: node.name.clone(),
+            source: format!("{}.__init__", entry.source()),
+            init: self.init(),
+            inputs,
+        };
+        self.begin(&node.name, held.instance());
+        let made = held.instance().call(&request).await;
+        let made = self.ask(&node.name, made)?;
+        made.map_err(|error| RunError::tool(&node.name, error))?;
+        Ok(())
+    }
+
+    fn init(&self) -> Vec<(String, sandbox::Argument)> {
+        let init = self.session.init.iter();
+        init.map(|(name, value)| (name.clone(), sandbox::Argument::Json(python_json(value))))
+            .collect()
     }
 
     /// Renders a prompt over Python objects.

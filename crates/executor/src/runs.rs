@@ -30,6 +30,20 @@ pub(crate) async fn begin(
     }
 }
 
+/// Makes what a flow's entry needs before its first call.
+///
+/// # Errors
+/// `FlowEntryInitializationError`, and as a call's.
+pub(crate) async fn initialize(session: &Arc<Inner>, options: &RunOptions) -> Result<(), RunError> {
+    let line = Line::new(session, JsonMap::new(), None, options);
+    line.finish(line.make_entry()).await
+}
+
+/// Why a line did not begin: promptflow makes an entry's object before it looks at inputs.
+async fn not_begun(session: &Arc<Inner>, error: RunError, options: &RunOptions) -> RunError {
+    initialize(session, options).await.err().unwrap_or(error)
+}
+
 /// Runs the whole flow: a line, and aggregation over it.
 pub(crate) async fn run_flow(
     session: &Arc<Inner>,
@@ -42,7 +56,7 @@ pub(crate) async fn run_flow(
         .and_then(|inputs| flow.coerce_inputs(&inputs, Some(0)));
     let line = match begin(session, inputs, Some(0), options).await {
         Ok(line) => Arc::new(line),
-        Err(error) => return FlowResult::failed(error),
+        Err(error) => return FlowResult::failed(not_begun(session, error, options).await),
     };
     let mut result = FlowResult::new(session.graph.warnings.clone());
     let work = async {
@@ -72,7 +86,7 @@ pub(crate) async fn run_line(
     let inputs = session.flow.coerce_inputs(given, number);
     let line = match begin(session, inputs, number, options).await {
         Ok(line) => Arc::new(line),
-        Err(error) => return LineResult::failed(error),
+        Err(error) => return LineResult::failed(not_begun(session, error, options).await),
     };
     let mut nodes = Vec::with_capacity(session.graph.line.len());
     let mut warnings = session.graph.warnings.clone();

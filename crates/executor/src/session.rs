@@ -313,6 +313,14 @@ impl Session {
         }
     }
 
+    /// Makes what its entry needs before the first call, if the flow has one: the object of a class.
+    ///
+    /// # Errors
+    /// `FlowEntryInitializationError`.
+    pub async fn initialize(&self, options: &RunOptions) -> Result<(), RunError> {
+        runs::initialize(&self.inner, options).await
+    }
+
     /// Runs the flow once, aggregation included, as `pf flow test` does.
     pub async fn run(&self, given: &JsonMap, options: &RunOptions) -> FlowResult {
         runs::run_flow(&self.inner, given, options).await

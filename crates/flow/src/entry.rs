@@ -11,7 +11,11 @@ use regex::Regex;
 use crate::error::{ErrorKind, FlowError, Location};
 use crate::inputs::JsonMap;
 use crate::json::{Json, constant_pattern};
-use crate::schema::{Flow, Language, Node, NodeKind, NodeMarks, Source, SourceKind};
+use crate::reference::Assignment;
+use crate::schema::{
+    Flow, InputDef, Language, Node, NodeKind, NodeMarks, OutputDef, Source, SourceKind,
+};
+use crate::value_type::ValueType;
 
 /// The method of an entry's class that gets the answers of all lines, and the name of the node that calls it.
 pub const AGGREGATE: &str = "__aggregate__";
@@ -109,6 +113,32 @@ impl Entry {
         values
     }
 
+    /// The flow's input that a parameter of the entry takes.
+    pub fn input(&self, value_type: ValueType) -> InputDef {
+        InputDef {
+            value_type,
+            default: None,
+            description: None,
+            enum_values: Vec::new(),
+            is_chat_input: false,
+            is_chat_history: None,
+            at: self.at,
+        }
+    }
+
+    /// The flow's output that a member of the entry's answer is.
+    pub fn output(&self, value_type: ValueType) -> OutputDef {
+        OutputDef {
+            value_type,
+            reference: Assignment::Literal(Json::from("")),
+            description: None,
+            evaluation_only: false,
+            is_chat_output: false,
+            at: self.at,
+            reference_at: self.at,
+        }
+    }
+
     /// The name of the node that calls the entry.
     fn name(&self) -> &str {
         match self.kind {
@@ -125,7 +155,7 @@ impl Entry {
     pub fn aggregation(&self, parameter: &str) -> Node {
         let mut node = Node::of_entry(AGGREGATE, format!("{}.{AGGREGATE}", self.source()), self.at);
         node.aggregation = true;
-        let answers = crate::Assignment::NodeOutput {
+        let answers = Assignment::NodeOutput {
             node: self.name().to_owned(),
             section: "output".to_owned(),
             property: String::new(),

@@ -106,21 +106,6 @@ pub struct InputDef {
     pub(crate) at: Location,
 }
 
-impl InputDef {
-    /// The input that a parameter of an [`Entry`] takes.
-    pub fn of_parameter(value_type: ValueType, default: Option<Json>) -> Self {
-        Self {
-            value_type,
-            default,
-            description: None,
-            enum_values: Vec::new(),
-            is_chat_input: false,
-            is_chat_history: None,
-            at: Location { line: 1, column: 1 },
-        }
-    }
-}
-
 /// An output of the flow.
 #[derive(Debug, Clone, PartialEq)]
 pub struct OutputDef {
@@ -138,21 +123,6 @@ pub struct OutputDef {
     pub(crate) at: Location,
     /// Where its reference is.
     pub(crate) reference_at: Location,
-}
-
-impl OutputDef {
-    /// The output that a member of an [`Entry`]'s answer is.
-    pub fn of_member(value_type: ValueType) -> Self {
-        Self {
-            value_type,
-            reference: Assignment::Literal(Json::from("")),
-            description: None,
-            evaluation_only: false,
-            is_chat_output: false,
-            at: Location { line: 1, column: 1 },
-            reference_at: Location { line: 1, column: 1 },
-        }
-    }
 }
 
 /// A node: one call of a tool.

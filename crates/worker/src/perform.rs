@@ -138,7 +138,10 @@ async fn recorded(
             };
             single_node(flow, &node, &flow_file, &given, &captured).await
         }
-        Run::Initialize => Ok(record_answer(Status::Completed, &definition(flow))),
+        Run::Initialize => {
+            flow.initialize(&options).await?;
+            Ok(record_answer(Status::Completed, &definition(flow)))
+        }
         Run::Aggregate {
             run,
             inputs,

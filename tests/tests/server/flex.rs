@@ -70,6 +70,12 @@ fn a_class_in_calls_of_all_interfaces() {
             .is(200)
             .json
     };
+    let refused = base(json!({ "init_kwargs": { "begin": 10 } }));
+    let refused = admin
+        .post(&session.path("/executor/initialize"), refused)
+        .is(400);
+    let error = &refused.json["error"]["innerError"];
+    assert_eq!(error["code"], "FlowEntryInitializationError");
     let begun = post(
         "/initialize",
         base(json!({ "init_kwargs": { "start": 10 }, "worker_count": 1 })),

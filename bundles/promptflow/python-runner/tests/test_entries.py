@@ -88,6 +88,11 @@ class EntryTest(unittest.TestCase):
                 error = raised.exception.value
                 self.assertEqual((error.type_name, error.message, error.own), (kind, message, True))
             with self.assertRaises(Err) as raised:
+                f.call("entry:odd:Oddly.__init__", {"n": 0})
+            self.assertEqual(raised.exception.value.type_name, "FlowEntryInitializationError")
+            self.assertIsNone(f.call("entry:odd:Oddly.__init__", {"n": 1}))
+            self.assertIsNone(f.call("entry:odd:f.__init__"))
+            with self.assertRaises(Err) as raised:
                 f.load("entry:odd:f.__aggregate__")
             self.assertIsInstance(raised.exception.value, runner.LoadError_NoTool)
 

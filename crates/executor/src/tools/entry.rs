@@ -1,7 +1,7 @@
 //! Entries: what flows without a graph call.
 
 use flowcell_flow::{
-    Assignment, Flow, InputDef, Json, Node, OutputDef, ValueType, python_json, python_loads,
+    Assignment, EntryKind, Flow, Json, Node, ValueType, python_json, python_loads,
 };
 use flowcell_sandbox::{Argument, LoadError, Outcome, Request, ToolInfo};
 
@@ -42,19 +42,21 @@ impl Tools {
             let default = default.filter(|value| !value.is_null());
             let default = (!parameter.required).then(|| default.unwrap_or_else(empty));
             let value_type = parameter.types.first().and_then(|name| name.parse().ok());
-            let input = flow.inputs.entry(name.clone()).or_insert_with(|| {
-                InputDef::of_parameter(value_type.unwrap_or(ValueType::Object), None)
-            });
+            let input = flow.inputs.entry(name.clone());
+            let input =
+                input.or_insert_with(|| entry.input(value_type.unwrap_or(ValueType::Object)));
             if input.default.is_none() {
                 input.default = default;
             }
         }
-        let mut aggregation = entry.aggregation("");
+        if entry.kind == EntryKind::Prompty {
+            return Ok(());
+        }
+        let aggregation = entry.aggregation("");
         if let Some(info) = self.load_entry(host, workspace, &aggregation).await? {
             let answers = info.inputs.iter().find(|parameter| !parameter.init);
             let parameter = answers.map_or("", |parameter| &parameter.name);
-            aggregation = entry.aggregation(parameter);
-            flow.nodes.push(aggregation);
+            flow.nodes.push(entry.aggregation(parameter));
         }
         Ok(())
     }
@@ -65,7 +67,7 @@ impl Tools {
         host: &Host,
         flow: &mut Flow,
     ) -> Result<(), RunError> {
-        let Some(entry) = &flow.entry else {
+        let Some(entry) = flow.entry.clone() else {
             return Ok(());
         };
         let source = python_json(&Json::from(entry.source()));
@@ -82,7 +84,7 @@ impl Tools {
         {
             for (name, value_type) in outputs {
                 let value_type = value_type.as_str().and_then(|name| name.parse().ok());
-                let output = OutputDef::of_member(value_type.unwrap_or(ValueType::Object));
+                let output = entry.output(value_type.unwrap_or(ValueType::Object));
                 flow.outputs.insert(name, output);
             }
         }

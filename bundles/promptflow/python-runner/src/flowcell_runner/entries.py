@@ -1,7 +1,7 @@
 """What flows without a graph call: a function, an object of a class, a prompty.
 
-A source is `entry:` and one of `module:function`, `module:Class`, `folder/module:Class`, `module:Class.__aggregate__` and
-`file.prompty`. The module is imported as any other, by its name.
+A source is `entry:` and one of `module:function`, `module:Class`, `folder/module:Class`, `module:Class.__aggregate__`,
+`module:Class.__init__` and `file.prompty`. The module is imported as any other, by its name.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from . import arguments, concurrency, connections, describing, errors, startup, 
 from .wording import text_of
 
 PREFIX = "entry:"
-AGGREGATE = "__aggregate__"
+INIT = "__init__"
 PROMPTY = ".prompty"
 
 
@@ -92,6 +92,17 @@ class _Prompty(Entry):
             raise execution_error(self.name, error) from error
 
 
+class _Making(Entry):
+    """Makes the object, if there is a class, ahead of its first call."""
+
+    def __init__(self, owner):
+        self.owner = owner
+
+    def call(self, init, inputs):
+        if self.owner is not None:
+            self.owner.object(init)
+
+
 class _Owner:
     """A class, and the object of it whose methods are called: made once, and again only when the constructor's inputs are others."""
 
@@ -131,6 +142,8 @@ def find(source):
     found = getattr(importlib.import_module(module_name), name, None)
     if inspect.isclass(found):
         return _of_class(found, method)
+    if method == INIT:
+        return _Making(None)
     if method:
         raise NoEntry(source)
     if not inspect.isfunction(found):
@@ -146,13 +159,15 @@ def _enter(folder):
 
 
 def _of_class(made, method):
+    owner = _owners.get(made) or _owners.setdefault(made, _Owner(made))
+    if method == INIT:
+        return _Making(owner)
     function = getattr(made, method or "__call__", None)
     if not inspect.isfunction(function):
         if method:
             raise NoEntry(method)
         message = f"Python class entry '{made.__name__}' does not have __call__ method."
         raise errors.Refused("PythonLoadError", message)
-    owner = _owners.get(made) or _owners.setdefault(made, _Owner(made))
     return _Aggregation(function, owner) if method else _Function(function, owner)
 
 

@@ -18,6 +18,7 @@ import xml.etree.ElementTree, zipfile, zoneinfo  # noqa: E401,F401
 import concurrent.futures.thread, encodings.idna, encodings.latin_1, encodings.utf_16  # noqa: E401,F401
 import promptflow.client, promptflow.connections, promptflow.core, promptflow.entities  # noqa: E401,F401
 import promptflow.exceptions, promptflow.tracing, promptflow.contracts.multimedia, promptflow.contracts.types  # noqa: E401,F401
+import promptflow.tracing._operation_context  # noqa: E401,F401
 
 # Modules that are imported at the first use of a function.
 ast.unparse(ast.parse("0"))
