@@ -38,7 +38,7 @@ pub(crate) struct TestArgs {
 /// What a single run of a flow takes, wherever the flow comes from.
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
-    /// Inputs as name=value. For a node: by the name of its input, or by what the input refers to (node.output, inputs.name).
+    /// Inputs as name=value, or a JSON file. For a node: by the name of its input, or by what the input refers to (node.output, inputs.name).
     #[arg(long, num_args = 1.., value_name = "NAME=VALUE")]
     inputs: Vec<String>,
     /// A JSON file with inputs; of a .jsonl file, the first line counts.

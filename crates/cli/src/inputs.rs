@@ -12,26 +12,30 @@ use indexmap::IndexMap;
 const MAX_FILE: u64 = 32 << 20;
 
 /// Inputs from `--inputs-file` under those from `--inputs`.
-pub(crate) fn inputs(pairs: &[String], file: Option<&Path>) -> Result<JsonMap, RunError> {
+pub(crate) fn inputs(given: &[String], file: Option<&Path>) -> Result<JsonMap, RunError> {
     let mut inputs = match file {
         Some(file) => read(file)?,
         None => JsonMap::new(),
     };
-    for (name, value) in self::pairs("--inputs", pairs)? {
-        inputs.insert(name, value.into());
-    }
+    inputs.extend(values("--inputs", given)?);
     Ok(inputs)
 }
 
-/// What the class of a flex flow is made with: `name=value` arguments, or a single JSON file.
+/// What the class of a flex flow is made with.
 pub(crate) fn init(given: &[String]) -> Result<JsonMap, RunError> {
-    match given {
-        [file] if !file.contains('=') => read(Path::new(file)),
-        pairs => {
-            let pairs = self::pairs("--init", pairs)?.into_iter();
-            Ok(pairs.map(|(name, value)| (name, value.into())).collect())
-        }
+    values("--init", given)
+}
+
+/// `name=value` arguments, or a single JSON file.
+fn values(option: &str, given: &[String]) -> Result<JsonMap, RunError> {
+    if let [file] = given
+        && !file.contains('=')
+        && [".json", ".jsonl"].iter().any(|end| file.ends_with(end))
+    {
+        return read(Path::new(file));
     }
+    let pairs = pairs(option, given)?.into_iter();
+    Ok(pairs.map(|(name, value)| (name, value.into())).collect())
 }
 
 /// `name=value` arguments.

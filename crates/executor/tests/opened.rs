@@ -131,6 +131,18 @@ fn a_flow_file_of_any_size_and_content_is_refused_in_time() {
         .file("flow.dag.yaml", YAML)
         .file("flow.dag.yml", YAML);
     assert_eq!(refused(home(&two)).class, "ValidationException");
+    let prompties = FlowFolder::new()
+        .file("a.prompty", "---\nname: a\n---\n")
+        .file("b.prompty", "---\nname: b\n---\n");
+    let error = refused(home(&prompties));
+    assert!(
+        error
+            .message
+            .ends_with("there are more than 1 prompty file."),
+        "{error:?}"
+    );
+    let one = FlowFolder::new().file("a.prompty", "---\nname: is a\n---\n");
+    assert_eq!(try_open(home(&one)).unwrap().flow().name, "is a");
     let sample = "entry: a:b\nsample:\n  inputs: ${file:../../secret.json}\n";
     let flex = FlowFolder::new().file("flow.flex.yaml", sample);
     assert_eq!(

@@ -94,6 +94,9 @@ fn a_folder_around_the_flow_and_what_is_no_part_of_it_are_left_off() {
             ["flow.dag.yaml", "src/a.py"]
         );
     }
+    for (format, bytes) in all(&[("asking/ask.prompty", b"x"), ("asking/a/b.py", b"x")]) {
+        assert_eq!(names(&bytes, format).unwrap(), ["a/b.py", "ask.prompty"]);
+    }
     // Not the flow's own folder: it stays.
     for (format, bytes) in all(&[("src/a.py", b"x"), ("src/b.py", b"y")]) {
         assert_eq!(names(&bytes, format).unwrap(), ["src/a.py", "src/b.py"]);

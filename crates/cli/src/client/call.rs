@@ -23,7 +23,7 @@ pub(super) const LONGEST: Duration = Duration::from_secs(86_400);
 pub(crate) struct CallArgs {
     #[command(flatten)]
     which: Which,
-    /// Inputs as name=value. For a node: by the name of its input, or by what the input refers to (node.output, inputs.name).
+    /// Inputs as name=value, or a JSON file. For a node: by the name of its input, or by what the input refers to (node.output, inputs.name).
     #[arg(long, num_args = 1.., value_name = "NAME=VALUE")]
     inputs: Vec<String>,
     /// A JSON file with inputs; of a .jsonl file, the first line counts.

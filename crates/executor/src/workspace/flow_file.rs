@@ -39,6 +39,9 @@ pub fn flow_file(path: &Path) -> Result<PathBuf, RunError> {
             none(&shown.display().to_string()).help("`flowcell flow init --flow DIR` makes a flow")
         })??;
         path.join(name)
+    } else if path.parent() == Some(Path::new("")) {
+        // Its folder is asked for later.
+        Path::new(".").join(path)
     } else {
         path.to_owned()
     };

@@ -6,6 +6,7 @@
 )]
 
 mod activation;
+mod entries;
 mod graph;
 mod inputs;
 mod lint;
