@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use axum::Json;
 use axum::extract::State;
 use axum::http::HeaderMap;
-use flowcell_session::{CallTrace, Name, Role, TraceParent};
+use flowcell_session::{CallTrace, Name, TraceParent};
 use flowcell_worker::{SpanKind, SpanStatus, Tokens, TraceSpan};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -14,7 +14,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::page::Page;
-use super::sessions::find;
+use super::sessions::{find, own_or_owner};
 use crate::app::App;
 use crate::auth::Caller;
 use crate::extract::At;
@@ -121,16 +121,16 @@ impl TraceSummary {
 }
 
 /// Lists the traces of a session's calls of late, the last first. They are in the host's memory, so they go with it, and make
-/// room for later ones; those that are to last are sent by OTLP.
+/// room for later ones; those that are to last are sent by OTLP. For the session's user and the workspace's owners.
 #[utoipa::path(get, operation_id = "list_traces", path = "/v1/workspaces/{workspace}/sessions/{session}/traces", tag = "traces",
     params(("workspace" = String, Path), ("session" = String, Path)),
-    responses((status = 200, body = Page<TraceSummary>), (status = 404, body = Problem)))]
+    responses((status = 200, body = Page<TraceSummary>), (status = 403, body = Problem), (status = 404, body = Problem)))]
 pub async fn list(
     State(app): State<Arc<App>>,
     caller: Caller,
     At((name, id)): At<(Name, Name)>,
 ) -> Result<Json<Page<TraceSummary>>, Problem> {
-    caller.require(&app, &name, Role::Reader)?;
+    own_or_owner(&app, &caller, &name, &id)?;
     let session = find(&app, &name, &id)?;
     // All at once: a host keeps fewer of a session than a page has.
     let traces = app.sessions().traces(&session);
@@ -146,13 +146,13 @@ pub async fn list(
 /// Shows a trace, by its number or the call's identifier; of several calls with one identifier, the last.
 #[utoipa::path(get, operation_id = "get_trace", path = "/v1/workspaces/{workspace}/sessions/{session}/traces/{trace}", tag = "traces",
     params(("workspace" = String, Path), ("session" = String, Path), ("trace" = String, Path)),
-    responses((status = 200, body = TraceView), (status = 404, body = Problem)))]
+    responses((status = 200, body = TraceView), (status = 403, body = Problem), (status = 404, body = Problem)))]
 pub async fn get(
     State(app): State<Arc<App>>,
     caller: Caller,
     At((name, id, wanted)): At<(Name, Name, String)>,
 ) -> Result<Json<TraceView>, Problem> {
-    caller.require(&app, &name, Role::Reader)?;
+    own_or_owner(&app, &caller, &name, &id)?;
     let session = find(&app, &name, &id)?;
     let number = u128::from_str_radix(&wanted, 16)
         .ok()
