@@ -128,12 +128,8 @@ fn traces_go_to_the_receiver() {
         .admin()
         .send("GET", "/v1/me", &[("x-request-id", "traced-request")], "")
         .expect(200);
-    let session = server
-        .admin()
-        .python("traced-flow", TOOL, &[]);
-    session
-        .request(&json!({ "id": "traced-call" }))
-        .expect(200);
+    let session = server.admin().python("traced-flow", TOOL, &[]);
+    session.request(&json!({ "id": "traced-call" })).expect(200);
     assert_eq!(server.stop().code, Some(0));
     let mut wanted = vec!["traced-request", "traced-call"];
     while !wanted.is_empty() {

@@ -40,7 +40,7 @@ fn start() -> (Models, Server, Client, Session) {
 
 /// The spans with their parents' names.
 fn tree(trace: &Value) -> Vec<(&str, &str, &str)> {
-    let spans = trace["tree"].as_array().unwrap();
+    let spans = trace["spans"].as_array().unwrap();
     let name = |place: &Value| {
         let parent = place
             .as_u64()
@@ -90,7 +90,7 @@ fn a_call_has_a_trace() {
             ("model", "chat n", "again"),
         ]
     );
-    let model = &by_id["tree"][2]["attributes"];
+    let model = &by_id["spans"][2]["attributes"];
     assert_eq!(model["gen_ai.usage.input_tokens"], 11);
     assert_eq!(model["gen_ai.request.model"], "m");
     // Nobody has allowed it to hold what was asked.
@@ -120,7 +120,7 @@ fn a_trace_holds_what_was_asked_where_the_workspace_allows_it() {
         )
         .expect(200);
     let trace = admin.get(&session.path("/traces/c")).is(200).json;
-    let model = &trace["tree"][2]["attributes"];
+    let model = &trace["spans"][2]["attributes"];
     assert_eq!(
         model["gen_ai.input.messages"][0]["parts"][0]["content"],
         "what? [[reply: yes]]"
@@ -130,7 +130,7 @@ fn a_trace_holds_what_was_asked_where_the_workspace_allows_it() {
         "yes"
     );
     assert_eq!(
-        trace["tree"][4]["attributes"]["output"]
+        trace["spans"][4]["attributes"]["output"]
             .as_str()
             .map(|said| said.contains("yes")),
         Some(true)
@@ -150,15 +150,15 @@ fn what_fails_says_so_and_a_trace_can_be_part_of_another() {
     let called = admin.request_with("POST", &session.path("/calls"), &parent, &call);
     assert_eq!(called.is(200).json["status"], "Failed");
     let trace = admin.get(&session.path("/traces/c")).is(200).json;
-    assert_eq!(trace["id"], "4bf92f3577b34da6a3ce929d0e0e4736");
-    let statuses: Vec<&Value> = trace["tree"]
+    assert_eq!(trace["trace"]["id"], "4bf92f3577b34da6a3ce929d0e0e4736");
+    let statuses: Vec<&Value> = trace["spans"]
         .as_array()
         .unwrap()
         .iter()
         .map(|span| &span["status"])
         .collect();
     assert_eq!(statuses, ["error", "error", "error"]);
-    let model = &trace["tree"][2];
+    let model = &trace["spans"][2];
     assert_eq!(model["attributes"]["error.type"], "BadRequestError");
     assert!(
         model["error"].as_str().unwrap().contains("not this way"),
@@ -205,5 +205,5 @@ fn a_stream_s_trace_has_all_of_it() {
             ("model", "chat m", "ask")
         ]
     );
-    assert_eq!(trace["tree"][2]["status"], "ok");
+    assert_eq!(trace["spans"][2]["status"], "ok");
 }

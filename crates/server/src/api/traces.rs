@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 use axum::Json;
 use axum::extract::State;
 use axum::http::HeaderMap;
-use flowcell_session::{CallTrace, Name, TraceParent};
-use flowcell_worker::{SpanKind, SpanStatus, Tokens, TraceSpan};
+use flowcell_session::{Name, TraceParent};
+use flowcell_worker::{SpanKind, SpanStatus, Tokens, Trace, TraceSpan};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -46,10 +46,8 @@ pub struct TraceSummary {
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct TraceView {
     /// What it is.
-    #[serde(flatten)]
-    pub summary: TraceSummary,
+    pub trace: TraceSummary,
     /// Its spans, each behind the one that it is part of.
-    #[serde(rename = "tree")]
     pub spans: Vec<SpanView>,
 }
 
@@ -105,17 +103,26 @@ impl From<&TraceSpan> for SpanView {
 }
 
 impl TraceSummary {
-    /// Of a trace, which has the flow's span at least.
-    fn of(trace: &CallTrace) -> Option<Self> {
-        let flow = trace.trace.spans.first()?;
+    fn new(id: u128, call: &str, trace: &Trace) -> Option<Self> {
+        let flow = trace.spans.first()?;
         Some(Self {
-            id: format!("{:032x}", trace.id),
-            call: trace.call.clone(),
+            id: format!("{id:032x}"),
+            call: call.to_owned(),
             started: at(flow.started),
             duration_ms: milliseconds(flow.duration),
             status: flow.status,
-            tokens: trace.trace.tokens(),
-            spans: trace.trace.spans.len(),
+            tokens: trace.tokens(),
+            spans: trace.spans.len(),
+        })
+    }
+}
+
+impl TraceView {
+    /// A call's trace, which has the flow's span at least.
+    pub fn new(id: u128, call: &str, trace: &Trace) -> Option<Self> {
+        Some(Self {
+            trace: TraceSummary::new(id, call, trace)?,
+            spans: trace.spans.iter().map(SpanView::from).collect(),
         })
     }
 }
@@ -137,7 +144,7 @@ pub async fn list(
     Ok(Json(Page {
         items: traces
             .iter()
-            .filter_map(|trace| TraceSummary::of(trace))
+            .filter_map(|trace| TraceSummary::new(trace.id, &trace.call, &trace.trace))
             .collect(),
         next_cursor: None,
     }))
@@ -161,12 +168,7 @@ pub async fn get(
     let found = traces
         .iter()
         .find(|trace| trace.call == wanted || Some(trace.id) == number);
-    let view = found.and_then(|trace| {
-        Some(TraceView {
-            summary: TraceSummary::of(trace)?,
-            spans: trace.trace.spans.iter().map(SpanView::from).collect(),
-        })
-    });
+    let view = found.and_then(|trace| TraceView::new(trace.id, &trace.call, &trace.trace));
     view.map(Json)
         .ok_or_else(|| Problem::not_found("trace", &wanted))
 }
