@@ -243,3 +243,62 @@ fn a_run_s_trace_is_a_tree() {
         unknown.stderr
     );
 }
+
+#[test]
+fn the_package_openai_asks_models() {
+    let service = Server::start();
+    let flow = python(
+        "import asyncio\n\
+         from openai import AsyncOpenAI, OpenAI, BadRequestError\n\
+         client = OpenAI(api_key=connection.api_key, base_url=connection.base_url)\n\
+         ask = lambda words: dict(model='m', messages=[{'role': 'user', 'content': f'[[reply: {words}]]'}])\n\
+         whole = client.chat.completions.create(**ask('one'))\n\
+         streamed = [chunk.choices[0].delta.content or '' for chunk in client.chat.completions.create(stream=True, **ask('two'))]\n\
+         embedded = client.embeddings.create(model='e', input='x').data[0].embedding\n\
+         async def both():\n    \
+             async with AsyncOpenAI(api_key=connection.api_key, base_url=connection.base_url) as asking:\n        \
+                 answers = await asyncio.gather(*(asking.chat.completions.create(**ask(word)) for word in ('three', 'four')))\n        \
+                 return [answer.choices[0].message.content for answer in answers]\n\
+         return [whole.choices[0].message.content, whole.usage.total_tokens, ''.join(streamed), len(embedded), *asyncio.run(both())]",
+    );
+    let answer = run(&service, &flow, &[]);
+    assert_eq!(
+        answer.outputs()["out"],
+        json!(["one", 15, "two", 8, "three", "four"]),
+        "{answer:#?}"
+    );
+    let requests = service.requests();
+    assert_eq!(requests.len(), 5);
+    for request in requests {
+        assert_eq!(request.header("authorization"), format!("Bearer {KEY}"));
+    }
+}
+
+#[test]
+fn a_prompty_is_called_with_a_connection_by_name() {
+    let service = Server::start();
+    let flow = python(
+        "from promptflow.core import AzureOpenAIModelConfiguration, OpenAIModelConfiguration, Prompty\n\
+         prompty = Prompty.load(source='ask.prompty')\n\
+         said = prompty(question='[[reply: {\"fine\": true}]]')\n\
+         missing = Prompty.load(source='ask.prompty', model={'configuration': {'type': 'openai', 'model': 'm', 'connection': 'nope'}})\n\
+         try:\n    missing(question='x')\n\
+         except Exception as error:\n    return [said, type(error).__name__, str(error)]",
+    )
+    .file(
+        "ask.prompty",
+        "---\nname: ask\nmodel:\n  api: chat\n  configuration:\n    type: openai\n    model: m\n    connection: mine\n  \
+         parameters:\n    max_tokens: 10\n    response_format: {type: json_object}\ninputs:\n  question: {type: string}\n---\n\
+         system:\nYou answer.\n\nuser:\n{{question}}\n",
+    );
+    let answer = run(&service, &flow, &[]);
+    assert_eq!(
+        answer.outputs()["out"],
+        json!([{"fine": true}, "ConnectionNotFoundError", "Connection 'nope' is not found."]),
+        "{answer:#?}"
+    );
+    let [request] = service.requests().try_into().unwrap();
+    assert_eq!(request.header("authorization"), format!("Bearer {KEY}"));
+    assert_eq!(request.body["max_tokens"], 10);
+    assert_eq!(request.body["messages"][0]["content"], "You answer.");
+}
