@@ -2,6 +2,7 @@
 
 #![expect(clippy::print_stdout, reason = "benches print their figures")]
 
+pub mod load;
 pub mod peers;
 pub mod server;
 

@@ -24,6 +24,7 @@ instances = 1100
 memory_mib = 65536
 overcommit = 100000
 [sessions]
+calls = 2000
 min_idle_seconds = 1
 instances_idle_seconds = 600
 [quotas.workspace]
@@ -43,6 +44,11 @@ name = \"large\"
 memory_mib = 4096
 cpu_millis = 4000
 instances = 16
+[[instance_types]]
+name = \"huge\"
+memory_mib = 16384
+cpu_millis = 16000
+instances = 1050
 ";
 /// How often it is looked whether something has happened.
 const LOOK: Duration = Duration::from_millis(2);
@@ -145,10 +151,19 @@ impl Server {
 
     /// Starts a session; it is given when it runs.
     pub fn start_session(&self, flow: &str) -> Result<String> {
+        self.start_with(&json!({ "flow": flow }))
+    }
+
+    /// The same on a compute of this type.
+    pub fn start_session_of(&self, flow: &str, instance_type: &str) -> Result<String> {
+        self.start_with(&json!({ "flow": flow, "instance_type": instance_type }))
+    }
+
+    fn start_with(&self, settings: &Value) -> Result<String> {
         let request = self
             .client
             .post(format!("{}/sessions", self.base))
-            .json(&json!({ "flow": flow }));
+            .json(settings);
         let mut session = self.send(request)?;
         while session["state"] == "starting" {
             std::thread::sleep(LOOK);
@@ -158,6 +173,12 @@ impl Server {
             return Err(format!("the session does not run: {session}").into());
         }
         Ok(session["id"].as_str().unwrap_or_default().to_owned())
+    }
+
+    /// Makes a connection of the workspace.
+    pub fn put_connection(&self, name: &str, connection: &Value) -> Result<()> {
+        let url = format!("{}/connections/{name}", self.base);
+        self.send(self.client.put(url).json(connection)).map(drop)
     }
 
     /// Shows a session.

@@ -14,4 +14,6 @@ pub mod server;
 pub use answer::Answer;
 pub use compare::{difference, lenient_json, normalised};
 pub use flow::{FlowFolder, Snapshot};
-pub use process::{Finished, binary, flowcell, flowcell_at, flowcell_with, home, repository};
+pub use process::{
+    Finished, binary, flowcell, flowcell_at, flowcell_reading, flowcell_with, home, repository,
+};

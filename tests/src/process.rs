@@ -1,7 +1,7 @@
 //! Runs the binary under test.
 
 use std::ffi::OsStr;
-use std::io::Read;
+use std::io::{Read, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::LazyLock;
@@ -101,6 +101,26 @@ pub fn flowcell_with<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(
     environment: &[(&str, &str)],
     arguments: I,
 ) -> Finished {
+    run(folder, environment, None, arguments)
+}
+
+/// `flowcell` with this text on its standard input.
+///
+/// # Panics
+/// When the process cannot be started, or does not end.
+pub fn flowcell_reading<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(
+    text: &str,
+    arguments: I,
+) -> Finished {
+    run(repository(), &[], Some(text), arguments)
+}
+
+fn run<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(
+    folder: &Path,
+    environment: &[(&str, &str)],
+    text: Option<&str>,
+    arguments: I,
+) -> Finished {
     let mut command = Command::new(binary());
     command
         .args(arguments)
@@ -110,21 +130,25 @@ pub fn flowcell_with<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(
         .env("FLOWCELL_TEST_SECRET", "hunter2-of-the-host")
         .env("HOME", "/nonexistent")
         .envs(environment.iter().copied())
-        .stdin(Stdio::null())
+        .stdin(text.map_or_else(Stdio::null, |_| Stdio::piped()))
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     if let Some(path) = std::env::var_os("PATH") {
         command.env("PATH", path);
     }
-    match finish(command) {
+    match finish(command, text) {
         Ok(finished) => finished,
         #[expect(clippy::panic, reason = "a test that cannot run has failed")]
         Err(error) => panic!("{}: {error}", binary().display()),
     }
 }
 
-fn finish(mut command: Command) -> std::io::Result<Finished> {
+fn finish(mut command: Command, text: Option<&str>) -> std::io::Result<Finished> {
     let mut child = command.spawn()?;
+    if let (Some(mut stdin), Some(text)) = (child.stdin.take(), text.map(str::to_owned)) {
+        // A program that ends before it has read all of it is no error here.
+        thread::spawn(move || stdin.write_all(text.as_bytes()));
+    }
     let stdout = collect(child.stdout.take());
     let stderr = collect(child.stderr.take());
     let id = child.id();

@@ -388,6 +388,8 @@ pub fn make_home(folder: &Path) {
         "cache/trees",
         "cache/bases",
     ] {
+        // A store that nobody has used yet has not all of them.
+        fs::create_dir_all(home().join(shared)).unwrap();
         let target = fs::canonicalize(home().join(shared)).unwrap();
         std::os::unix::fs::symlink(target, folder.join(shared)).unwrap();
     }

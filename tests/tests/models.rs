@@ -5,7 +5,7 @@
 use std::fs;
 
 use flowcell_tests::openai::{Fault, Server};
-use flowcell_tests::{Answer, FlowFolder};
+use flowcell_tests::{Answer, FlowFolder, flowcell_reading, flowcell_with};
 use serde_json::{Value, json};
 
 const KEY: &str = "sk-the-true-key-0123456789";
@@ -134,4 +134,171 @@ fn an_llm_node_waits_as_it_is_asked_to() {
         ["system", "user"],
         "what a user writes is no role: {body}"
     );
+}
+
+/// A flow that chats: it says again what was asked, and how much was said before.
+const CHAT: &str = "inputs:\n  question: {type: string, is_chat_input: true}\n  chat_history: {type: list}\noutputs:\n  \
+                    answer: {type: string, reference: '${say.output}', is_chat_output: true}\nnodes:\n- name: say\n  \
+                    type: python\n  source: {type: code, path: say.py}\n  inputs: {question: '${inputs.question}', \
+                    history: '${inputs.chat_history}'}\n";
+
+fn chat(say: &str, lines: &str) -> flowcell_tests::Finished {
+    let flow = FlowFolder::new()
+        .file("flow.dag.yaml", CHAT)
+        .file("say.py", say);
+    let path = flow.path().to_str().unwrap().to_owned();
+    flowcell_reading(lines, ["flow", "test", "--flow", &path, "--interactive"])
+}
+
+#[test]
+fn a_chat_knows_what_was_said_before() {
+    let say = "from promptflow.core import tool\n@tool\ndef say(question: str, history: list):\n    \
+               if question == 'fail': raise ValueError('not that')\n    \
+               for turn in history: yield turn['inputs']['question'] + '/' + turn['outputs']['answer'] + ' '\n    \
+               yield question.upper()\n";
+    let ended = chat(say, "one\n\nfail\ntwo\nthree");
+    assert_eq!(
+        ended.stdout,
+        "ONE\none/ONE TWO\none/ONE two/one/ONE TWO THREE\n"
+    );
+    assert!(
+        ended.stderr.contains("ValueError: not that"),
+        "{}",
+        ended.stderr
+    );
+    assert_eq!(ended.code, Some(1));
+}
+
+#[test]
+fn a_chat_shows_answers_that_are_no_streams() {
+    let say = "from promptflow.core import tool\n@tool\ndef say(question: str, history: list):\n    \
+               return {'said': [question, len(history)]}\n";
+    let ended = chat(say, "one\ntwo\n");
+    assert_eq!(
+        ended.stdout,
+        "{\"said\":[\"one\",0]}\n{\"said\":[\"two\",1]}\n"
+    );
+    assert_eq!(ended.code, Some(0));
+}
+
+#[test]
+fn what_is_no_chat_is_not_talked_with() {
+    let flow = FlowFolder::python(
+        "from promptflow.core import tool\n@tool\ndef f(): return 1\n",
+        &[],
+    );
+    let path = flow.path().to_str().unwrap().to_owned();
+    let ended = flowcell_reading("x\n", ["flow", "test", "--flow", &path, "--interactive"]);
+    assert_eq!((ended.code, ended.stdout.as_str()), (Some(1), ""));
+    assert!(ended.stderr.contains("chat"), "{}", ended.stderr);
+}
+
+#[test]
+fn a_run_s_trace_is_a_tree() {
+    let service = Server::start();
+    let home = tempfile::tempdir().unwrap();
+    flowcell_tests::server::make_home(home.path());
+    let environment = [("FLOWCELL_HOME", home.path().to_str().unwrap())];
+    let flowcell = |arguments: &[&str]| flowcell_with(home.path(), &environment, arguments);
+    let none = flowcell(&["trace", "show"]);
+    assert!(none.stderr.contains("no traces yet"), "{}", none.stderr);
+
+    let flow = python(
+        "from promptflow.tools.openai import chat\n\
+         from promptflow.tracing import trace\n\
+         @trace\ndef ask(words):\n    return chat(connection, prompt='# user:\\n' + words, model='m')\n\
+         ask('[[reply: yes]]')\nreturn ask('[[reply: no]]')",
+    );
+    let file = home.path().join("connections.json");
+    let connection =
+        json!([{"name": "mine", "type": "open_ai", "api_key": KEY, "base_url": service.v1()}]);
+    fs::write(&file, connection.to_string()).unwrap();
+    let folder = flow.path();
+    let (flow_path, file) = (folder.to_str().unwrap(), file.to_str().unwrap());
+    let ran = flowcell(&["flow", "test", "--flow", flow_path, "--connections", file]);
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    let shown = flowcell(&["trace", "show"]).stdout;
+    let times = regex::Regex::new(r"[0-9.]+ ms").unwrap();
+    assert_eq!(
+        times.replace_all(&shown, "- ms"),
+        "flow flow  - ms  ok  22+8 tokens\n\
+         └─ node f  - ms  ok\n   \
+            ├─ function ask  - ms  ok\n   \
+            │  └─ model chat m  - ms  ok  11+4 tokens\n   \
+            └─ function ask  - ms  ok\n      \
+               └─ model chat m  - ms  ok  11+4 tokens\n"
+    );
+    let listed = flowcell(&["trace", "list", "--output", "json"]).stdout;
+    let listed: Value = serde_json::from_str(&listed).unwrap();
+    let id = listed["items"][0]["id"].as_str().unwrap();
+    let shown = flowcell(&["trace", "show", &id[..8], "--output", "json"]).stdout;
+    assert!(
+        shown.contains("[[reply: no]]") && !shown.contains(KEY),
+        "{shown}"
+    );
+    let unknown = flowcell(&["trace", "show", "nope"]);
+    assert!(
+        unknown.stderr.contains("no trace 'nope'"),
+        "{}",
+        unknown.stderr
+    );
+}
+
+#[test]
+fn the_package_openai_asks_models() {
+    let service = Server::start();
+    let flow = python(
+        "import asyncio\n\
+         from openai import AsyncOpenAI, OpenAI, BadRequestError\n\
+         client = OpenAI(api_key=connection.api_key, base_url=connection.base_url)\n\
+         ask = lambda words: dict(model='m', messages=[{'role': 'user', 'content': f'[[reply: {words}]]'}])\n\
+         whole = client.chat.completions.create(**ask('one'))\n\
+         streamed = [chunk.choices[0].delta.content or '' for chunk in client.chat.completions.create(stream=True, **ask('two'))]\n\
+         embedded = client.embeddings.create(model='e', input='x').data[0].embedding\n\
+         async def both():\n    \
+             async with AsyncOpenAI(api_key=connection.api_key, base_url=connection.base_url) as asking:\n        \
+                 answers = await asyncio.gather(*(asking.chat.completions.create(**ask(word)) for word in ('three', 'four')))\n        \
+                 return [answer.choices[0].message.content for answer in answers]\n\
+         return [whole.choices[0].message.content, whole.usage.total_tokens, ''.join(streamed), len(embedded), *asyncio.run(both())]",
+    );
+    let answer = run(&service, &flow, &[]);
+    assert_eq!(
+        answer.outputs()["out"],
+        json!(["one", 15, "two", 8, "three", "four"]),
+        "{answer:#?}"
+    );
+    let requests = service.requests();
+    assert_eq!(requests.len(), 5);
+    for request in requests {
+        assert_eq!(request.header("authorization"), format!("Bearer {KEY}"));
+    }
+}
+
+#[test]
+fn a_prompty_is_called_with_a_connection_by_name() {
+    let service = Server::start();
+    let flow = python(
+        "from promptflow.core import AzureOpenAIModelConfiguration, OpenAIModelConfiguration, Prompty\n\
+         prompty = Prompty.load(source='ask.prompty')\n\
+         said = prompty(question='[[reply: {\"fine\": true}]]')\n\
+         missing = Prompty.load(source='ask.prompty', model={'configuration': {'type': 'openai', 'model': 'm', 'connection': 'nope'}})\n\
+         try:\n    missing(question='x')\n\
+         except Exception as error:\n    return [said, type(error).__name__, str(error)]",
+    )
+    .file(
+        "ask.prompty",
+        "---\nname: ask\nmodel:\n  api: chat\n  configuration:\n    type: openai\n    model: m\n    connection: mine\n  \
+         parameters:\n    max_tokens: 10\n    response_format: {type: json_object}\ninputs:\n  question: {type: string}\n---\n\
+         system:\nYou answer.\n\nuser:\n{{question}}\n",
+    );
+    let answer = run(&service, &flow, &[]);
+    assert_eq!(
+        answer.outputs()["out"],
+        json!([{"fine": true}, "ConnectionNotFoundError", "Connection 'nope' is not found."]),
+        "{answer:#?}"
+    );
+    let [request] = service.requests().try_into().unwrap();
+    assert_eq!(request.header("authorization"), format!("Bearer {KEY}"));
+    assert_eq!(request.body["max_tokens"], 10);
+    assert_eq!(request.body["messages"][0]["content"], "You answer.");
 }

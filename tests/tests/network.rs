@@ -109,6 +109,12 @@ fn serve(
                 go.send(()).unwrap();
                 format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{told}")
             }
+            // A picture, as far as its first bytes go.
+            "/cat" => "HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\nGIF89a..".to_owned(),
+            "/huge" => {
+                let body = " ".repeat((20 << 20) + 1);
+                format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len())
+            }
             path if path.starts_with("/status/") => {
                 let status = path.trim_start_matches("/status/");
                 format!("HTTP/1.1 {status} Some\r\ncontent-length: {length}\r\n\r\n{told}")
@@ -275,6 +281,44 @@ fn private_addresses_are_not_asked() {
     let answer = run(&echo, code, true);
     assert_eq!(answer.outputs()["out"], "refused", "{answer:#?}");
     assert_eq!(echo.asked(), ["GET /metadata"]);
+}
+
+#[test]
+fn images_are_fetched_by_url() {
+    let echo = Echo::start();
+    let flow = FlowFolder::new()
+        .file(
+            "flow.dag.yaml",
+            "inputs:\n  image:\n    type: image\noutputs:\n  out:\n    type: object\n    reference: ${f.output}\n\
+             nodes:\n- name: f\n  type: python\n  source:\n    type: code\n    path: f.py\n  inputs:\n    image: ${inputs.image}\n",
+        )
+        .file(
+            "f.py",
+            "from promptflow.contracts.multimedia import Image\nfrom promptflow.core import tool\n\n\n@tool\n\
+             def f(image: Image):\n    return [len(image), image._mime_type, image.source_url]\n",
+        );
+    let host = format!("127.0.0.1:{}", echo.port);
+    let fetch = |path: &str, more: &[&str]| {
+        let image = format!("image=http://{host}{path}");
+        flow.test(&[&["--inputs", &image], more].concat())
+    };
+    let allowed = ["--allow-private-host", host.as_str()];
+    let answer = fetch("/cat", &allowed);
+    assert_eq!(
+        answer.outputs()["out"],
+        json!([8, "image/gif", format!("http://{host}/cat")]),
+        "{answer:#?}"
+    );
+    let class = "LoadMultimediaDataError";
+    let missing = fetch("/status/404", &allowed);
+    missing.assert_failure(
+        class,
+        &["Failed to fetch image from URL", "Error code: 404"],
+    );
+    fetch("/huge", &allowed).assert_failure(class, &["more than 20971520 bytes"]);
+    // What tools may not ask, their images may not come from.
+    fetch("/cat", &[]).assert_failure(class, &["Failed to fetch image from URL"]);
+    fetch("/metadata", &allowed).assert_failure(class, &["Failed to fetch image from URL"]);
 }
 
 #[test]

@@ -36,6 +36,8 @@ const MAX_INDEX: usize = 1 << 20;
 /// Sections of ours.
 const MAX_SECTIONS: usize = 4_096;
 const MAX_WHEELS: usize = 2_000;
+/// Most component packages.
+const MAX_COMPONENTS: usize = 200;
 /// Characters of a text in the index.
 const MAX_TEXT: usize = 4_096;
 /// The version of the format.
@@ -75,6 +77,9 @@ pub struct AppIndex {
     flow: Digest,
     /// The wheels of its lock.
     pub wheels: Vec<Digest>,
+    /// The component packages of its lock.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub components: Vec<Digest>,
 }
 
 /// What an app is made of.
@@ -92,6 +97,8 @@ pub struct AppParts<'a> {
     pub flow: &'a Path,
     /// Wheels, by digest.
     pub wheels: &'a [(Digest, PathBuf)],
+    /// Component packages, by digest.
+    pub components: &'a [(Digest, PathBuf)],
 }
 
 /// Makes an app of what is in the store.
@@ -122,6 +129,7 @@ pub fn write_app(store: &Store, parts: AppParts<'_>) -> Result<Vec<u8>, BundleEr
         not_imported: not_imported.map(|why| why.chars().take(MAX_TEXT).collect()),
         flow: Digest::of(&flow),
         wheels: parts.wheels.iter().map(|(digest, _)| *digest).collect(),
+        components: parts.components.iter().map(|(digest, _)| *digest).collect(),
     };
     let text = serde_json::to_vec(&index).map_err(|error| unfit(error.to_string()))?;
     let mut add = |name: &str, data: &[u8]| {
@@ -157,6 +165,10 @@ pub fn write_app(store: &Store, parts: AppParts<'_>) -> Result<Vec<u8>, BundleEr
     for (digest, path) in parts.wheels {
         let wheel = fs::read(path).io("read", path)?;
         add(&format!("{RAW}{}", digest.hex()), &wheel);
+    }
+    for (digest, path) in parts.components {
+        let component = fs::read(path).io("read", path)?;
+        add(&format!("{ZSTD}{}", digest.hex()), &compressed(&component)?);
     }
     let app = App::read("the app", &wasm)?;
     // What nobody would take is not handed out.
@@ -328,7 +340,10 @@ impl<'a> App<'a> {
                 index.schema
             )));
         }
-        if !texts.into_iter().all(|text| is_text(text)) || index.wheels.len() > MAX_WHEELS {
+        if !texts.into_iter().all(|text| is_text(text))
+            || index.wheels.len() > MAX_WHEELS
+            || index.components.len() > MAX_COMPONENTS
+        {
             return Err(refused(format!(
                 "its section {INDEX} is too long, or no text"
             )));
@@ -449,7 +464,9 @@ impl<'a> App<'a> {
             ));
         }
         self.flow(tree::FLOW_LIMITS.tar_bytes())?;
-        self.wheels(MAX_APP).try_for_each(|wheel| wheel.map(|_| ()))
+        self.wheels(MAX_APP)
+            .chain(self.components())
+            .try_for_each(|carried| carried.map(|_| ()))
     }
 
     /// The flow's files, as a tar archive with so many bytes at most.
@@ -481,6 +498,15 @@ impl<'a> App<'a> {
         self.index.wheels.iter().map(move |digest| {
             let wheel = self.blob(digest, "a wheel", most, &[])?;
             Ok((*digest, wheel))
+        })
+    }
+
+    /// Its component packages, each with its digest.
+    pub fn components(&self) -> impl Iterator<Item = Result<(Digest, Cow<'a, [u8]>), BundleError>> {
+        self.index.components.iter().map(move |digest| {
+            let most = MAX_COMPONENT as u64;
+            let component = self.blob(digest, "a component package", most, &[])?;
+            Ok((*digest, component))
         })
     }
 

@@ -162,7 +162,7 @@ async fn run_app(settings: &Settings, args: &RunAppArgs) -> Result<FlowResult, R
     options.image = Some(opened.image);
     options.site = opened.site;
     let session = flow_test::opened(&host, opened.workspace, options).await?;
-    args.run.execute(&session).await
+    args.run.execute(settings, &session).await
 }
 
 /// An app's file, up to the size that one may have.

@@ -20,6 +20,7 @@ mod session;
 mod session_view;
 mod sse;
 mod table;
+mod traces;
 mod user;
 mod waiting;
 mod workspace;
@@ -43,6 +44,7 @@ pub(crate) use self::key::KeyCommand;
 pub(crate) use self::profiles::{ProfileCommand, run as profile};
 pub(crate) use self::session::SessionCommand;
 pub(crate) use self::table::{count, size, table};
+pub(crate) use self::traces::TraceGroup;
 pub(crate) use self::user::UserCommand;
 pub(crate) use self::workspace::{RoleCommand, WorkspaceCommand};
 
@@ -90,6 +92,7 @@ pub(crate) enum Task {
     Identity(IdentityCommand),
     Credential(CredentialCommand),
     Connection(crate::connections::ConnectionCommand),
+    Trace(flowcell_session::Name, crate::trace::TraceCommand),
     User(UserCommand),
     Key(KeyCommand),
     Me,
@@ -107,6 +110,7 @@ pub(crate) async fn run((connection, task): (Connection, Task)) -> ExitCode {
             Task::Identity(command) => identity::run(&api, command).await?,
             Task::Credential(command) => credential::run(&api, command).await?,
             Task::Connection(command) => connections::run(&api, command).await?,
+            Task::Trace(session, command) => traces::run(&api, session, command).await?,
             Task::User(command) => user::run(&api, command).await?,
             Task::Key(command) => key::run(&api, command).await?,
             Task::Me => user::me(&api).await?,

@@ -2,22 +2,25 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 
 use clap::Args;
 use flowcell_bundle::ImageName;
 use flowcell_executor::{
-    Dialect, FlowResult, Host, ImageSink, RunError, RunOptions, Session, SessionOptions, Workspace,
-    WorkspaceLimits, envelope, flow_file, make_environment,
+    Dialect, FlowResult, Host, ImageSink, RunError, RunOptions, Session, SessionOptions, Tracer,
+    Workspace, WorkspaceLimits, envelope, flow_file, make_environment,
 };
 use flowcell_flow::JsonMap;
 use flowcell_sandbox::Isolation;
 
 use crate::network::NetworkArgs;
 use crate::settings::Settings;
-use crate::{Output, bundle_registry, chat, connections, inputs, terminal};
+use crate::{Output, bundle_registry, chat, connections, inputs, terminal, trace};
 
 const COMMAND: &str = "flowcell.flow.test";
+/// promptflow's knob.
+const NO_TRACING: &str = "PF_DISABLE_TRACING";
 
 #[derive(Debug, Args)]
 pub(crate) struct TestArgs {
@@ -105,7 +108,7 @@ pub(crate) async fn run(settings: &Settings, args: TestArgs) -> ExitCode {
     }
     let result = async {
         let session = open(settings, &args).await?;
-        args.run.execute(&session).await
+        args.run.execute(settings, &session).await
     };
     args.run.finish(COMMAND, result.await)
 }
@@ -170,20 +173,33 @@ impl RunArgs {
     }
 
     /// Runs the flow, or the node that was asked for.
-    pub(crate) async fn execute(&self, session: &Session) -> Result<FlowResult, RunError> {
+    pub(crate) async fn execute(
+        &self,
+        settings: &Settings,
+        session: &Session,
+    ) -> Result<FlowResult, RunError> {
         let given = self.given()?;
-        let options = RunOptions::default();
         let is_flex = session.flow().entry.is_some();
         if is_flex && self.node.is_some() {
             terminal::note("variant and node are not supported for eager flow, will be ignored");
         }
-        Ok(match &self.node {
+        let tracer = Arc::new(Tracer::default());
+        let options = traced(&tracer);
+        let (started, since) = (SystemTime::now(), Instant::now());
+        let result = match &self.node {
             Some(node) if !is_flex => {
                 let given = session.flow().node_test_inputs(node, &given)?;
                 session.run_node(node, &given, &options).await
             }
             _ => session.run(&given, &options).await,
-        })
+        };
+        if options.observer.is_some() {
+            let error = result.outputs.as_ref().err();
+            let name = &session.flow().name;
+            let trace = tracer.finish(name, started, since.elapsed(), result.status(), error);
+            trace::keep(settings, &trace);
+        }
+        Ok(result)
     }
 
     /// Prints what has come of it.
@@ -211,6 +227,20 @@ impl RunArgs {
             }
             Err(error) => terminal::fail_with(command, error),
         }
+    }
+}
+
+/// A run whose trace has everything: it is its user's own machine.
+fn traced(tracer: &Arc<Tracer>) -> RunOptions {
+    if std::env::var(NO_TRACING).is_ok_and(|value| value.eq_ignore_ascii_case("true")) {
+        return RunOptions::default();
+    }
+    let tracer = Arc::clone(tracer);
+    RunOptions {
+        observer: Some(Arc::new(move |event| tracer.hear(event))),
+        record_content: true,
+        capture: true,
+        ..RunOptions::default()
     }
 }
 

@@ -17,6 +17,7 @@ mod serve;
 mod settings;
 mod store;
 mod terminal;
+mod trace;
 mod transfers;
 mod worker;
 
@@ -82,6 +83,8 @@ enum Command {
     Credential(Group<client::CredentialCommand>),
     /// What flows use services with: addresses and keys, which guests do not see.
     Connection(client::ConnectionGroup),
+    /// What happened in calls: of flows that ran on this machine, or of a host's session.
+    Trace(client::TraceGroup),
     /// Users of a host.
     User(Group<client::UserCommand>),
     /// API keys.
@@ -199,6 +202,7 @@ impl Command {
             Self::Identity(group) => group.task(Task::Identity),
             Self::Credential(group) => group.task(Task::Credential),
             Self::Connection(group) if group.is_remote() => group.task(Task::Connection),
+            Self::Trace(group) => return group.task().map_err(Self::Trace),
             Self::User(group) => group.task(Task::User),
             Self::Key(group) => group.task(Task::Key),
             Self::Me(remote) => remote.task(|_| Task::Me),
@@ -286,6 +290,10 @@ async fn run(settings: &Settings, command: Option<Command>) -> ExitCode {
         Some(Command::Connection(group)) => {
             let (output, command) = group.local();
             connections::run(settings, command, output).await
+        }
+        Some(Command::Trace(group)) => {
+            let (output, command) = group.local();
+            trace::run(settings, &command, output)
         }
         Some(Command::Store(command)) => store::run(settings, &command),
         Some(Command::Lock(args)) => environment::lock(settings, args).await,

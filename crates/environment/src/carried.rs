@@ -1,11 +1,12 @@
-//! Wheels that travel with a flow: taken out of the store with their lock, and put into another one.
+//! Wheels and component packages that travel with a flow: taken out of the store with their lock, and put into another one.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use flowcell_bundle::Digest;
+use flowcell_bundle::{Digest, Lease};
 use tokio::sync::OnceCell;
 
+use crate::components::{self, ComponentIndexes};
 use crate::environments::{Environments, Image, choose};
 use crate::error::EnvironmentError;
 use crate::fetch::{self, Wheel};
@@ -30,7 +31,45 @@ pub struct CarriedWheel {
     _wheel: Wheel,
 }
 
+/// A component package of a lock.
+#[derive(Debug)]
+pub struct CarriedComponent {
+    /// The package's name.
+    pub package: String,
+    /// Its version.
+    pub version: String,
+    /// The component's digest.
+    pub digest: Digest,
+    /// Where it is.
+    pub path: PathBuf,
+    _lease: Lease,
+}
+
 impl Environments<'_> {
+    /// The component packages that a lock asks for, pulled if they are not here.
+    ///
+    /// # Errors
+    /// As when the lock is installed.
+    pub async fn carried_components(
+        &self,
+        lock: &Lock,
+        credentials: &Credentials,
+    ) -> Result<Vec<CarriedComponent>, EnvironmentError> {
+        let mut carried = Vec::new();
+        for locked in lock.components() {
+            let indexes = ComponentIndexes::new(self.indexes(), credentials)?;
+            let (path, lease) = indexes.fetch(locked, self.store()).await?;
+            carried.push(CarriedComponent {
+                package: locked.name.clone(),
+                version: locked.version.clone(),
+                digest: locked.component,
+                path,
+                _lease: lease,
+            });
+        }
+        Ok(carried)
+    }
+
     /// The wheels that a lock asks for over an image, downloaded if they are not here. The lock gets the SHA-256 of each, by
     /// which it is found again without an index.
     ///
@@ -64,7 +103,8 @@ impl Environments<'_> {
         Ok(wheels)
     }
 
-    /// Which of the wheels that a lock asks for over an image are not here, by file name.
+    /// Which of the wheels and component packages that a lock asks for over an image are not here, by file name, or by name and
+    /// version.
     ///
     /// # Errors
     /// When the lock asks for what cannot be used here.
@@ -79,6 +119,11 @@ impl Environments<'_> {
         for one in chosen {
             if fetch::kept(&one, self.store())?.is_none() {
                 missing.push(one.filename.to_string());
+            }
+        }
+        for locked in lock.components() {
+            if !components::kept(self.store(), &locked.component).exists() {
+                missing.push(locked.shown());
             }
         }
         Ok(missing)

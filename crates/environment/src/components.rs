@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::str::FromStr as _;
 
 use flowcell_bundle::{
-    Component, Lease, Programs, Progress, Start, Store, Thing, chain, component_artifact,
+    Component, Digest, Lease, Programs, Progress, Start, Store, Thing, chain, component_artifact,
 };
 use flowcell_egress::HostPattern;
 use flowcell_registry::{Blob, Client, ImageReference, ReferenceError, RegistryError, Settings};
@@ -128,8 +128,7 @@ impl<'a> ComponentIndexes<'a> {
         store: &Store,
     ) -> Result<(PathBuf, Lease), EnvironmentError> {
         let lease = store.lease(Thing::Component(locked.component))?;
-        let components = store.cache().join("components");
-        let path = components.join(format!("{}.wasm", locked.component.hex()));
+        let path = kept(store, &locked.component);
         if path.exists() {
             return Ok((path, lease));
         }
@@ -152,6 +151,7 @@ impl<'a> ComponentIndexes<'a> {
             .map_err(|error| EnvironmentError::Index(format!("{}: {error}", locked.repository)))?;
         let by_digest = reference.with_digest(locked.digest);
         let credentials = self.credentials_for(&by_digest)?;
+        let components = folder(store);
         std::fs::create_dir_all(&components).at("make the folder", &components)?;
         let blob = Blob {
             digest: locked.component,
@@ -175,6 +175,33 @@ impl<'a> ComponentIndexes<'a> {
         };
         made.map_err(|error| EnvironmentError::Index(error.to_string()))
     }
+}
+
+fn folder(store: &Store) -> PathBuf {
+    store.cache().join("components")
+}
+
+/// Where the component of a package is, if it is there.
+pub(crate) fn kept(store: &Store, component: &Digest) -> PathBuf {
+    folder(store).join(format!("{}.wasm", component.hex()))
+}
+
+/// Keeps the component of a package, whose digest it has.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn keep_component(
+    store: &Store,
+    digest: &Digest,
+    bytes: &[u8],
+) -> Result<(), EnvironmentError> {
+    let components = folder(store);
+    std::fs::create_dir_all(&components).at("make the folder", &components)?;
+    let path = kept(store, digest);
+    if !path.exists() {
+        store.write_whole(&path, bytes)?;
+    }
+    Ok(())
 }
 
 /// Compiles a component within its limits, and asks it for its tools, in a sandbox.

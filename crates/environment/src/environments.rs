@@ -204,7 +204,7 @@ impl Environments<'_> {
     ) -> Result<Option<Site>, EnvironmentError> {
         let (_, version) = platform(image.manifest)?;
         let (chosen, mut notes) = choose(image, file, lock)?;
-        let here = lock.here().map_or(&[][..], |here| &here.components);
+        let here = lock.components();
         if chosen.is_empty() && here.is_empty() {
             return Ok(None);
         }
@@ -360,6 +360,10 @@ impl Environments<'_> {
             _ => partial.persist(&folder).at("write", &folder)?,
         }
         Ok(((folder, layer), lease))
+    }
+
+    pub(crate) fn indexes(&self) -> &IndexSettings {
+        self.indexes
     }
 
     pub(crate) fn store(&self) -> &Store {

@@ -29,7 +29,8 @@ mod resolve;
 mod shares;
 mod site;
 
-pub use carried::{CarriedWheel, licenses};
+pub use carried::{CarriedComponent, CarriedWheel, licenses};
+pub use components::keep_component;
 pub use environments::{Environments, Image, Locked};
 pub use error::EnvironmentError;
 pub use fetch::keep_wheel;

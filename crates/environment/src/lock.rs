@@ -318,6 +318,11 @@ impl Lock {
         }
     }
 
+    /// The component packages that it asks for, by name.
+    pub fn components(&self) -> &[LockedComponent] {
+        self.here().map_or(&[], |here| &here.components)
+    }
+
     /// What this host has added.
     pub fn here(&self) -> Option<&LockedHere> {
         self.tool.as_ref()?.flowcell.as_ref()

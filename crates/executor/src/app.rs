@@ -10,7 +10,10 @@ use flowcell_bundle::{
     App, AppParts, Digest, ImportedApp, Lease, MAX_MEMORY, Manifest, Reference, Store, Thing,
     write_app,
 };
-use flowcell_environment::{CarriedWheel, Image, IndexSettings, LOCK_FILE, Lock, Site, keep_wheel};
+use flowcell_environment::{
+    CarriedComponent, CarriedWheel, Image, IndexSettings, LOCK_FILE, Lock, Site, keep_component,
+    keep_wheel,
+};
 use flowcell_sandbox::Isolation;
 
 use self::sbom::Sbom;
@@ -53,9 +56,9 @@ pub async fn build_app(
     let manifest = host.store.manifest(&made.image)?;
     let mut notes = workspace.notes().to_vec();
     notes.append(&mut made.notes);
-    let wheels = match &mut made.lock {
+    let (wheels, components) = match &mut made.lock {
         Some(lock) => carry(host, &workspace, &made.image, lock, options).await?,
-        None => Vec::new(),
+        None => Default::default(),
     };
     let imports = SessionOptions {
         image: Some(made.image.clone()),
@@ -67,24 +70,23 @@ pub async fn build_app(
     let memory = imported_memory(host, scratch, imports).await;
     let not_imported = memory.as_ref().err().cloned();
     let name = &workspace.flow().name;
-    let carried: Vec<_> = wheels
-        .iter()
-        .map(|wheel| (wheel.digest, wheel.path.clone()))
-        .collect();
+    let of_wheel = |wheel: &CarriedWheel| (wheel.digest, wheel.path.clone());
+    let of_component = |one: &CarriedComponent| (one.digest, one.path.clone());
     let parts = AppParts {
         name,
         image: &made.image.to_string(),
         bundle: made.digest,
         memory,
         flow: &workspace.flow_folder(),
-        wheels: &carried,
+        wheels: &wheels.iter().map(of_wheel).collect::<Vec<_>>(),
+        components: &components.iter().map(of_component).collect::<Vec<_>>(),
     };
     (host.progress())("writing the component");
     let app = write_app(&host.store, parts)?;
-    let sbom = bill(host, name, &app, &manifest, &made, &wheels)?;
-    let packages = wheels
-        .iter()
-        .map(|wheel| format!("{}=={}", wheel.package, wheel.version));
+    let sbom = bill(host, name, &app, &manifest, &made, (&wheels, &components))?;
+    let packages = wheels.iter().map(|one| (&one.package, &one.version));
+    let packages = packages.chain(components.iter().map(|one| (&one.package, &one.version)));
+    let packages = packages.map(|(package, version)| format!("{package}=={version}"));
     Ok(BuiltApp {
         sbom,
         notes,
@@ -94,19 +96,14 @@ pub async fn build_app(
     })
 }
 
-/// Puts the lock into the flow's folder, and gives the wheels that it names.
+/// Puts the lock into the flow's folder, and gives the wheels and component packages that it names.
 async fn carry(
     host: &Host,
     workspace: &Workspace,
     image: &Reference,
     lock: &mut Lock,
     options: &EnvironmentOptions,
-) -> Result<Vec<CarriedWheel>, RunError> {
-    if lock.here().is_some_and(|here| !here.components.is_empty()) {
-        return Err(RunError::usage(
-            "the flow's lock names component packages, which apps do not carry; put them into a custom base image",
-        ));
-    }
+) -> Result<(Vec<CarriedWheel>, Vec<CarriedComponent>), RunError> {
     let (digest, manifest) = (host.store.resolve(image)?, host.store.manifest(image)?);
     let image = Image {
         name: &image.to_string(),
@@ -117,6 +114,9 @@ async fn carry(
     let wheels = environments
         .carried(image, LOCK_FILE, lock, &options.credentials)
         .await?;
+    let components = environments
+        .carried_components(lock, &options.credentials)
+        .await?;
     let path = workspace.flow_folder().join(LOCK_FILE);
     fs::write(&path, lock.to_text()?).map_err(|error| {
         RunError::system(
@@ -124,7 +124,7 @@ async fn carry(
             format!("cannot write {}: {error}", path.display()),
         )
     })?;
-    Ok(wheels)
+    Ok((wheels, components))
 }
 
 /// The memory of a runner that has imported a flow's modules; why there is none otherwise.
@@ -170,7 +170,7 @@ fn bill(
     app: &[u8],
     manifest: &Manifest,
     made: &FlowEnvironment,
-    wheels: &[CarriedWheel],
+    (wheels, components): (&[CarriedWheel], &[CarriedComponent]),
 ) -> Result<Vec<u8>, RunError> {
     let packages = manifest.trees.iter().find(|tree| tree.mount == "/packages");
     let packages = packages.map(|tree| host.store.tree(&tree.digest));
@@ -182,6 +182,7 @@ fn bill(
         packages: packages.transpose()?,
         site: made.site.as_ref(),
         wheels,
+        components,
     };
     sbom.to_json().map_err(|error| {
         RunError::system(
@@ -206,7 +207,7 @@ pub struct OpenedApp {
     _leases: Vec<Lease>,
 }
 
-/// Brings an app's bundle and wheels to the store, where they stay while the leases are held. It blocks.
+/// Brings an app's bundle, wheels and component packages to the store, where they stay while the leases are held. It blocks.
 ///
 /// # Errors
 /// When the app is damaged or has what no app may have, or the disk does not take it.
@@ -215,11 +216,16 @@ pub fn import_app(store: &Store, app: &App<'_>) -> Result<(ImportedApp, Vec<Leas
     let wheels: Vec<_> = app
         .wheels(IndexSettings::default().wheel_bytes)
         .collect::<Result<_, _>>()?;
+    let components: Vec<_> = app.components().collect::<Result<_, _>>()?;
     let (imported, bundles) = app.import(store)?;
     let mut leases = Vec::from(bundles);
     for (digest, bytes) in &wheels {
         leases.push(store.lease(Thing::Wheel(*digest))?);
         keep_wheel(store, digest, bytes)?;
+    }
+    for (digest, bytes) in &components {
+        leases.push(store.lease(Thing::Component(*digest))?);
+        keep_component(store, digest, bytes)?;
     }
     Ok((imported, leases))
 }
@@ -269,7 +275,7 @@ pub async fn open_app(host: &Host, app: &App<'_>, anew: bool) -> Result<OpenedAp
     })
 }
 
-/// Whether the store has all wheels of an app's lock.
+/// Whether the store has all that an app's lock names.
 fn lacks_nothing(
     host: &Host,
     workspace: &Workspace,

@@ -79,7 +79,7 @@ impl Flow {
 
     /// The inputs that must be there, and are converted: all but those of an entry that have the default `""`, which promptflow
     /// takes for None.
-    fn checked_inputs(&self) -> impl Iterator<Item = (&String, &InputDef)> {
+    pub(crate) fn checked_inputs(&self) -> impl Iterator<Item = (&String, &InputDef)> {
         let inputs = self.inputs.iter();
         inputs.filter(|(_, input)| {
             let is_empty = input.default.as_ref().and_then(Json::as_str) == Some("");

@@ -378,7 +378,7 @@ impl<'f> Linter<'f> {
 
     fn inputs(&mut self) {
         let flow = self.flow;
-        for (name, input) in &flow.inputs {
+        for (name, input) in flow.checked_inputs() {
             if let Some(default) = &input.default
                 && let Err(error) = input.value_type.coerce(default.clone())
             {

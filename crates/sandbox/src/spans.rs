@@ -102,6 +102,8 @@ impl Recorder {
     /// Adds the spans of a tool that the guest has called.
     pub(crate) fn take_over(&mut self, spans: Vec<Span>) {
         let first = self.spans.len();
+        // The guest waits for the tool, so the tool's work is part of what has not ended.
+        let caller = self.spans.iter().rposition(|span| span.duration.is_none());
         for span in spans {
             // Its numbers are the same as places for as long as there is room.
             if self.spans.len() >= SPANS || self.bytes + span.attributes.len() > BYTES {
@@ -110,7 +112,7 @@ impl Recorder {
             self.begun += 1;
             let attributes = self.read(&span.attributes);
             self.spans.push(Open {
-                parent: span.parent.map(|place| place + first),
+                parent: span.parent.map_or(caller, |place| Some(place + first)),
                 started: (span.started, Instant::now()),
                 duration: span.duration,
                 attributes,
@@ -213,7 +215,7 @@ mod tests {
             found.collect::<Vec<_>>(),
             [
                 ("outer", None),
-                ("request", None),
+                ("request", Some(0)),
                 ("part", Some(1)),
                 ("inner", Some(0))
             ]

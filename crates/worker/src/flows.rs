@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 use crate::network::Trust;
 use crate::news::{Hear, Heard};
 use crate::parts::Outlet;
-use crate::perform;
+use crate::perform::{self, Traced};
 use crate::spec::{ComputeId, ComputeSpec, Job, SessionId, SessionSpec, Setup};
 use crate::stored::{Hibernated, Holds, Prepared};
 use crate::usage::{Snapshot, Told, Used};
@@ -214,7 +214,11 @@ impl Flows {
                 let flow = self.flow(live, &session, &setup, revision, connections);
                 let flow = flow.await;
                 hear(Heard::Opened);
-                perform::run(flow, run, record_content, hear, outlet).await
+                let traced = Traced {
+                    name: &session.flow,
+                    record_content,
+                };
+                perform::run(flow, run, traced, hear, outlet).await
             }
             Work::Resume => {
                 let flow = self.flow(live, &session, &setup, revision, connections);

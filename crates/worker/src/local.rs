@@ -34,6 +34,7 @@ pub(crate) fn flows(
     let guests = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(begin.threads.max(1) as usize)
         .thread_name("flowcell-guests")
+        .enable_io()
         .enable_time()
         .build()
         .map_err(SetUpError::Threads)?;

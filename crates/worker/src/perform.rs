@@ -19,15 +19,27 @@ use crate::news::{Hear, observer};
 use crate::parts::Outlet;
 use crate::work::{Answer, Look, Run};
 
+/// What of a run is traced.
+pub(crate) struct Traced<'a> {
+    /// The flow's name.
+    pub(crate) name: &'a str,
+    /// Whether the trace holds what was asked and answered.
+    pub(crate) record_content: bool,
+}
+
 /// Runs an open flow; one that could not be opened is answered with its error, in the form of what was asked for. The
-/// answer has the run's trace, with what was asked and answered if `record_content` says so.
+/// answer has the run's trace.
 pub(crate) async fn run(
     flow: Result<Arc<Session>, RunError>,
     run: Run,
-    record_content: bool,
+    traced: Traced<'_>,
     hear: Hear,
     outlet: &Outlet,
 ) -> Answer {
+    let Traced {
+        name,
+        record_content,
+    } = traced;
     let tracer = Arc::new(Tracer::default());
     let observer = observer(hear);
     let traced = Arc::clone(&tracer);
@@ -40,14 +52,13 @@ pub(crate) async fn run(
         record_content,
         ..RunOptions::default()
     };
-    let opened = flow.as_ref().ok().filter(|_| run != Run::Initialize);
-    let name = opened.map(|flow| flow.flow().name.clone());
+    let is_traced = run != Run::Initialize;
     let (started, since) = (SystemTime::now(), Instant::now());
     let (mut answer, error) = answer(flow, run, options, outlet).await;
-    if let Some(name) = name {
+    if is_traced {
         let (status, duration) = (answer.status, since.elapsed());
         let error = error.as_ref().or(answer.body.as_ref().err());
-        answer.trace = Some(tracer.finish(&name, started, duration, status, error));
+        answer.trace = Some(tracer.finish(name, started, duration, status, error));
     }
     answer
 }

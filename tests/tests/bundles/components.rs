@@ -196,6 +196,37 @@ fn component_packages_are_modules_of_python() {
 }
 
 #[test]
+fn an_app_carries_component_packages() {
+    let mut fixture = Fixture::new();
+    publish(&fixture.registry, "text-statistics", "0.1.0");
+    let flow = python_flow("text-statistics\n");
+    let app = fixture.home.path().join("app.wasm");
+    let (folder, file) = (flow.path(), app.to_str().unwrap().to_owned());
+    let built = fixture.run(&[
+        "flow",
+        "build",
+        "--flow",
+        folder.to_str().unwrap(),
+        "--output",
+        &file,
+    ]);
+    assert_eq!(built.code, Some(0), "{built:#?}");
+    let bill = std::fs::read_to_string(app.with_extension("cdx.json")).unwrap();
+    let bill: Value = serde_json::from_str(&bill).unwrap();
+    let listed = bill["components"].as_array().unwrap();
+    let listed = listed.iter().find(|one| one["name"] == "text-statistics");
+    assert_eq!(listed.unwrap()["version"], "0.1.0", "{bill}");
+
+    // Elsewhere, where nobody has the package.
+    fixture.registry.end();
+    let fresh = tempfile::tempdir().unwrap();
+    make_home(fresh.path());
+    let _built_in = std::mem::replace(&mut fixture.home, fresh);
+    let ran = fixture.run(&["run", &file, "--inputs", "text=a b a", "--output", "json"]);
+    is_counted(&Answer::of(ran).outputs()["out"], 3);
+}
+
+#[test]
 fn what_no_component_index_has_right_says_why() {
     let fixture = Fixture::new();
     publish(&fixture.registry, "text-statistics", "0.1.0");

@@ -128,13 +128,15 @@ fn traces_go_to_the_receiver() {
         .admin()
         .send("GET", "/v1/me", &[("x-request-id", "traced-request")], "")
         .expect(200);
+    let session = server.admin().python("traced-flow", TOOL, &[]);
+    session.request(&json!({ "id": "traced-call" })).expect(200);
     assert_eq!(server.stop().code, Some(0));
-    loop {
+    let mut wanted = vec!["traced-request", "traced-call"];
+    while !wanted.is_empty() {
         let (head, body) = received.recv_timeout(STUCK).unwrap();
         assert!(head.starts_with("POST /v1/traces"), "{head}");
-        if String::from_utf8_lossy(&body).contains("traced-request") {
-            break;
-        }
+        let body = String::from_utf8_lossy(&body).into_owned();
+        wanted.retain(|text| !body.contains(text));
     }
 }
 

@@ -24,4 +24,5 @@ mod roles;
 mod secret_keys;
 mod sessions;
 mod streaming;
+mod traces;
 mod workers;

@@ -279,6 +279,16 @@ const OPERATIONS: &[(&str, &str, Least)] = &[
     ),
     (
         "GET",
+        "/v1/workspaces/{workspace}/sessions/{session}/traces",
+        Own,
+    ),
+    (
+        "GET",
+        "/v1/workspaces/{workspace}/sessions/{session}/traces/{trace}",
+        Own,
+    ),
+    (
+        "GET",
         "/v1/workspaces/{workspace}/sessions/{session}/events",
         Reader,
     ),
@@ -587,6 +597,8 @@ fn every_operation_works_for_those_who_may() {
                 }
                 // Its flow asks for no packages.
                 ("GET", path) if path.ends_with("/lock") => answer.status == 404,
+                // It has not been called.
+                ("GET", path) if path.ends_with("/{trace}") => answer.status == 404,
                 // An empty file, and no archive.
                 ("PUT", path) if path.ends_with("/files") => answer.status == 415,
                 _ => matches!(answer.status, 200..=202),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use flowcell_bundle::{Digest, Manifest};
-use flowcell_environment::{CarriedWheel, Site, licenses};
+use flowcell_environment::{CarriedComponent, CarriedWheel, Site, licenses};
 use flowcell_sandbox::ProgramKind;
 use serde::Serialize;
 
@@ -21,6 +21,7 @@ pub(super) struct Sbom<'a> {
     pub(super) packages: Option<PathBuf>,
     pub(super) site: Option<&'a Site>,
     pub(super) wheels: &'a [CarriedWheel],
+    pub(super) components: &'a [CarriedComponent],
 }
 
 #[derive(Serialize)]
@@ -224,6 +225,13 @@ impl Sbom<'_> {
             let license = package.and_then(|package| package.license.as_deref());
             let component = Component::package(&wheel.package, &wheel.version, "requirements");
             components.push(component.hash(&wheel.digest).license(license));
+        }
+        for one in self.components {
+            let component = Component::new("library", &one.package, Some(&one.version));
+            components.push(Component {
+                description: Some("a component package: tools in WebAssembly"),
+                ..component.hash(&one.digest)
+            });
         }
         components
     }

@@ -175,7 +175,13 @@ fn streamed(
                     Some(next) = parts.recv() => Some(next),
                     ended = calling => {
                         call = None;
-                        ended.map_err(Broken::Call)?.body.map_err(Broken::Flow)?;
+                        let ended = ended.map_err(Broken::Call);
+                        let ended = ended.and_then(|answer| answer.body.map_err(Broken::Flow));
+                        if ended.is_err() {
+                            // What the client has not been sent yet would be lost with the connection.
+                            tokio::task::yield_now().await;
+                        }
+                        ended?;
                         parts.try_recv().ok()
                     }
                 },

@@ -6,15 +6,15 @@ use std::time::{Duration, SystemTime};
 use axum::Json;
 use axum::extract::State;
 use axum::http::HeaderMap;
-use flowcell_session::{CallTrace, Name, Role, TraceParent};
-use flowcell_worker::{SpanKind, SpanStatus, Tokens, TraceSpan};
+use flowcell_session::{Name, TraceParent};
+use flowcell_worker::{SpanKind, SpanStatus, Tokens, Trace, TraceSpan};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::page::Page;
-use super::sessions::find;
+use super::sessions::{find, own_or_owner};
 use crate::app::App;
 use crate::auth::Caller;
 use crate::extract::At;
@@ -46,10 +46,8 @@ pub struct TraceSummary {
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct TraceView {
     /// What it is.
-    #[serde(flatten)]
-    pub summary: TraceSummary,
+    pub trace: TraceSummary,
     /// Its spans, each behind the one that it is part of.
-    #[serde(rename = "tree")]
     pub spans: Vec<SpanView>,
 }
 
@@ -105,39 +103,48 @@ impl From<&TraceSpan> for SpanView {
 }
 
 impl TraceSummary {
-    /// Of a trace, which has the flow's span at least.
-    fn of(trace: &CallTrace) -> Option<Self> {
-        let flow = trace.trace.spans.first()?;
+    fn new(id: u128, call: &str, trace: &Trace) -> Option<Self> {
+        let flow = trace.spans.first()?;
         Some(Self {
-            id: format!("{:032x}", trace.id),
-            call: trace.call.clone(),
+            id: format!("{id:032x}"),
+            call: call.to_owned(),
             started: at(flow.started),
             duration_ms: milliseconds(flow.duration),
             status: flow.status,
-            tokens: trace.trace.tokens(),
-            spans: trace.trace.spans.len(),
+            tokens: trace.tokens(),
+            spans: trace.spans.len(),
+        })
+    }
+}
+
+impl TraceView {
+    /// A call's trace, which has the flow's span at least.
+    pub fn new(id: u128, call: &str, trace: &Trace) -> Option<Self> {
+        Some(Self {
+            trace: TraceSummary::new(id, call, trace)?,
+            spans: trace.spans.iter().map(SpanView::from).collect(),
         })
     }
 }
 
 /// Lists the traces of a session's calls of late, the last first. They are in the host's memory, so they go with it, and make
-/// room for later ones; those that are to last are sent by OTLP.
+/// room for later ones; those that are to last are sent by OTLP. For the session's user and the workspace's owners.
 #[utoipa::path(get, operation_id = "list_traces", path = "/v1/workspaces/{workspace}/sessions/{session}/traces", tag = "traces",
     params(("workspace" = String, Path), ("session" = String, Path)),
-    responses((status = 200, body = Page<TraceSummary>), (status = 404, body = Problem)))]
+    responses((status = 200, body = Page<TraceSummary>), (status = 403, body = Problem), (status = 404, body = Problem)))]
 pub async fn list(
     State(app): State<Arc<App>>,
     caller: Caller,
     At((name, id)): At<(Name, Name)>,
 ) -> Result<Json<Page<TraceSummary>>, Problem> {
-    caller.require(&app, &name, Role::Reader)?;
+    own_or_owner(&app, &caller, &name, &id)?;
     let session = find(&app, &name, &id)?;
     // All at once: a host keeps fewer of a session than a page has.
     let traces = app.sessions().traces(&session);
     Ok(Json(Page {
         items: traces
             .iter()
-            .filter_map(|trace| TraceSummary::of(trace))
+            .filter_map(|trace| TraceSummary::new(trace.id, &trace.call, &trace.trace))
             .collect(),
         next_cursor: None,
     }))
@@ -146,13 +153,13 @@ pub async fn list(
 /// Shows a trace, by its number or the call's identifier; of several calls with one identifier, the last.
 #[utoipa::path(get, operation_id = "get_trace", path = "/v1/workspaces/{workspace}/sessions/{session}/traces/{trace}", tag = "traces",
     params(("workspace" = String, Path), ("session" = String, Path), ("trace" = String, Path)),
-    responses((status = 200, body = TraceView), (status = 404, body = Problem)))]
+    responses((status = 200, body = TraceView), (status = 403, body = Problem), (status = 404, body = Problem)))]
 pub async fn get(
     State(app): State<Arc<App>>,
     caller: Caller,
     At((name, id, wanted)): At<(Name, Name, String)>,
 ) -> Result<Json<TraceView>, Problem> {
-    caller.require(&app, &name, Role::Reader)?;
+    own_or_owner(&app, &caller, &name, &id)?;
     let session = find(&app, &name, &id)?;
     let number = u128::from_str_radix(&wanted, 16)
         .ok()
@@ -161,12 +168,7 @@ pub async fn get(
     let found = traces
         .iter()
         .find(|trace| trace.call == wanted || Some(trace.id) == number);
-    let view = found.and_then(|trace| {
-        Some(TraceView {
-            summary: TraceSummary::of(trace)?,
-            spans: trace.trace.spans.iter().map(SpanView::from).collect(),
-        })
-    });
+    let view = found.and_then(|trace| TraceView::new(trace.id, &trace.call, &trace.trace));
     view.map(Json)
         .ok_or_else(|| Problem::not_found("trace", &wanted))
 }

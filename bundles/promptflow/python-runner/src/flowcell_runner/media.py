@@ -17,6 +17,10 @@ from promptflow.exceptions import UserErrorException
 from .wording import text_of
 
 IMAGE, TEXT = "$image", "$text"
+# Of an image that is fetched: bytes, seconds for each step, and bytes of an error that are told.
+MAX_IMAGE = 20 << 20
+URL_TIME = 60
+MAX_ERROR = 2_000
 OPENAI_VISION = "openai-vision"
 
 _MARK = re.compile(r"^data:image/(.*);(path|base64|url)$")
@@ -164,8 +168,23 @@ def _from_base64(text, media_type=None):
 
 
 def _from_url(url, media_type=None):
-    # There is no network here.
-    raise InvalidImageInput(f"Failed to fetch image from URL: {url}.")
+    from urllib import error, request  # seldom needed, and dear to import
+
+    failed = f"Failed to fetch image from URL: {url}."
+    if not url.lower().startswith(("http://", "https://")):
+        raise InvalidImageInput(failed)
+    try:
+        with request.urlopen(url, timeout=URL_TIME) as answer:
+            content = answer.read(MAX_IMAGE + 1)
+    except error.HTTPError as failure:
+        with failure:
+            said = failure.read(MAX_ERROR).decode("utf-8", "replace")
+        raise InvalidImageInput(f"{failed} Error code: {failure.code}. Error message: {said}.") from failure
+    except OSError as failure:  # nobody is there, or the way out does not lead there
+        raise InvalidImageInput(failed) from failure
+    if len(content) > MAX_IMAGE:
+        raise InvalidImageInput(f"{failed} It has more than {MAX_IMAGE} bytes.")
+    return Image(content, media_type, url)
 
 
 _LOADERS = {"path": _from_path, "base64": _from_base64, "url": _from_url}
