@@ -64,8 +64,6 @@ const DIFFERENCES: &[(&str, &str, usize, &str)] = &[
         1,
         "`output` of a line whose outputs are not JSON",
     ),
-    ("stream", "serve", 1, "`Accept: text/event-stream`"),
-    ("stream", "serve", 2, "`Accept: text/event-stream`"),
 ];
 
 struct Server {

@@ -35,7 +35,7 @@ fn asking(reader: bool) -> FlowFolder {
     FlowFolder::new()
         .file(
             "flow.dag.yaml",
-            &format!(
+            format!(
                 "inputs:\n  q: {{type: string}}\noutputs:\n  said: {{type: string, reference: '${{inputs.q}}'}}\n  \
                  answer: {{type: string, reference: '${{{output}.output}}'}}\nnodes:\n- name: ask\n  type: llm\n  \
                  source: {{type: code, path: ask.jinja2}}\n  inputs: {{model: m, q: '${{inputs.q}}'}}\n  \
