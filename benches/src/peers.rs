@@ -66,6 +66,23 @@ pub fn promptflow(command: &str) -> Result<PathBuf> {
     Ok(bin.join(command))
 }
 
+/// What LLM nodes need beside promptflow.
+const TOOLS: &str = "promptflow-tools==1.6.1";
+/// promptflow keeps its key in a keyring, and machines without a desktop have none.
+const KEYRING: &str = "keyrings.alt==5.0.2";
+
+/// Makes a connection of promptflow's, from its file, for whoever has this home.
+pub fn connection(home: &Path, file: &Path) -> Result<()> {
+    let pf = promptflow("pf")?;
+    if let Some(bin) = pf.parent() {
+        install(bin, TOOLS)?;
+        install(bin, KEYRING)?;
+    }
+    let mut create = Command::new(pf);
+    create.args(["connection", "create", "--file"]).arg(file);
+    run(create.env("HOME", home))
+}
+
 fn install(bin: &Path, package: &str) -> Result<()> {
     let mut install = Command::new(bin.join("pip"));
     install.args(["install", "--quiet", package]);

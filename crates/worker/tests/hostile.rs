@@ -133,8 +133,9 @@ async fn a_worker_that_talks_nonsense_is_killed() {
 #[tokio::test]
 async fn a_worker_that_sends_more_than_is_taken_is_killed() {
     // Each a part of 40,000 bytes of the first job.
-    let part = r"printf '\105\234\000\000\003\000\300\270\002' >&0; head -c 40000 /dev/zero | tr '\000' x >&0";
-    let script = format!("head -c 200 <&0 >/dev/null; {part}; {part}; exec cat >/dev/null");
+    let part = r"printf '\105\234\000\000\003\000\300\270\002' >&3; head -c 40000 /dev/zero | tr '\000' x >&3";
+    let script =
+        format!("exec 3<&0; head -c 200 <&3 >/dev/null; {part}; {part}; exec cat >/dev/null");
     let host = host(&script);
     let (taker, mut parts) = tokio::sync::mpsc::unbounded_channel();
     let call = host.perform(job(&"x".repeat(1_000)), Arc::new(|_| ()), Some(taker));

@@ -61,6 +61,8 @@ const RUNNER: &str = r#"
     (func (export "flowcell:tool/runner@0.1.0#call") (param i32 i32 i32 i32 i32 i32 i32 i32) (result i32) (call $fine))
     (func (export "flowcell:tool/runner@0.1.0#render") (param i32 i32 i32 i32) (result i32) (call $fine))
     (func (export "flowcell:tool/runner@0.1.0#property") (param i64 i32 i32) (result i32) (call $fine))
+    (func (export "flowcell:tool/runner@0.1.0#members") (param i64) (result i32) (call $fine))
+    (func (export "flowcell:tool/runner@0.1.0#stream") (param i64) (result i32) (call $fine))
     (func (export "flowcell:tool/runner@0.1.0#dump") (param i64) (result i32) (call $text (local.get 0)))
     (func (export "flowcell:tool/runner@0.1.0#repr") (param i64) (result i32) (call $text (local.get 0)))
     (func (export "flowcell:tool/runner@0.1.0#forget") (call $free))
