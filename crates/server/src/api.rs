@@ -53,6 +53,7 @@ use crate::app::App;
         (name = "users", description = "Users and their API keys"),
         (name = "executor", description = "The interface of promptflow's executor service, for each session"),
         (name = "serving", description = "The interface of `pf flow serve`, for each session"),
+        (name = "traces", description = "What happened in calls"),
         (name = "host", description = "Health, metrics and this description"),
     )
 )]
