@@ -31,6 +31,8 @@ mod records;
 mod result;
 mod run_options;
 mod runs;
+#[cfg(test)]
+mod secrets_in_memory;
 mod serving;
 mod session;
 mod session_images;
