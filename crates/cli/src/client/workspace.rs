@@ -212,6 +212,14 @@ fn workspace(view: &WorkspaceView) -> String {
         ("created", time(view.created)),
         ("identity", identity.kind.clone()),
         ("client_id", identity.client_id.clone().unwrap_or_default()),
+        (
+            "traces",
+            if view.trace_content {
+                "hold what is asked and answered".to_owned()
+            } else {
+                String::new()
+            },
+        ),
     ];
     for (name, one) in &identity.user_assigned_identities {
         let client_id = one.client_id.as_deref().unwrap_or_default();
