@@ -183,7 +183,7 @@ impl RunArgs {
         if is_flex && self.node.is_some() {
             terminal::note("variant and node are not supported for eager flow, will be ignored");
         }
-        let tracer = Arc::new(Tracer::default());
+        let tracer = Arc::new(Tracer::new(true));
         let options = traced(&tracer);
         let (started, since) = (SystemTime::now(), Instant::now());
         let result = match &self.node {

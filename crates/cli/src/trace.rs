@@ -228,11 +228,8 @@ fn described(span: &SpanView) -> String {
         span.duration_ms,
         status(span.status)
     );
-    let count = |name: &str| span.attributes[name].as_u64().unwrap_or(0);
-    let spent = Tokens {
-        input: count("gen_ai.usage.input_tokens"),
-        output: count("gen_ai.usage.output_tokens"),
-    };
+    let spent = span.attributes.as_object().map(Tokens::of);
+    let spent = spent.unwrap_or_default();
     if spent != Tokens::default() {
         let _ = write!(text, "  {} tokens", tokens(spent));
     }

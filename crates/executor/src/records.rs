@@ -71,8 +71,7 @@ pub fn line_record(
     }
     let mut system_metrics = json!({ "duration": seconds(of.duration) });
     if !result.nodes.is_empty() {
-        let tokens = result.nodes.iter().map(|node| tokens(&node.spans));
-        let Tokens { input, output } = tokens.fold(Tokens::default(), Tokens::and);
+        let Tokens { input, output } = tokens(&result.nodes);
         system_metrics["prompt_tokens"] = input.into();
         system_metrics["completion_tokens"] = output.into();
         system_metrics["total_tokens"] = input.saturating_add(output).into();

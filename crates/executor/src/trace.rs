@@ -1,10 +1,10 @@
 //! What happened in a run, as a tree of spans: the flow, its nodes, and what their tools tell of their work.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use flowcell_sandbox::Span;
+use flowcell_sandbox::Logs;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -93,7 +93,8 @@ pub struct Tokens {
 }
 
 impl Tokens {
-    fn of(attributes: &Map<String, Value>) -> Self {
+    /// Those that a span's attributes tell of.
+    pub fn of(attributes: &Map<String, Value>) -> Self {
         let count = |name: &str| attributes.get(name).and_then(Value::as_u64).unwrap_or(0);
         Self {
             input: count("gen_ai.usage.input_tokens"),
@@ -111,34 +112,62 @@ impl Tokens {
     }
 }
 
-/// Tokens that a call's requests to models took.
-pub(crate) fn tokens(spans: &[Span]) -> Tokens {
-    let spans = spans
-        .iter()
-        .map(|span| Tokens::of(&parsed(&span.attributes)));
-    spans.fold(Tokens::default(), Tokens::and)
+/// Tokens that the nodes' requests to models took.
+pub(crate) fn tokens(nodes: &[NodeResult]) -> Tokens {
+    let spans = nodes.iter().flat_map(|node| &node.spans);
+    let tokens = spans.map(|span| Tokens::of(&parsed(&span.attributes)));
+    tokens.fold(Tokens::default(), Tokens::and)
 }
 
 /// Makes a run's trace of its events.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Tracer {
+    record_content: bool,
     nodes: Mutex<Vec<NodeResult>>,
 }
 
 impl Tracer {
+    /// A tracer. `record_content` says whether nodes' inputs and outputs are in the trace, where a run captures them: it may do so
+    /// for its answer alone.
+    pub fn new(record_content: bool) -> Self {
+        Self {
+            record_content,
+            nodes: Mutex::default(),
+        }
+    }
+
     /// Takes in an event.
     pub fn hear(&self, event: RunEvent<'_>) {
-        let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
         match event {
-            RunEvent::NodeEnded(node) => nodes.push(node.clone()),
+            RunEvent::NodeEnded(node) => self.nodes().push(self.traced(node)),
             RunEvent::StreamEnded(node) => {
+                let mut nodes = self.nodes();
                 let streamed = nodes.iter_mut().rfind(|other| other.name == node.name);
                 if let Some(streamed) = streamed {
-                    *streamed = node.clone();
+                    *streamed = self.traced(node);
                 }
             }
             _ => {}
         }
+    }
+
+    /// What the trace has of a node; not what it printed.
+    fn traced(&self, node: &NodeResult) -> NodeResult {
+        let captured = node.captured.as_ref().filter(|_| self.record_content);
+        NodeResult {
+            name: node.name.clone(),
+            status: node.status,
+            started: node.started,
+            duration: node.duration,
+            logs: Logs::default(),
+            spans: node.spans.clone(),
+            error: node.error.clone(),
+            captured: captured.cloned(),
+        }
+    }
+
+    fn nodes(&self) -> MutexGuard<'_, Vec<NodeResult>> {
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The trace of a run that is over.
@@ -150,10 +179,9 @@ impl Tracer {
         status: Status,
         error: Option<&RunError>,
     ) -> Trace {
-        let nodes = std::mem::take(&mut *self.nodes.lock().unwrap_or_else(PoisonError::into_inner));
+        let nodes = std::mem::take(&mut *self.nodes());
         let mut adding = Adding::default();
-        let tokens = nodes.iter().map(|node| tokens(&node.spans));
-        let tokens = tokens.fold(Tokens::default(), Tokens::and);
+        let tokens = tokens(&nodes);
         let mut attributes = BTreeMap::from([("span_type", json!("Flow"))]);
         if tokens != Tokens::default() {
             attributes.insert("gen_ai.usage.input_tokens", tokens.input.into());

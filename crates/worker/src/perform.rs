@@ -40,7 +40,7 @@ pub(crate) async fn run(
         name,
         record_content,
     } = traced;
-    let tracer = Arc::new(Tracer::default());
+    let tracer = Arc::new(Tracer::new(record_content));
     let observer = observer(hear);
     let traced = Arc::clone(&tracer);
     let options = RunOptions {

@@ -109,6 +109,22 @@ fn a_call_has_a_trace() {
 }
 
 #[test]
+fn what_a_record_holds_is_not_in_a_trace_that_may_not() {
+    let (_models, _server, admin, session) = start();
+    let run = json!({
+        "run_id": "r", "working_dir": "/w", "flow_file": "flow.dag.yaml", "output_dir": "/o", "connections": {},
+        "inputs": { "q": "the secret question [[reply: yes]]" },
+    });
+    let record = admin
+        .post(&session.path("/executor/execution/flow"), run)
+        .is(200);
+    assert!(record.json.to_string().contains("secret question"));
+    let trace = admin.get(&session.path("/traces/r")).is(200).json;
+    assert_eq!(tree(&trace).len(), 6);
+    assert!(!trace.to_string().contains("secret question"), "{trace}");
+}
+
+#[test]
 fn a_trace_holds_what_was_asked_where_the_workspace_allows_it() {
     let (_models, _server, admin, session) = start();
     let allowed = admin.patch("/v1/workspaces/default", json!({ "trace_content": true }));
