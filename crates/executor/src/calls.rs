@@ -42,11 +42,10 @@ impl Line {
             end.inputs = Some(self.captured_inputs(&node.name, resolved, &arguments).await);
         }
         match &resolved.tool {
-            Tool::Python { source } => {
+            Tool::Python { source } | Tool::Entry { source } => {
                 self.python(&node.name, source, resolved, arguments, end)
                     .await
             }
-            Tool::Entry { source } => self.entry(&node.name, source, arguments, end).await,
             Tool::Component { pool, tool } => {
                 let format = self.session.flow.message_format;
                 let inputs = self.json_inputs(&node.name, arguments, format).await?;
@@ -64,7 +63,7 @@ impl Line {
         }
     }
 
-    /// Calls a Python tool in the lane that holds its objects, or in any.
+    /// Calls a Python tool or an entry in the lane that holds its objects, or in any.
     async fn python(
         &self,
         node: &str,
@@ -74,34 +73,14 @@ impl Line {
         end: &mut NodeEnd,
     ) -> Result<Value, RunError> {
         let (mut held, arguments) = self.in_lane(node, arguments).await?;
-        let (init, inputs) = arguments
+        let (mut init, inputs): (Vec<_>, _) = arguments
             .into_iter()
             .partition(|(name, _)| resolved.init.contains(name));
+        init.extend(self.entry_init());
         let request = Request {
             node: node.to_owned(),
             source: source.to_owned(),
             init,
-            inputs,
-        };
-        self.begin(node, held.instance());
-        let called = held.instance().call(&request).await;
-        let outcome = self.called(node, called, end)?;
-        Ok(held.value(outcome))
-    }
-
-    /// Calls an entry, or its aggregation, in the lane that holds its objects, or in any.
-    async fn entry(
-        &self,
-        node: &str,
-        source: &str,
-        arguments: Arguments,
-        end: &mut NodeEnd,
-    ) -> Result<Value, RunError> {
-        let (mut held, inputs) = self.in_lane(node, arguments).await?;
-        let request = Request {
-            node: node.to_owned(),
-            source: source.to_owned(),
-            init: self.init(),
             inputs,
         };
         self.begin(node, held.instance());
@@ -123,7 +102,7 @@ impl Line {
         let request = Request {
             node: node.name.clone(),
             source: format!("{}.__init__", entry.source()),
-            init: self.init(),
+            init: self.entry_init().collect(),
             inputs,
         };
         self.begin(&node.name, held.instance());
@@ -133,10 +112,10 @@ impl Line {
         Ok(())
     }
 
-    fn init(&self) -> Vec<(String, sandbox::Argument)> {
+    /// What an entry's class is made with; nothing for flows with a graph.
+    fn entry_init(&self) -> impl Iterator<Item = (String, sandbox::Argument)> {
         let init = self.session.init.iter();
         init.map(|(name, value)| (name.clone(), sandbox::Argument::Json(python_json(value))))
-            .collect()
     }
 
     /// Renders a prompt over Python objects.

@@ -19,6 +19,8 @@ const PROMPTY_KEYS: &[&str] = &[
     "environment",
     "environment_variables",
     "additional_includes",
+    "inputs",
+    "outputs",
 ];
 
 impl Flow {
@@ -76,14 +78,6 @@ impl Reader {
 
     /// A prompty. Much of what is in it is for others than promptflow, so no key is unknown.
     fn prompty(&mut self, top: &Map, file: &str, default_name: &str) -> Result<Flow, FlowError> {
-        let mut inputs = IndexMap::new();
-        for (name, entry) in mapping(top, "inputs", "the inputs")? {
-            inputs.insert(name.clone(), self.input(name, entry)?);
-        }
-        let mut outputs = IndexMap::new();
-        for (name, entry) in mapping(top, "outputs", "the outputs")? {
-            outputs.insert(name.clone(), self.output(name, entry)?);
-        }
         let mut common = top.clone();
         common.retain(|key, _| PROMPTY_KEYS.contains(&key.as_str()));
         let at = Location { line: 1, column: 1 };
@@ -91,11 +85,7 @@ impl Reader {
             sample: get(top, "sample").map_or(Json::Null, Yaml::to_json),
             ..Entry::new(EntryKind::Prompty, file.to_owned(), at)
         };
-        let flow = Flow {
-            inputs,
-            outputs,
-            ..self.flow(&common, default_name)?
-        };
+        let flow = self.flow(&common, default_name)?;
         Ok(flow.with_entry(entry))
     }
 }

@@ -93,7 +93,9 @@ impl Traces {
             && let Some(largest) = kept.sessions.values_mut().max_by_key(|ring| ring.bytes)
         {
             kept.bytes -= largest.drop_oldest();
-            kept.sessions.retain(|_, ring| !ring.traces.is_empty());
+            if largest.traces.is_empty() {
+                kept.sessions.retain(|_, ring| !ring.traces.is_empty());
+            }
         }
     }
 
