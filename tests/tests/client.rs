@@ -48,6 +48,88 @@ fn uploaded(client: &Client, flow: &FlowFolder, name: &str) {
 // sessions
 
 #[test]
+fn what_a_session_may_ask_and_has_asked() {
+    let server = Server::start(&[]);
+    let client = server.client();
+    let flow = FlowFolder::python(
+        "import urllib.request\nfrom promptflow.core import tool\n@tool\ndef run(url: str):\n    try:\n        \
+         return urllib.request.urlopen(url).status\n    except OSError:\n        return 'refused'\n",
+        &[("url", "string")],
+    );
+    uploaded(&client, &flow, "asks");
+    let story = folder_file(
+        "network: {allowed_hosts: [api.example, '*.data.example:*'], allowed_methods: [GET]}\n",
+    );
+    let file = story.path().join("rule.yml");
+    client.ok(["workspace", "update", "--file", file.to_str().unwrap()]);
+    let shown = client.ok(["workspace", "show"]).stdout;
+    assert!(
+        shown.contains("hosts api.example *.data.example:*, methods GET"),
+        "{shown}"
+    );
+    client.ok([
+        "session",
+        "start",
+        "--flow",
+        "asks",
+        "--allow-host",
+        "api.example",
+        "--allow-host",
+        "b.example",
+    ]);
+    let shown = client.ok(["session", "show", "asks"]).stdout;
+    assert!(shown.contains("hosts api.example b.example"), "{shown}");
+    for url in ["http://b.example/secret/path", "https://b.data.example"] {
+        let inputs = format!("url={url}");
+        let out = client
+            .ok(["session", "call", "asks", "--inputs", &inputs])
+            .stdout;
+        assert!(out.contains("refused"), "{out}");
+    }
+    let list = client.ok(["session", "requests", "asks"]).stdout;
+    let lines: Vec<&str> = list.lines().collect();
+    let [head, last, first] = lines.as_slice() else {
+        panic!("{list}");
+    };
+    assert!(head.starts_with("ENDED"), "{list}");
+    assert!(
+        last.contains("https://b.data.example:443") && last.contains("the session allows"),
+        "{list}"
+    );
+    assert!(
+        first.contains("http://b.example:80") && first.contains("the workspace allows"),
+        "{list}"
+    );
+    assert!(!list.contains("secret/path"), "{list}");
+    client.ok(["session", "update", "asks", "--allow-host", "*:*"]);
+    let all = client
+        .ok(["session", "requests", "asks", "--outcome", "answered"])
+        .stderr;
+    assert!(all.contains("no such request"), "{all}");
+    let json = client
+        .ok([
+            "session", "requests", "asks", "--node", "tool", "--output", "json",
+        ])
+        .stdout;
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["items"].as_array().unwrap().len(), 2, "{json}");
+    let wrong = client.run(["session", "update", "asks", "--allow-method", "get"]);
+    assert_eq!(wrong.code, Some(1));
+    assert!(
+        wrong.stderr.contains("'get' is no method"),
+        "{}",
+        wrong.stderr
+    );
+}
+
+/// A folder with one file, `rule.yml`.
+fn folder_file(text: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("rule.yml"), text).unwrap();
+    folder
+}
+
+#[test]
 fn a_session_from_start_to_stop() {
     let server = Server::start(&[]);
     let client = server.client();

@@ -157,7 +157,7 @@ impl RunArgs {
         options.environment_variables =
             inputs::pairs("--environment-variables", &self.environment_variables)?;
         options.connections = connections::given(settings, self.connections.as_deref())?;
-        options.network = Some(self.network.options()?);
+        options.network = Some(self.network.gate()?);
         options.limits.wall_time = self.timeout;
         options.limits.cpu_time = self.timeout;
         options.limits.memory = (self.memory as usize) << 20;

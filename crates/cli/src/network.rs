@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use clap::Args;
 use flowcell_egress::{
-    Auditor, EgressOptions, Exchange, HostPattern, Limits, Policy, SystemLookup,
+    Auditor, EgressOptions, Exchange, Gate, HostPattern, Limits, Policy, Rule, SystemLookup,
 };
 use flowcell_executor::RunError;
 use flowcell_worker::read_authorities;
@@ -27,28 +27,26 @@ pub(crate) struct NetworkArgs {
 impl NetworkArgs {
     /// # Errors
     /// When the certificates cannot be read.
-    pub(crate) fn options(&self) -> Result<EgressOptions, RunError> {
+    pub(crate) fn gate(&self) -> Result<Arc<Gate>, RunError> {
         let tls = read_authorities(self.authorities.as_deref())?;
-        let all = || "*:*".parse().into_iter().collect();
-        let hosts = if self.hosts.is_empty() {
-            all()
-        } else {
-            // What is allowed to be private is allowed.
-            [self.hosts.as_slice(), &self.private].concat()
+        // What is allowed to be private is allowed.
+        let hosts = || [self.hosts.as_slice(), &self.private].concat();
+        let rule = Rule {
+            allowed_hosts: (!self.hosts.is_empty()).then(hosts),
+            allowed_methods: None,
         };
-        Ok(EgressOptions {
+        Ok(Gate::new(EgressOptions {
             policy: Policy {
-                hosts,
+                rules: vec![("--allow-host", rule)],
                 private: self.private.clone(),
                 // Connections are the user's own here.
                 private_endpoints: true,
-                ..Policy::default()
             },
             limits: Limits::default(),
             lookup: Arc::new(SystemLookup),
             tls: Arc::new(tls),
             auditor: Arc::new(Log),
-        })
+        }))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Bodies on their way out and in.
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -10,10 +10,11 @@ use futures_util::stream::{BoxStream, StreamExt as _, TryStreamExt as _, try_unf
 use http_body::Frame;
 use memchr::memmem;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::AbortHandle;
 use tokio::time::{Instant, Sleep};
 
-use crate::egress::Record;
 use crate::error::{EgressError, Part, Wait};
+use crate::exchange::Record;
 use crate::origin::Origin;
 use crate::secrets::{Form, PLACEHOLDER, Secrets};
 
@@ -171,7 +172,7 @@ impl Replacer {
 
 /// An answer's body.
 pub struct Body {
-    inner: Option<reqwest::Body>,
+    rest: Arc<Mutex<Rest>>,
     replacer: Replacer,
     received: u64,
     limit: u64,
@@ -181,7 +182,18 @@ pub struct Body {
     deadline: (Instant, Duration),
     sleep: Pin<Box<Sleep>>,
     record: Arc<Mutex<Record>>,
-    _permit: OwnedSemaphorePermit,
+    /// Ends it at its deadline, whether somebody reads it or not.
+    watch: AbortHandle,
+}
+
+/// What is to come of a body. Its connection and its place among the session's requests are free when it has ended.
+enum Rest {
+    Open(
+        reqwest::Body,
+        #[expect(dead_code, reason = "it is held")] OwnedSemaphorePermit,
+    ),
+    Ended,
+    Late,
 }
 
 impl std::fmt::Debug for Body {
@@ -203,8 +215,24 @@ impl Body {
         (record, permit): (Arc<Mutex<Record>>, OwnedSemaphorePermit),
     ) -> Self {
         let first = deadline.0.min(Instant::now() + pause);
+        let rest = Arc::new(Mutex::new(Rest::Open(inner, permit)));
+        // It holds neither: whoever drops the body lets go of both at once.
+        let (watched, of) = (Arc::downgrade(&rest), Arc::downgrade(&record));
+        let watch = tokio::spawn(async move {
+            tokio::time::sleep_until(deadline.0).await;
+            let (Some(rest), Some(record)) = (watched.upgrade(), of.upgrade()) else {
+                return;
+            };
+            let mut rest = rest.lock().unwrap_or_else(PoisonError::into_inner);
+            if matches!(*rest, Rest::Open(..)) {
+                *rest = Rest::Late;
+                let mut record = record.lock().unwrap_or_else(PoisonError::into_inner);
+                record.failed(&late(deadline.1));
+                record.over();
+            }
+        });
         Self {
-            inner: Some(inner),
+            rest,
             replacer,
             received: 0,
             limit,
@@ -212,36 +240,83 @@ impl Body {
             deadline,
             sleep: Box::pin(tokio::time::sleep_until(first)),
             record,
-            _permit: permit,
+            watch: watch.abort_handle(),
         }
     }
 
     fn fail(&mut self, error: EgressError) -> Poll<Option<Result<Frame<Bytes>, EgressError>>> {
-        // The connection goes with it.
-        self.inner = None;
-        self.record
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .failed(&error);
+        self.record().failed(&error);
+        self.end();
         Poll::Ready(Some(Err(error)))
+    }
+
+    /// Lets go of the connection, and tells of the request.
+    fn end(&mut self) {
+        self.watch.abort();
+        *self.rest.lock().unwrap_or_else(PoisonError::into_inner) = Rest::Ended;
+        self.record().over();
+    }
+
+    fn record(&self) -> MutexGuard<'_, Record> {
+        self.record.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn has_ended(&self) -> bool {
+        let rest = self.rest.lock().unwrap_or_else(PoisonError::into_inner);
+        matches!(*rest, Rest::Ended)
+    }
+
+    /// What comes next of it; `None` at its end.
+    fn poll_rest(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, EgressError>>> {
+        let mut rest = self.rest.lock().unwrap_or_else(PoisonError::into_inner);
+        let polled = match &mut *rest {
+            Rest::Open(body, _) => http_body::Body::poll_frame(Pin::new(body), cx),
+            Rest::Ended => return Poll::Ready(None),
+            Rest::Late => return Poll::Ready(Some(Err(late(self.deadline.1)))),
+        };
+        drop(rest);
+        match polled {
+            Poll::Pending => match self.is_late(cx) {
+                Some(late) => Poll::Ready(Some(Err(late))),
+                None => Poll::Pending,
+            },
+            Poll::Ready(Some(Err(error))) => {
+                Poll::Ready(Some(Err(EgressError::Broken(reason(&error)))))
+            }
+            Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(Ok(frame))),
+            Poll::Ready(None) => Poll::Ready(None),
+        }
     }
 
     fn is_late(&mut self, cx: &mut Context<'_>) -> Option<EgressError> {
         if self.sleep.as_mut().poll(cx).is_pending() {
             return None;
         }
-        let (deadline, whole) = self.deadline;
-        Some(if Instant::now() >= deadline {
-            EgressError::Timeout {
-                what: Wait::Whole,
-                limit: whole,
-            }
+        Some(if Instant::now() >= self.deadline.0 {
+            late(self.deadline.1)
         } else {
             EgressError::Timeout {
                 what: Wait::Next,
                 limit: self.pause,
             }
         })
+    }
+}
+
+/// All of it took too long.
+fn late(limit: Duration) -> EgressError {
+    EgressError::Timeout {
+        what: Wait::Whole,
+        limit,
+    }
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 
@@ -254,24 +329,12 @@ impl http_body::Body for Body {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, EgressError>>> {
         loop {
-            let Some(inner) = &mut self.inner else {
-                return Poll::Ready(None);
-            };
-            let polled = Pin::new(inner).poll_frame(cx);
-            if polled.is_pending()
-                && let Some(late) = self.is_late(cx)
-            {
-                return self.fail(late);
-            }
-            let out = match ready!(polled) {
+            let out = match ready!(self.poll_rest(cx)) {
                 None => {
-                    self.inner = None;
+                    self.end();
                     self.replacer.end()
                 }
-                Some(Err(error)) => {
-                    let error = EgressError::Broken(reason(&error));
-                    return self.fail(error);
-                }
+                Some(Err(error)) => return self.fail(error),
                 Some(Ok(frame)) => {
                     let Ok(data) = frame.into_data() else {
                         // Trailers have nothing that guests would miss.
@@ -284,10 +347,7 @@ impl http_body::Body for Body {
                         return self.fail(EgressError::TooLarge { what, limit });
                     }
                     let received = self.received;
-                    self.record
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .received(received);
+                    self.record().received(received);
                     let next = self.deadline.0.min(Instant::now() + self.pause);
                     self.sleep.as_mut().reset(next);
                     self.replacer.push(data)
@@ -295,6 +355,9 @@ impl http_body::Body for Body {
             };
             if !out.is_empty() {
                 return Poll::Ready(Some(Ok(Frame::data(out))));
+            }
+            if self.has_ended() {
+                return Poll::Ready(None);
             }
         }
     }

@@ -1,8 +1,9 @@
-//! One session's way out.
+//! A session's way out.
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,6 +22,7 @@ use crate::body::{
     without_placeholders,
 };
 use crate::error::{EgressError, Part, Wait};
+use crate::exchange::{Auditor, Record};
 use crate::lookup::Lookup;
 use crate::origin::Origin;
 use crate::policy::{Policy, shown};
@@ -29,6 +31,8 @@ use crate::tls::Tls;
 
 /// Longest address, in bytes.
 const MAX_URL: usize = 64 << 10;
+/// How long a connection is kept that nobody uses: a session can have made thousands, each to another host.
+const IDLE: Duration = Duration::from_secs(20);
 
 /// What a session's requests may take, each of them and together.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,33 +76,6 @@ pub struct Times {
     pub between_bytes: Option<Duration>,
 }
 
-/// A request that was made, or refused, without anything that may be a secret.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Exchange {
-    /// The node that made it.
-    pub node: Option<String>,
-    /// Its method.
-    pub method: String,
-    /// Scheme, host and port that it was for.
-    pub to: String,
-    /// The answer's status; absent when there was none.
-    pub status: Option<u16>,
-    /// Bytes of the request's body that were sent.
-    pub sent: u64,
-    /// Bytes of the answer's body that came.
-    pub received: u64,
-    /// From the request to the end of its answer.
-    pub duration: Duration,
-    /// Why it was refused, or failed.
-    pub error: Option<String>,
-}
-
-/// Is told of every request, once it is over.
-pub trait Auditor: std::fmt::Debug + Send + Sync {
-    /// One is over. It is called wherever that is found out, and must not wait.
-    fn record(&self, exchange: Exchange);
-}
-
 /// How a session's way out is set up.
 #[derive(Debug, Clone)]
 pub struct EgressOptions {
@@ -114,57 +91,32 @@ pub struct EgressOptions {
     pub auditor: Arc<dyn Auditor>,
 }
 
-/// One session's way out.
+/// What all requests of a session go through, whatever asks: its policy and its limits.
 #[derive(Debug)]
-pub struct Egress {
-    policy: Policy,
-    keeper: Arc<dyn Keeper>,
+pub struct Gate {
+    policy: RwLock<Arc<Policy>>,
     limits: Limits,
     lookup: Arc<dyn Lookup>,
     tls: Arc<Tls>,
     auditor: Arc<dyn Auditor>,
     permits: Arc<Semaphore>,
     rate: DefaultDirectRateLimiter,
+    /// Whether the last request was one too many.
+    is_over: AtomicBool,
     /// For hosts whose addresses must be public, and for those whose need not. They share no connection.
     clients: [OnceLock<reqwest::Client>; 2],
 }
 
-/// What is known of a request so far; told to the auditor when it is dropped.
+/// The way out of those who share secrets.
 #[derive(Debug)]
-pub(crate) struct Record {
-    exchange: Exchange,
-    began: Instant,
-    auditor: Arc<dyn Auditor>,
+pub struct Egress {
+    gate: Arc<Gate>,
+    keeper: Arc<dyn Keeper>,
 }
 
-impl Record {
-    pub(crate) fn sent(&mut self, bytes: u64) {
-        self.exchange.sent = bytes;
-    }
-
-    pub(crate) fn answered(&mut self, status: u16) {
-        self.exchange.status = Some(status);
-    }
-
-    pub(crate) fn received(&mut self, bytes: u64) {
-        self.exchange.received = bytes;
-    }
-
-    pub(crate) fn failed(&mut self, error: &EgressError) {
-        self.exchange.error = Some(error.to_string());
-    }
-}
-
-impl Drop for Record {
-    fn drop(&mut self) {
-        self.exchange.duration = self.began.elapsed();
-        self.auditor.record(self.exchange.clone());
-    }
-}
-
-impl Egress {
-    /// A session's way out; `keeper` knows the session's secrets.
-    pub fn new(options: EgressOptions, keeper: Arc<dyn Keeper>) -> Arc<Self> {
+impl Gate {
+    /// A session's.
+    pub fn new(options: EgressOptions) -> Arc<Self> {
         let EgressOptions {
             policy,
             limits,
@@ -174,18 +126,84 @@ impl Egress {
         } = options;
         let per_minute = NonZeroU32::new(limits.per_minute).unwrap_or(NonZeroU32::MIN);
         Arc::new(Self {
-            policy,
-            keeper,
+            policy: RwLock::new(Arc::new(policy)),
             permits: Arc::new(Semaphore::new(
                 limits.concurrent.clamp(1, Semaphore::MAX_PERMITS),
             )),
             rate: RateLimiter::direct(Quota::per_minute(per_minute)),
+            is_over: AtomicBool::new(false),
             limits,
             lookup,
             tls,
             auditor,
             clients: Default::default(),
         })
+    }
+
+    /// Holds requests to another policy from now on. Those under way go on.
+    pub fn set_policy(&self, policy: Policy) {
+        let mut held = self.policy.write().unwrap_or_else(PoisonError::into_inner);
+        if **held != policy {
+            *held = Arc::new(policy);
+        }
+    }
+
+    /// Counts a request, whether it will be allowed or not: who is refused tries again.
+    fn admit(&self, record: &Mutex<Record>) -> Result<(), EgressError> {
+        let is_over = self.rate.check().is_err();
+        let was_over = self.is_over.swap(is_over, Ordering::Relaxed);
+        if !is_over {
+            return Ok(());
+        }
+        if was_over {
+            record
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .untold();
+        }
+        Err(EgressError::TooMany {
+            limit: self.limits.per_minute,
+        })
+    }
+
+    fn policy(&self) -> Arc<Policy> {
+        Arc::clone(&self.policy.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn client(&self, may_be_private: bool) -> Result<&reqwest::Client, EgressError> {
+        let [public, private] = &self.clients;
+        let place = if may_be_private { private } else { public };
+        if let Some(client) = place.get() {
+            return Ok(client);
+        }
+        let resolver = Checked {
+            lookup: Arc::clone(&self.lookup),
+            may_be_private,
+        };
+        let client = reqwest::Client::builder()
+            .tls_backend_preconfigured(self.tls.config()?)
+            .dns_resolver(Arc::new(resolver))
+            .redirect(reqwest::redirect::Policy::none())
+            .retry(reqwest::retry::never())
+            .no_proxy()
+            .referer(false)
+            .http1_only()
+            .no_gzip()
+            .no_brotli()
+            .no_zstd()
+            .no_deflate()
+            .pool_idle_timeout(IDLE)
+            .connect_timeout(Duration::from_secs(self.limits.connect_seconds))
+            .build()
+            .map_err(|error| EgressError::Setup(error.to_string()))?;
+        Ok(place.get_or_init(|| client))
+    }
+}
+
+impl Egress {
+    /// A way through a session's gate; `keeper` knows the secrets.
+    pub fn new(gate: Arc<Gate>, keeper: Arc<dyn Keeper>) -> Arc<Self> {
+        Arc::new(Self { gate, keeper })
     }
 
     /// Makes a request for a node. Dropping the future, or the answer's body, ends it.
@@ -202,6 +220,7 @@ impl Egress {
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
+        let gate = &self.gate;
         let (parts, body) = request.into_parts();
         let url = parts.uri.to_string();
         let url = if url.len() > MAX_URL {
@@ -212,27 +231,18 @@ impl Egress {
         } else {
             Url::parse(&url).map_err(|error| EgressError::Address(error.to_string()))
         };
-        let record = Arc::new(Mutex::new(Record {
-            exchange: Exchange {
-                node: node.map(str::to_owned),
-                method: parts.method.to_string(),
-                to: url.as_ref().ok().and_then(Origin::of).map_or_else(
-                    || url.as_ref().map_or_else(|_| "?".to_owned(), shown),
-                    |origin| origin.to_string(),
-                ),
-                status: None,
-                sent: 0,
-                received: 0,
-                duration: Duration::ZERO,
-                error: None,
-            },
-            began: Instant::now(),
-            auditor: Arc::clone(&self.auditor),
-        }));
-        let whole = Duration::from_secs(self.limits.total_seconds);
+        let to = url.as_ref().ok().and_then(Origin::of).map_or_else(
+            || url.as_ref().map_or_else(|_| "?".to_owned(), shown),
+            |origin| origin.to_string(),
+        );
+        let auditor = Arc::clone(&gate.auditor);
+        let record = Record::new(node, parts.method.as_str(), &to, auditor);
+        let record = Arc::new(Mutex::new(record));
+        let whole = Duration::from_secs(gate.limits.total_seconds);
         let deadline = (Instant::now() + whole, whole);
         let sent = async {
-            let body = limited(body, self.limits.request_bytes, &record);
+            gate.admit(&record)?;
+            let body = limited(body, gate.limits.request_bytes, &record);
             self.checked(
                 parts.method,
                 url?,
@@ -271,14 +281,11 @@ impl Egress {
         deadline: (Instant, Duration),
         record: &Arc<Mutex<Record>>,
     ) -> Result<Response<Body>, EgressError> {
+        let gate = &self.gate;
+        let policy = gate.policy();
         let secrets = Arc::new(self.keeper.secrets());
-        let to = self.policy.check(&method, &url, &secrets)?;
-        if self.rate.check().is_err() {
-            return Err(EgressError::TooMany {
-                limit: self.limits.per_minute,
-            });
-        }
-        let permit = Arc::clone(&self.permits).acquire_owned().await;
+        let to = policy.check(&method, &url, &secrets)?;
+        let permit = Arc::clone(&gate.permits).acquire_owned().await;
         let permit = permit.map_err(|error| EgressError::Setup(error.to_string()))?;
         // The client says it, by the address.
         headers.remove(HOST);
@@ -292,8 +299,8 @@ impl Egress {
             .get(CONTENT_LENGTH)
             .is_some_and(|length| length == "0");
         let body = self.body(&mut headers, body, &to, &secrets).await?;
-        let mut request = self
-            .client(self.policy.may_be_private(&to, &secrets))?
+        let mut request = gate
+            .client(policy.may_be_private(&to, &secrets))?
             .request(method, url)
             .headers(headers);
         if !is_empty {
@@ -322,7 +329,7 @@ impl Egress {
         let body = Body::new(
             body,
             Replacer::new(hidden),
-            self.limits.response_bytes,
+            gate.limits.response_bytes,
             pause,
             deadline,
             (Arc::clone(record), permit),
@@ -356,34 +363,6 @@ impl Egress {
         Ok(whole.into())
     }
 
-    fn client(&self, may_be_private: bool) -> Result<&reqwest::Client, EgressError> {
-        let [public, private] = &self.clients;
-        let place = if may_be_private { private } else { public };
-        if let Some(client) = place.get() {
-            return Ok(client);
-        }
-        let resolver = Checked {
-            lookup: Arc::clone(&self.lookup),
-            may_be_private,
-        };
-        let client = reqwest::Client::builder()
-            .tls_backend_preconfigured(self.tls.config()?)
-            .dns_resolver(Arc::new(resolver))
-            .redirect(reqwest::redirect::Policy::none())
-            .retry(reqwest::retry::never())
-            .no_proxy()
-            .referer(false)
-            .http1_only()
-            .no_gzip()
-            .no_brotli()
-            .no_zstd()
-            .no_deflate()
-            .connect_timeout(Duration::from_secs(self.limits.connect_seconds))
-            .build()
-            .map_err(|error| EgressError::Setup(error.to_string()))?;
-        Ok(place.get_or_init(|| client))
-    }
-
     fn failed(&self, error: &reqwest::Error, to: &Origin) -> EgressError {
         // The rules' own errors come wrapped: from the look-up of the name, or from the request's body.
         let mut source: Option<&dyn std::error::Error> = Some(error);
@@ -396,7 +375,7 @@ impl Egress {
         if error.is_connect() && error.is_timeout() {
             return EgressError::Timeout {
                 what: Wait::Connection,
-                limit: Duration::from_secs(self.limits.connect_seconds),
+                limit: Duration::from_secs(self.gate.limits.connect_seconds),
             };
         }
         EgressError::Connection {

@@ -128,3 +128,23 @@ pub enum EgressError {
     #[error("no client for requests: {0}")]
     Setup(String),
 }
+
+impl EgressError {
+    /// Whether a rule was against the request.
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::Address(_)
+            | Self::Denied { .. }
+            | Self::Private { .. }
+            | Self::Misplaced { .. }
+            | Self::TooMany { .. } => true,
+            Self::TooLarge { what, .. } => *what != Part::Answer,
+            Self::Unknown { .. }
+            | Self::Timeout { .. }
+            | Self::Connection { .. }
+            | Self::Broken(_)
+            | Self::Guest(_)
+            | Self::Setup(_) => false,
+        }
+    }
+}

@@ -1,6 +1,6 @@
 //! The way out: what becomes of the requests that guests make.
 //!
-//! A session has one [`Egress`]. Each request is held to its [`Policy`] by name, and to what is public by address: the
+//! A session has one [`Gate`]. Each request is held to its [`Policy`] by name, and to what is public by address: the
 //! addresses that a name has are looked up here, checked, and are those that are connected to. Nothing follows redirects, so
 //! where one leads is another request.
 //!
@@ -12,6 +12,7 @@ mod address;
 mod body;
 mod egress;
 mod error;
+mod exchange;
 mod host;
 mod lookup;
 mod origin;
@@ -21,11 +22,12 @@ mod tls;
 
 pub use address::is_public;
 pub use body::{Body, BoxError};
-pub use egress::{Auditor, Egress, EgressOptions, Exchange, Limits, Times};
+pub use egress::{Egress, EgressOptions, Gate, Limits, Times};
 pub use error::{EgressError, Part, Wait};
+pub use exchange::{Auditor, Exchange, Outcome};
 pub use host::{HTTPS, HostPattern, HostPatternError};
 pub use lookup::{Lookup, SystemLookup};
 pub use origin::Origin;
-pub use policy::Policy;
+pub use policy::{MAX_HOSTS, MAX_METHODS, Policy, Rule, RuleError};
 pub use secrets::{Keeper, PLACEHOLDER, Secret, Secrets};
 pub use tls::Tls;

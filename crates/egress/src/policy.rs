@@ -1,25 +1,98 @@
 //! What may be asked.
 
 use http::Method;
+use serde::{Deserialize, Serialize};
 use url::{Host, Url};
 
 use crate::address::is_public;
 use crate::error::EgressError;
+use crate::exchange::short;
 use crate::host::HostPattern;
 use crate::origin::Origin;
 use crate::secrets::Secrets;
 
-/// What a session may ask.
-#[derive(Debug, Clone, Default)]
+/// Host patterns that a rule may have.
+pub const MAX_HOSTS: usize = 500;
+/// Methods that a rule may have.
+pub const MAX_METHODS: usize = 50;
+/// Longest method, in bytes.
+const MAX_METHOD: usize = 50;
+
+/// Which requests are allowed. What is absent is no limit; an empty list allows nothing. Endpoints of connections that the
+/// flow uses are allowed whatever rules say: whoever made the connection has allowed them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Rule {
+    /// Hosts, with their ports.
+    pub allowed_hosts: Option<Vec<HostPattern>>,
+    /// Methods, as they are sent: `GET`.
+    pub allowed_methods: Option<Vec<String>>,
+}
+
+/// A rule that cannot be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RuleError {
+    /// Too many hosts.
+    #[error("allowed_hosts: {0} hosts, and {MAX_HOSTS} are allowed")]
+    Hosts(usize),
+    /// Too many methods.
+    #[error("allowed_methods: {0} methods, and {MAX_METHODS} are allowed")]
+    Methods(usize),
+    /// No method.
+    #[error("allowed_methods: '{0}' is no method; write them as they are sent, like GET")]
+    Method(String),
+}
+
+impl Rule {
+    /// Whether it allows everything.
+    pub fn is_empty(&self) -> bool {
+        self.allowed_hosts.is_none() && self.allowed_methods.is_none()
+    }
+
+    /// # Errors
+    /// What is wrong with it.
+    pub fn check(&self) -> Result<(), RuleError> {
+        let hosts = self.allowed_hosts.as_ref().map_or(0, Vec::len);
+        if hosts > MAX_HOSTS {
+            return Err(RuleError::Hosts(hosts));
+        }
+        let methods = self.allowed_methods.as_deref().unwrap_or_default();
+        if methods.len() > MAX_METHODS {
+            return Err(RuleError::Methods(methods.len()));
+        }
+        // Methods are told from each other by case (RFC 9110, 9.1), so `get` would allow nothing that anybody sends.
+        let is_method = |method: &&String| {
+            method.len() <= MAX_METHOD
+                && Method::from_bytes(method.as_bytes()).is_ok()
+                && !method.bytes().any(|byte| byte.is_ascii_lowercase())
+        };
+        match methods.iter().find(|method| !is_method(method)) {
+            Some(wrong) => Err(RuleError::Method(wrong.chars().take(MAX_METHOD).collect())),
+            None => Ok(()),
+        }
+    }
+
+    fn allows_host(&self, origin: &Origin) -> bool {
+        let matches = |pattern: &HostPattern| pattern.matches(origin.host(), origin.port());
+        let hosts = self.allowed_hosts.as_ref();
+        hosts.is_none_or(|hosts| hosts.iter().any(matches))
+    }
+
+    fn allows_method(&self, method: &Method) -> bool {
+        let methods = self.allowed_methods.as_ref();
+        methods.is_none_or(|methods| methods.iter().any(|one| one == method.as_str()))
+    }
+}
+
+/// What a session may ask: what all of the rules allow.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Policy {
-    /// Hosts.
-    pub hosts: Vec<HostPattern>,
+    /// Rules, with who has made each: `the server`, `the workspace`.
+    pub rules: Vec<(&'static str, Rule)>,
     /// Hosts that may have addresses which are not public. Only whoever runs the host can know which.
     pub private: Vec<HostPattern>,
     /// Whether the endpoints of connections may have such addresses: where connections are made by whoever runs the host.
     pub private_endpoints: bool,
-    /// Methods; all when there is no list.
-    pub methods: Option<Vec<Method>>,
 }
 
 impl Policy {
@@ -39,23 +112,23 @@ impl Policy {
         if !url.username().is_empty() || url.password().is_some() {
             return Err(address());
         }
-        let is_listed = self
-            .hosts
-            .iter()
-            .any(|pattern| pattern.matches(origin.host(), origin.port()));
-        if !is_listed && !secrets.is_endpoint(&origin) {
-            return Err(EgressError::Denied {
-                what: format!("{}:{}", origin.host(), origin.port()),
-                why: "it is not among the allowed hosts, and no connection of the flow leads there"
-                    .to_owned(),
-            });
-        }
-        let is_method = |methods: &Vec<Method>| methods.contains(method);
-        if !self.methods.as_ref().is_none_or(is_method) {
-            return Err(EgressError::Denied {
-                what: format!("the method {method}"),
-                why: "it is not among the allowed ones".to_owned(),
-            });
+        if !secrets.is_endpoint(&origin) {
+            for (whose, rule) in &self.rules {
+                if !rule.allows_host(&origin) {
+                    return Err(EgressError::Denied {
+                        what: format!("{}:{}", origin.host(), origin.port()),
+                        why: format!(
+                            "it is not among the hosts that {whose} allows, and no connection of the flow leads there"
+                        ),
+                    });
+                }
+                if !rule.allows_method(method) {
+                    return Err(EgressError::Denied {
+                        what: format!("the method {}", short(method.as_str())),
+                        why: format!("it is not among the methods that {whose} allows"),
+                    });
+                }
+            }
         }
         let literal = match url.host() {
             Some(Host::Ipv4(address)) => Some(address.into()),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use flowcell_connection::{ConnectionSet, Fields};
-use flowcell_egress::{Auditor, EgressOptions, Exchange, Limits, Policy, SystemLookup, Tls};
+use flowcell_egress::{Auditor, EgressOptions, Exchange, Gate, Limits, Policy, SystemLookup, Tls};
 use flowcell_sandbox::SandboxConfig;
 use flowcell_tests::FlowFolder;
 use flowcell_tests::openai::Server;
@@ -61,9 +61,8 @@ async fn no_guest_holds_a_secret() -> Result<(), Box<dyn std::error::Error>> {
     let connection = Fields::from_yaml(&text)?.connection()?;
     let mut options = SessionOptions::new("promptflow:0.1.0".parse()?);
     options.connections = Arc::new(ConnectionSet::from_iter([connection]));
-    options.network = Some(EgressOptions {
+    options.network = Some(Gate::new(EgressOptions {
         policy: Policy {
-            hosts: vec!["*:*".parse()?],
             private: vec!["127.0.0.1:*".parse()?],
             ..Policy::default()
         },
@@ -71,7 +70,7 @@ async fn no_guest_holds_a_secret() -> Result<(), Box<dyn std::error::Error>> {
         lookup: Arc::new(SystemLookup),
         tls: Arc::new(Tls::default()),
         auditor: Arc::new(Nobody),
-    });
+    }));
     options.instances = 1;
     let workspace = Workspace::copy_of(&flow.path(), &WorkspaceLimits::default())?;
     let session = Session::open(&host, workspace, options).await?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use flowcell_bundle::{Lease, Manifest, Reference};
 use flowcell_connection::{ConnectionSet, Connections, PlaceholderKey};
-use flowcell_egress::{Egress, EgressOptions};
+use flowcell_egress::{Egress, Gate};
 use flowcell_environment::{SITE, Site};
 use flowcell_flow::{
     Flow, Graph, InputDef, Json, JsonMap, NodeTestInputs, ValueType, VariantChoice, python_loads,
@@ -66,7 +66,7 @@ pub struct SessionOptions {
     /// The share of the host that the session's instances use, perhaps with others.
     pub slice: Arc<Slice>,
     /// What its instances may ask of the network; nothing without it.
-    pub network: Option<EgressOptions>,
+    pub network: Option<Arc<Gate>>,
     /// How its instances' memory is stored; `None` for a session that is over with its first run.
     pub stored: Option<StoredOptions>,
     /// Where its connections are.
@@ -459,7 +459,7 @@ pub(crate) fn prepare(
         .with_owner(owner.unwrap_or_default());
     let environment = match &options.network {
         Some(network) => {
-            environment.with_network(Egress::new(network.clone(), connections.clone()))
+            environment.with_network(Egress::new(Arc::clone(network), connections.clone()))
         }
         None => environment,
     };

@@ -15,6 +15,7 @@ pub mod host;
 pub mod identities;
 pub mod packages;
 pub mod page;
+pub mod requests;
 pub mod serving;
 pub mod sessions;
 pub mod traces;
@@ -53,7 +54,7 @@ use crate::app::App;
         (name = "users", description = "Users and their API keys"),
         (name = "executor", description = "The interface of promptflow's executor service, for each session"),
         (name = "serving", description = "The interface of `pf flow serve`, for each session"),
-        (name = "traces", description = "What happened in calls"),
+        (name = "traces", description = "What happened in calls, and the requests that they made"),
         (name = "host", description = "Health, metrics and this description"),
     )
 )]
@@ -142,6 +143,7 @@ pub fn routes(upload_bytes: usize) -> OpenApiRouter<Arc<App>> {
         .routes(routes!(calls::cancel))
         .routes(routes!(traces::list))
         .routes(routes!(traces::get))
+        .routes(routes!(requests::list))
         .routes(routes!(events::events))
         .routes(routes!(executor::health))
         .routes(routes!(executor::version))

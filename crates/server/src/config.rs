@@ -255,6 +255,8 @@ impl Config {
         ] {
             between(&format!("network.limits.{key}"), value, 1, most)?;
         }
+        let rule = self.network.rule().check();
+        rule.map_err(|error| wrong("network", &error.to_string()))?;
         let authorities = read_authorities(self.network.ca_file.as_deref());
         authorities.map_err(|error| wrong("network.ca_file", &error.message))?;
         Ok(())

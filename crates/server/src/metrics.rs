@@ -38,6 +38,11 @@ struct WorkerLabels {
 }
 
 #[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OutcomeLabels {
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct StateLabels {
     state: State,
 }
@@ -76,6 +81,7 @@ pub struct Metrics {
     hibernations: Counter,
     input_tokens: Counter,
     output_tokens: Counter,
+    guest_requests: Family<OutcomeLabels, Counter>,
     start_seconds: Gauge<f64, AtomicU64>,
     hibernate_seconds: Gauge<f64, AtomicU64>,
     hibernated_bytes: Gauge,
@@ -106,6 +112,7 @@ impl Metrics {
             hibernations: Counter::default(),
             input_tokens: Counter::default(),
             output_tokens: Counter::default(),
+            guest_requests: Family::default(),
             start_seconds: Gauge::default(),
             hibernate_seconds: Gauge::default(),
             hibernated_bytes: Gauge::default(),
@@ -123,6 +130,11 @@ impl Metrics {
             "model_output_tokens",
             "Tokens of what models answered, as they count them",
             metrics.output_tokens.clone(),
+        );
+        registry.register(
+            "guest_requests",
+            "Requests that tools have made, or tried to make, by what became of them",
+            metrics.guest_requests.clone(),
         );
         registry.register(
             "calls",
@@ -295,6 +307,13 @@ impl Metrics {
             (&self.input_tokens, tokens.input),
             (&self.output_tokens, tokens.output),
         ] {
+            counter.inner().store(total, Ordering::Relaxed);
+        }
+        for (outcome, total) in app.sessions().settings().requests.counts() {
+            let outcome = outcome.as_str();
+            let counter = self
+                .guest_requests
+                .get_or_create(&OutcomeLabels { outcome });
             counter.inner().store(total, Ordering::Relaxed);
         }
         self.start_seconds.set(used.start_time().as_secs_f64());

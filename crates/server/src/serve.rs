@@ -194,6 +194,10 @@ pub async fn serve(serve: Serve, ending: CancellationToken) -> Result<(), ServeE
         worker,
         compiler,
         progress,
+        requests: {
+            let requests = Arc::clone(&settings.requests);
+            Arc::new(move |session, exchange| requests.add(session, exchange))
+        },
     })?;
     let engines = Sandbox::compatibility_keys().map_err(RunError::from)?;
     let garbage = GarbageSettings {
@@ -269,6 +273,7 @@ fn settings(
             registries: config.images.settings(),
         },
         network: config.network.spec(),
+        requests: Arc::default(),
         secrets,
         traces,
     }
@@ -351,6 +356,7 @@ fn open_ledger(
             name: workspace,
             created: now,
             trace_content: false,
+            network: Default::default(),
         };
         let changes = vec![
             Change::PutUser(User {

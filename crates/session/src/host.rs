@@ -14,6 +14,8 @@ mod idle;
 mod install;
 mod live;
 mod once;
+mod recent;
+mod requests;
 mod traces;
 mod work;
 
@@ -41,6 +43,7 @@ pub use self::hibernate::{CannotHibernate, HibernateError, NotStored};
 pub use self::install::{Installing, SessionInstallError};
 use self::live::Live;
 pub use self::live::{ActiveCall, AdmissionError, Usage};
+pub use self::requests::{Request, Requests};
 use self::traces::Traces;
 pub use self::traces::{CallTrace, TraceListener, TraceParent};
 pub use self::work::{Call, CallError};
@@ -88,6 +91,8 @@ pub struct HostSettings {
     pub secrets: Secrets,
     /// What sessions may ask of the network.
     pub network: NetworkSpec,
+    /// The requests that they have made, which their workers tell of.
+    pub requests: Arc<Requests>,
     /// Who hears of the traces of calls.
     pub traces: Option<TraceListener>,
 }

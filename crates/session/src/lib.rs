@@ -42,8 +42,8 @@ pub use host::{
     ActiveCall, AdmissionError, Call, CallError, CallTrace, CannotHibernate, CopyError,
     CredentialsError, EnvironmentError, EnvironmentSettings, EventId, Fork, ForkError,
     GarbageSettings, HappenError, HibernateError, HostSettings, Installing, InvalidEventId,
-    Key as SessionKey, NotStored, SessionEvent, SessionHost, SessionInstallError, TraceListener,
-    TraceParent, Usage, Watched, Watcher,
+    Key as SessionKey, NotStored, Request, Requests, SessionEvent, SessionHost,
+    SessionInstallError, TraceListener, TraceParent, Usage, Watched, Watcher,
 };
 pub use identity::{
     IdentityError, IdentityKind, MAX_CREDENTIALS, MAX_GRANTS, MAX_IDENTITIES, WantedIdentities,

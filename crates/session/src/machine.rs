@@ -9,6 +9,7 @@ mod hibernation;
 mod place;
 mod session;
 
+use flowcell_egress::Rule;
 use jiff::Timestamp;
 
 use crate::compute::{Catalog, Resources};
@@ -59,6 +60,8 @@ pub struct Wish {
     pub idle_seconds: Option<u64>,
     /// The identity.
     pub identity: Option<Identity>,
+    /// What its tools may ask of the network.
+    pub network: Option<Rule>,
     /// Whether the image was asked for, rather than being the flow's or the default one.
     pub names_image: bool,
 }

@@ -1,5 +1,6 @@
 //! What is known of a session.
 
+use flowcell_egress::Rule;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -180,6 +181,9 @@ pub struct Session {
     pub idle_seconds: u64,
     /// As whom it reaches other services.
     pub identity: Identity,
+    /// What its tools may ask of the network, of what its workspace allows.
+    #[serde(default, skip_serializing_if = "Rule::is_empty")]
+    pub network: Rule,
     /// Its base image.
     pub image: Box<Image>,
     /// What its requirements have brought, in this life.

@@ -1,5 +1,6 @@
 //! Who is there: users, their keys, workspaces, and roles in them.
 
+use flowcell_egress::Rule;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -69,6 +70,9 @@ pub struct WorkspaceRecord {
     /// Whether traces hold what models and tools are asked and what they answer.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub trace_content: bool,
+    /// What the tools of its sessions may ask of the network, of what the host allows.
+    #[serde(default, skip_serializing_if = "Rule::is_empty")]
+    pub network: Rule,
 }
 
 /// A flow of a workspace; its files are in the registry.

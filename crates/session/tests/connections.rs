@@ -40,6 +40,7 @@ impl World {
                 name: name(workspace),
                 created: Timestamp::UNIX_EPOCH,
                 trace_content: false,
+                network: Default::default(),
             }));
         }
         world

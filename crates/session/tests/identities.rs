@@ -57,6 +57,7 @@ fn begun() -> Vec<Change> {
             name: name(workspace),
             created: now(),
             trace_content: false,
+            network: Default::default(),
         };
         changes.push(Change::PutWorkspace(record.clone()));
         changes.push(own_identity(&record, &user("ana")));

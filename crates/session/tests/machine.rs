@@ -39,6 +39,7 @@ impl World {
             name: name("w"),
             created: now,
             trace_content: false,
+            network: Default::default(),
         }));
         for flow in ["f", "g"] {
             let flow = Flow::new(name("w"), name(flow), user("ana"), now);

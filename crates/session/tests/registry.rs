@@ -24,6 +24,7 @@ fn put_workspace(workspace: &str) -> Change {
         name: name(workspace),
         created: Timestamp::UNIX_EPOCH,
         trace_content: false,
+        network: Default::default(),
     })
 }
 

@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use flowcell_bundle::{DigestError, Reference};
 use flowcell_connection::ConnectionSet;
+use flowcell_egress::Gate;
 use flowcell_executor::{
     Host, RunError, Session, SessionOptions, Status, StoredOptions, Workspace, prepare_image,
 };
@@ -18,7 +19,7 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::network::Trust;
+use crate::network::{RequestListener, Trust};
 use crate::news::{Hear, Heard};
 use crate::parts::Outlet;
 use crate::perform::{self, Traced};
@@ -42,6 +43,8 @@ pub(crate) struct Flows {
     slice: Arc<Slice>,
     held: Mutex<Held>,
     trust: Trust,
+    /// Hears of the requests that guests make.
+    requests: RequestListener,
     /// Where guests run: apart from whoever serves requests, so that a guest at work holds up no request.
     guests: Handle,
 }
@@ -59,6 +62,8 @@ struct Live {
     /// Its own, without limits of its own: it counts what the session uses of the compute.
     slice: Arc<Slice>,
     limits: SliceLimits,
+    /// What the requests of its guests go through.
+    gate: OnceLock<Arc<Gate>>,
     /// The jobs under way.
     jobs: TaskTracker,
     open: tokio::sync::Mutex<Open>,
@@ -127,7 +132,13 @@ impl std::fmt::Debug for Flows {
 }
 
 impl Flows {
-    pub(crate) fn new(executor: Arc<Host>, memory: u64, instances: usize, guests: Handle) -> Self {
+    pub(crate) fn new(
+        executor: Arc<Host>,
+        memory: u64,
+        instances: usize,
+        guests: Handle,
+        requests: RequestListener,
+    ) -> Self {
         let limits = SliceLimits {
             memory,
             instances,
@@ -138,6 +149,7 @@ impl Flows {
             slice: Slice::new(limits, None),
             held: Mutex::default(),
             trust: Trust::default(),
+            requests,
             guests,
         }
     }
@@ -258,6 +270,8 @@ impl Flows {
         revision: u64,
         connections: ConnectionSet,
     ) -> Result<Arc<Session>, RunError> {
+        // What is allowed may have changed, however long the flow has been open.
+        self.gate(live, session)?;
         let mut open = live.open.lock().await;
         let folder = Path::new(&session.folder);
         if open.revision != revision {
@@ -333,12 +347,23 @@ impl Flows {
             self.executor
                 .placeholder_key(&session.id.workspace, &session.memory)?,
         );
-        options.network = Some(session.network.options(&session.id, &self.trust)?);
+        options.network = Some(self.gate(live, session)?);
         options.stored = Some(StoredOptions {
             owner: owner(&session.id),
             limit: session.stored_memory,
         });
         Ok(options)
+    }
+
+    /// What the session's requests go through, held to what is allowed by now.
+    fn gate(&self, live: &Live, session: &SessionSpec) -> Result<Arc<Gate>, RunError> {
+        if let Some(gate) = live.gate.get() {
+            gate.set_policy(session.network.policy());
+            return Ok(Arc::clone(gate));
+        }
+        let requests = Arc::clone(&self.requests);
+        let gate = session.network.gate(&session.id, &self.trust, requests)?;
+        Ok(Arc::clone(live.gate.get_or_init(|| gate)))
     }
 
     /// Stores a session's idle instances and closes its flow, as far as all could be stored; jobs under way keep theirs.
@@ -504,6 +529,7 @@ impl Flows {
             compute: session.compute.id.clone(),
             limits: *slice.limits(),
             slice: Slice::new(SliceLimits::UNLIMITED, Some(slice)),
+            gate: OnceLock::new(),
             jobs: TaskTracker::new(),
             open: tokio::sync::Mutex::default(),
         });

@@ -33,7 +33,7 @@ pub use installer::{
     InstallError, InstallJob, Installed, Installer, PullJob, Pulled, RegistrySettings,
 };
 pub use installing::install_for_parent;
-pub use network::{NetworkSpec, read as read_authorities};
+pub use network::{NetworkSpec, RequestListener, read as read_authorities};
 pub use news::{Hear, Heard, News};
 pub use parts::{Part, Taker};
 pub use process::main;

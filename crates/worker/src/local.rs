@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::flows::Flows;
+use crate::network::RequestListener;
 use crate::news::Hear;
 use crate::parts::{Outlet, Part, Taker, room};
 use crate::remote::Listening;
@@ -20,6 +21,7 @@ pub(crate) fn flows(
     begin: &Begin,
     compiler: Compiler,
     progress: Arc<flowcell_bundle::Progress>,
+    requests: RequestListener,
 ) -> Result<(Arc<Flows>, Guests), SetUpError> {
     let executor = Host::new(HostOptions {
         store: begin.store.clone().into(),
@@ -43,6 +45,7 @@ pub(crate) fn flows(
         begin.memory,
         begin.instances as usize,
         guests.handle().clone(),
+        requests,
     );
     Ok((Arc::new(flows), Guests(Mutex::new(Some(guests)))))
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use flowcell_egress::{
-    Auditor, EgressOptions, Exchange, HostPattern, Limits, Policy, SystemLookup, Tls,
+    Auditor, EgressOptions, Exchange, Gate, HostPattern, Limits, Policy, Rule, SystemLookup, Tls,
 };
 use flowcell_executor::RunError;
 use serde::{Deserialize, Serialize};
@@ -17,8 +17,12 @@ const MAX_CERTIFICATES: u64 = 1 << 20;
 /// What a session may ask of the network.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkSpec {
-    /// Hosts that may be asked.
-    pub hosts: Vec<HostPattern>,
+    /// What whoever runs the host allows.
+    pub host: Rule,
+    /// What of that the workspace allows.
+    pub workspace: Rule,
+    /// What of that the session allows.
+    pub session: Rule,
     /// Hosts that may have addresses in a private network.
     pub private: Vec<HostPattern>,
     /// A PEM file of authorities that are trusted besides the system's.
@@ -65,33 +69,58 @@ pub fn read(file: Option<&Path>) -> Result<Tls, RunError> {
 }
 
 impl NetworkSpec {
+    pub(crate) fn policy(&self) -> Policy {
+        let rules = [
+            ("the server", &self.host),
+            ("the workspace", &self.workspace),
+            ("the session", &self.session),
+        ];
+        let rules = rules.into_iter().filter(|(_, rule)| !rule.is_empty());
+        Policy {
+            rules: rules.map(|(whose, rule)| (whose, rule.clone())).collect(),
+            private: self.private.clone(),
+            private_endpoints: false,
+        }
+    }
+
     /// # Errors
     /// When the certificates cannot be read.
-    pub(crate) fn options(
+    pub(crate) fn gate(
         &self,
         session: &SessionId,
         trust: &Trust,
-    ) -> Result<EgressOptions, RunError> {
-        Ok(EgressOptions {
-            policy: Policy {
-                hosts: self.hosts.clone(),
-                private: self.private.clone(),
-                ..Policy::default()
-            },
+        listener: RequestListener,
+    ) -> Result<Arc<Gate>, RunError> {
+        Ok(Gate::new(EgressOptions {
+            policy: self.policy(),
             limits: self.limits.clone(),
             lookup: Arc::new(SystemLookup),
             tls: trust.of(self.ca_file.as_deref())?,
-            auditor: Arc::new(Audit(session.clone())),
-        })
+            auditor: Arc::new(Audit {
+                session: session.clone(),
+                listener,
+            }),
+        }))
     }
 }
 
-/// Writes each request of a session to the log.
-#[derive(Debug)]
-struct Audit(SessionId);
+/// Hears of each request of a session, once it is over.
+pub type RequestListener = Arc<dyn Fn(&SessionId, Exchange) + Send + Sync>;
+
+/// Tells of a session's requests.
+struct Audit {
+    session: SessionId,
+    listener: RequestListener,
+}
+
+impl std::fmt::Debug for Audit {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_tuple("Audit").field(&self.session).finish()
+    }
+}
 
 impl Auditor for Audit {
     fn record(&self, exchange: Exchange) {
-        tracing::info!(target: "flowcell::audit", session = ?self.0, ?exchange, "a request");
+        (self.listener)(&self.session, exchange);
     }
 }

@@ -1,9 +1,12 @@
 //! Which worker a compute is in, and what each compute and session has used.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use crate::spec::{ComputeId, SessionId};
 use crate::usage::{Snapshot, Used};
+
+/// Sessions whose end is remembered.
+const ENDED: usize = 100;
 
 /// What was used: in workers that are gone, and in the present one.
 #[derive(Debug, Clone, Copy, Default)]
@@ -35,6 +38,8 @@ pub(crate) struct Placements {
     sessions: HashMap<SessionId, (ComputeId, Account)>,
     /// What computes used whose sessions are all gone.
     left: HashMap<ComputeId, Account>,
+    /// Sessions that ended of late, and the worker that each was in.
+    ended: VecDeque<(SessionId, usize)>,
 }
 
 #[derive(Debug)]
@@ -97,6 +102,17 @@ impl Placements {
         Some(self.computes.get(compute)?.worker)
     }
 
+    /// Whether a session is in a worker, or was until a short time ago: what is told of it comes a little later than its end.
+    pub(crate) fn was_in(&self, session: &SessionId, worker: usize) -> bool {
+        match self.worker(session) {
+            Some(now) => now == worker,
+            None => self
+                .ended
+                .iter()
+                .any(|(ended, of)| ended == session && *of == worker),
+        }
+    }
+
     /// A session has ended; the place of its compute goes with the last of them.
     pub(crate) fn remove(&mut self, session: &SessionId) {
         let Some((compute, _)) = self.sessions.remove(session) else {
@@ -106,6 +122,10 @@ impl Placements {
             return;
         };
         placed.sessions.remove(session);
+        if self.ended.len() >= ENDED {
+            self.ended.pop_front();
+        }
+        self.ended.push_back((session.clone(), placed.worker));
         if placed.sessions.is_empty()
             && let Some(mut placed) = self.computes.remove(&compute)
         {

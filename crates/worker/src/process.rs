@@ -22,12 +22,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::flows::Flows;
 use crate::local;
+use crate::network::RequestListener;
 use crate::news::{Hear, Heard};
 use crate::parts::Outlet;
 use crate::spec::{Job, SessionId};
 use crate::usage::{Snapshot, Told};
 use crate::wire::{
-    self, Begin, FrameError, MAX_FRAME, MAX_HEARD, Message, Operation, Reply, Request,
+    self, Begin, FrameError, MAX_FRAME, MAX_HEARD, MAX_REQUESTED, Message, Operation, Reply,
+    Request,
 };
 use crate::work::Answer;
 
@@ -94,8 +96,10 @@ fn serve(program: PathBuf, compile: Vec<std::ffi::OsString>) -> Result<(), Faile
         let begin: Begin = wire::decode(&begin)?;
         let compiler = CompileProcess::new(program, compile, begin.compile_limits());
         let progress = Arc::new(|step: &str| tracing::info!("{step}"));
-        let (flows, _guests) = local::flows(&begin, Compiler::Process(compiler), progress)?;
         let (frames, sent) = mpsc::unbounded_channel();
+        let requests = requested(frames.clone());
+        let compiler = Compiler::Process(compiler);
+        let (flows, _guests) = local::flows(&begin, compiler, progress, requests)?;
         let worker = Arc::new(Worker {
             flows,
             frames,
@@ -115,6 +119,20 @@ fn serve(program: PathBuf, compile: Vec<std::ffi::OsString>) -> Result<(), Faile
                 tracing::error!(error = &error as &dyn std::error::Error, "a worker ends");
                 std::process::exit(1)
             }
+        }
+    })
+}
+
+/// Tells the host of each request. None is left out, however many wait: a session can make so many a minute.
+fn requested(frames: mpsc::UnboundedSender<Frame>) -> RequestListener {
+    Arc::new(move |session, exchange| {
+        let session = session.clone();
+        match wire::encode(&Message::Requested { session, exchange }, MAX_REQUESTED) {
+            Ok(message) => {
+                // Fails when the host is gone.
+                let _ = frames.send(Frame { message, news: 0 });
+            }
+            Err(error) => tracing::error!(%error, "a request could not be told"),
         }
     })
 }

@@ -14,6 +14,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use flowcell_egress::Exchange;
 use tokio::io::{AsyncWriteExt as _, BufReader, BufWriter};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -22,9 +23,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::news::Hear;
 use crate::parts::{Part, Taker, WINDOW, room};
+use crate::spec::SessionId;
 use crate::usage::Snapshot;
 use crate::wire::{
-    self, Begin, FrameError, MAX_FRAME, MAX_HEARD, Message, Operation, Reply, Request,
+    self, Begin, FrameError, MAX_FRAME, MAX_HEARD, MAX_REQUESTED, Message, Operation, Reply,
+    Request,
 };
 
 /// Variables of the host's environment that a worker gets; all others may be secrets.
@@ -152,6 +155,8 @@ enum End {
 pub(crate) trait Owner: Send + Sync + 'static {
     /// It told what is in use.
     fn used(&self, used: Snapshot);
+    /// A guest of a session has made a request.
+    fn requested(&self, session: &SessionId, exchange: Exchange);
     /// It has ended. Whoever waits for it hears of it after this.
     fn ended(&self, process: &Arc<Process>);
 }
@@ -299,10 +304,7 @@ impl Process {
         match wire::decode(bytes)? {
             Message::Used(used) => owner.used(used),
             Message::Heard { id, heard } => {
-                if bytes.len() > MAX_HEARD {
-                    let (size, limit) = (bytes.len(), MAX_HEARD);
-                    return Err(FrameError::TooLong { size, limit }.into());
-                }
+                at_most(bytes, MAX_HEARD)?;
                 let listening = {
                     let pending = self.pending();
                     let waiting = pending.known(id)?;
@@ -313,6 +315,10 @@ impl Process {
                 }
             }
             Message::Part { id, text } => self.take_part(id, text)?,
+            Message::Requested { session, exchange } => {
+                at_most(bytes, MAX_REQUESTED)?;
+                owner.requested(&session, exchange);
+            }
             Message::Done { id, reply } => {
                 let waiting = {
                     let mut pending = self.pending();
@@ -370,6 +376,14 @@ impl Process {
     fn requests(&self) -> MutexGuard<'_, Option<mpsc::UnboundedSender<Vec<u8>>>> {
         self.requests.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn at_most(message: &[u8], limit: usize) -> Result<(), FrameError> {
+    if message.len() > limit {
+        let size = message.len();
+        return Err(FrameError::TooLong { size, limit });
+    }
+    Ok(())
 }
 
 impl Pending {

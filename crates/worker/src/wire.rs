@@ -8,6 +8,7 @@ use std::ffi::OsString;
 use std::io;
 
 use flowcell_bundle::CompileLimits;
+use flowcell_egress::Exchange;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -22,6 +23,8 @@ use crate::work::Answer;
 pub(crate) const MAX_FRAME: usize = 256 << 20;
 /// Longest message about what happens in a job, in bytes.
 pub(crate) const MAX_HEARD: usize = 4 << 20;
+/// Longest message about a request that a guest has made, in bytes.
+pub(crate) const MAX_REQUESTED: usize = 16 << 10;
 
 /// How a worker is set up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,6 +95,11 @@ pub(crate) enum Message {
     Done { id: u64, reply: Reply },
     /// A part of a job's answer.
     Part { id: u64, text: String },
+    /// A guest has made a request, which is over.
+    Requested {
+        session: SessionId,
+        exchange: Exchange,
+    },
 }
 
 /// What came of an operation.

@@ -6,10 +6,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use flowcell_bundle::{CompileLimits, CompileProcess, Compiler, Progress};
+use flowcell_egress::Exchange;
 use flowcell_executor::RunError;
 
 use crate::flows::Flows;
 use crate::local::{self, Guests, SetUpError};
+use crate::network::RequestListener;
 use crate::news::Hear;
 use crate::parts::Taker;
 use crate::placement::{Account, Placements};
@@ -56,6 +58,8 @@ pub struct WorkersSettings {
     pub compiler: WorkerCommand,
     /// Told at the start of each long step in this process.
     pub progress: Arc<Progress>,
+    /// Hears of the requests that guests make.
+    pub requests: RequestListener,
 }
 
 /// What is to run sessions cannot.
@@ -129,6 +133,16 @@ struct Inner {
     placements: Mutex<Placements>,
     memory: u64,
     restarts: AtomicU64,
+    requests: Heeded,
+}
+
+/// Who hears of requests.
+struct Heeded(RequestListener);
+
+impl std::fmt::Debug for Heeded {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Heeded")
+    }
 }
 
 /// A place for a worker.
@@ -204,7 +218,9 @@ impl Workers {
         let slots = if settings.count == 0 {
             let WorkerCommand { program, arguments } = settings.compiler;
             let compiler = CompileProcess::new(program, arguments, settings.compile);
-            let made = local::flows(&begin, Compiler::Process(compiler), settings.progress);
+            let requests = Arc::clone(&settings.requests);
+            let compiler = Compiler::Process(compiler);
+            let made = local::flows(&begin, compiler, settings.progress, requests);
             let (flows, guests) = made.map_err(|error| match error {
                 SetUpError::Executor(error) => error,
                 SetUpError::Threads(_) => {
@@ -234,6 +250,7 @@ impl Workers {
                 placements: Mutex::default(),
                 memory,
                 restarts: AtomicU64::new(0),
+                requests: Heeded(settings.requests),
             }),
         })
     }
@@ -578,6 +595,20 @@ impl Owner for Occupied {
             let all = used.all.at_most(begin.memory, u64::from(begin.instances));
             seat.state().account.set(all);
             inner.placements().take_in(self.worker, used);
+        });
+    }
+
+    fn requested(&self, session: &SessionId, exchange: Exchange) {
+        self.with(|inner, _| {
+            if inner.placements().was_in(session, self.worker) {
+                (inner.requests.0)(session, exchange);
+            } else {
+                tracing::warn!(
+                    ?session,
+                    ?exchange,
+                    "a worker told of a request of a session that it does not have"
+                );
+            }
         });
     }
 

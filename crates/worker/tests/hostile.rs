@@ -6,14 +6,14 @@
     reason = "a test stops where it fails"
 )]
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use flowcell_bundle::CompileLimits;
 use flowcell_connection::ConnectionSet;
 use flowcell_worker::{
-    ComputeId, ComputeSpec, Job, Run, SessionId, SessionSpec, Setup, Values, Work, WorkerCommand,
-    WorkerError, Workers, WorkersSettings,
+    ComputeId, ComputeSpec, Job, RequestListener, Run, SessionId, SessionSpec, Setup, Values, Work,
+    WorkerCommand, WorkerError, Workers, WorkersSettings,
 };
 
 /// Ends only what would never end.
@@ -21,6 +21,11 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A host whose workers are this shell script; their standard input is the socket.
 fn host(script: &str) -> Workers {
+    listening_host(script, Arc::new(|_: &SessionId, _| {}))
+}
+
+/// The same, with somebody who hears of requests.
+fn listening_host(script: &str, requests: RequestListener) -> Workers {
     let command = |script: &str| WorkerCommand {
         program: "/bin/sh".into(),
         arguments: vec!["-c".into(), script.into()],
@@ -37,6 +42,7 @@ fn host(script: &str) -> Workers {
         worker: command(script),
         compiler: command("exit 1"),
         progress: Arc::new(|_: &str| {}),
+        requests,
     })
     .unwrap()
 }
@@ -148,6 +154,46 @@ async fn a_worker_that_sends_more_than_is_taken_is_killed() {
     let first = parts.recv().await.unwrap();
     assert_eq!(first.text.len(), 40_000);
     assert!(parts.recv().await.is_none());
+}
+
+#[tokio::test]
+async fn requests_are_told_of_a_worker_s_own_sessions_only() {
+    // GET to `x` of session `s`, which it has, and of `t`, which it has not.
+    let told = |session: &str| {
+        format!(
+            r"printf '\024\000\000\000\004\001w\001{session}\001\000\003GET\001x\000\000\000\000\000\000\000' >&3"
+        )
+    };
+    let script = format!(
+        "exec 3<&0; head -c 200 <&3 >/dev/null; {}; {}; {}; exec 3<&-",
+        told("s"),
+        told("t"),
+        told("s")
+    );
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let listener: RequestListener = {
+        let heard = Arc::clone(&heard);
+        Arc::new(move |session, exchange| {
+            let entry = format!("{} {} {}", session.session, exchange.method, exchange.to);
+            heard.lock().unwrap().push(entry);
+        })
+    };
+    let host = listening_host(&script, listener);
+    call(&host).await;
+    assert_eq!(*heard.lock().unwrap(), ["s GET x"; 2]);
+}
+
+#[tokio::test]
+async fn a_worker_that_tells_too_much_of_a_request_is_killed() {
+    // To a host of 20,000 bytes: 20,021 in all.
+    let script = r"exec 3<&0; head -c 200 <&3 >/dev/null
+        printf '\065\116\000\000\004\001w\001s\001\000\003GET\240\234\001' >&3
+        head -c 20000 /dev/zero | tr '\000' x >&3
+        printf '\000\000\000\000\000\000\000' >&3; exec cat >/dev/null";
+    let host = listening_host(script, Arc::new(|_, _| panic!("nobody is told")));
+    let error = call(&host).await;
+    assert!(matches!(error, WorkerError::Lost { .. }), "{error}");
+    assert_eq!(host.counts().alive, 0);
 }
 
 #[tokio::test]

@@ -20,6 +20,7 @@ mod identities;
 mod images;
 mod oidc;
 mod private_feeds;
+mod requests;
 mod roles;
 mod secret_keys;
 mod sessions;

@@ -289,6 +289,11 @@ const OPERATIONS: &[(&str, &str, Least)] = &[
     ),
     (
         "GET",
+        "/v1/workspaces/{workspace}/sessions/{session}/requests",
+        Own,
+    ),
+    (
+        "GET",
         "/v1/workspaces/{workspace}/sessions/{session}/events",
         Reader,
     ),

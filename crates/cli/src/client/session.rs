@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
+use flowcell_egress::{HostPattern, Outcome, Rule};
 use flowcell_server::api::hibernation::ForkSession;
 use flowcell_server::api::sessions::{SessionView, StartSession, ToolView, UpdateSession};
 use flowcell_session::{Identity, Name, SessionState};
@@ -14,7 +15,7 @@ use super::call::{self, CallArgs};
 use super::error::ClientError;
 use super::logs::{self, LogsArgs};
 use super::packages;
-use super::session_view::{Which, history, session, sessions, tools};
+use super::session_view::{Which, history, requests, session, sessions, tools};
 use super::waiting::settled;
 use crate::{Output, terminal};
 
@@ -41,6 +42,8 @@ pub(crate) enum SessionCommand {
     Fork(Box<ForkArgs>),
     /// Show what has happened to a session, latest first.
     History(Which),
+    /// Show the requests that a session's tools have made of late, latest first.
+    Requests(RequestsArgs),
     /// Follow a session: its states, calls, and what its tools print.
     Logs(LogsArgs),
     /// Call the flow, or one of its nodes, once.
@@ -89,6 +92,65 @@ struct SettingsArgs {
     /// As whom the session reaches other services: user_identity, managed or managed:CLIENT_ID.
     #[arg(long, value_name = "IDENTITY", value_parser = identity)]
     identity: Option<Identity>,
+    #[command(flatten)]
+    network: RuleArgs,
+}
+
+/// What a session's tools may ask of the network.
+#[derive(Debug, Args)]
+struct RuleArgs {
+    /// Hosts that the session's tools may ask, of those that the workspace allows: host (https), host:port, host:*, *.domain or
+    /// *. In place of all limits that the session has; '*:*' lifts them.
+    #[arg(long = "allow-host", value_name = "HOST")]
+    hosts: Vec<HostPattern>,
+    /// Methods that they may use, like GET. In place of all limits that the session has.
+    #[arg(long = "allow-method", value_name = "METHOD")]
+    methods: Vec<String>,
+}
+
+impl RuleArgs {
+    fn rule(self) -> Option<Rule> {
+        let rule = Rule {
+            allowed_hosts: (!self.hosts.is_empty()).then_some(self.hosts),
+            allowed_methods: (!self.methods.is_empty()).then_some(self.methods),
+        };
+        (!rule.is_empty()).then_some(rule)
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RequestsArgs {
+    #[command(flatten)]
+    which: Which,
+    /// Only those of this node.
+    #[arg(long, value_name = "NODE")]
+    node: Option<String>,
+    /// Only those of which this became.
+    #[arg(long, value_enum, value_name = "OUTCOME")]
+    outcome: Option<OutcomeArg>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum OutcomeArg {
+    /// There was an answer.
+    Answered,
+    /// A rule was against it.
+    Refused,
+    /// There was no answer, or it broke off.
+    Failed,
+    /// The tool did not wait for the answer.
+    Abandoned,
+}
+
+impl From<OutcomeArg> for Outcome {
+    fn from(outcome: OutcomeArg) -> Self {
+        match outcome {
+            OutcomeArg::Answered => Self::Answered,
+            OutcomeArg::Refused => Self::Refused,
+            OutcomeArg::Failed => Self::Failed,
+            OutcomeArg::Abandoned => Self::Abandoned,
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -179,6 +241,19 @@ pub(super) async fn run(api: &Api, command: SessionCommand) -> Result<ExitCode, 
             let items = api.list(api.here(["sessions", &id, "history"])).await?;
             api.show_list(items, history, "nothing has happened yet")?;
         }
+        SessionCommand::Requests(args) => {
+            let id = args.which.find(api).await?;
+            let mut url = api.here(["sessions", &id, "requests"]);
+            if let Some(node) = &args.node {
+                url.query_pairs_mut().append_pair("node", node);
+            }
+            if let Some(outcome) = args.outcome.map(Outcome::from) {
+                let outcome = outcome.as_str();
+                url.query_pairs_mut().append_pair("outcome", outcome);
+            }
+            let items = api.list(url).await?;
+            api.show_list(items, requests, "no such request was made of late")?;
+        }
         SessionCommand::Packages(which) => packages::list(api, &which).await?,
         SessionCommand::Install(args) => return packages::install(api, args).await,
         SessionCommand::Lock(which) => packages::lock(api, &which).await?,
@@ -211,6 +286,7 @@ async fn start(api: &Api, args: StartArgs) -> Result<ExitCode, ClientError> {
         compute: settings.compute,
         idle_seconds: settings.idle_time,
         identity: settings.identity,
+        network: settings.network.rule(),
         base_image: args.image,
     };
     let mut url = api.here(["sessions"]);
@@ -246,6 +322,7 @@ async fn fork(api: &Api, args: ForkArgs) -> Result<ExitCode, ClientError> {
         compute: settings.compute,
         idle_seconds: settings.idle_time,
         identity: settings.identity,
+        network: settings.network.rule(),
     };
     let answer = api
         .create(api.here(["sessions", &id, "fork"]), &body)
@@ -262,6 +339,7 @@ async fn update(api: &Api, args: UpdateArgs) -> Result<ExitCode, ClientError> {
         compute: settings.compute,
         idle_seconds: settings.idle_time,
         identity: settings.identity,
+        network: settings.network.rule(),
     };
     let url = api.here(["sessions", &id]);
     let request = api.change(Method::PATCH, url, args.if_match).json(&body);

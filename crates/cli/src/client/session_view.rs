@@ -3,8 +3,10 @@
 use std::time::SystemTime;
 
 use clap::Args;
+use flowcell_egress::Rule;
 use flowcell_server::api::flows::FlowView;
 use flowcell_server::api::hibernation::StoredView;
+use flowcell_server::api::requests::RequestView;
 use flowcell_server::api::sessions::{HappeningView, SessionView, ToolView};
 use flowcell_session::{Identity, Name};
 
@@ -119,6 +121,7 @@ pub(super) fn session(session: &SessionView) -> String {
         ),
         ("idle time", duration(session.idle_seconds)),
         ("identity", identity),
+        ("network", rule(&session.network)),
         ("base image", session.base_image.reference.clone()),
         (
             "instances",
@@ -156,6 +159,49 @@ pub(super) fn session(session: &SessionView) -> String {
     }
     shown.extend(memory(session));
     pairs(&shown)
+}
+
+/// What may be asked of the network; nothing where all of it may.
+pub(super) fn rule(rule: &Rule) -> String {
+    let list = |texts: Vec<String>| match texts.as_slice() {
+        [] => "none".to_owned(),
+        texts => texts.join(" "),
+    };
+    let hosts = rule.allowed_hosts.as_ref().map(|hosts| {
+        let hosts = hosts.iter().map(ToString::to_string).collect();
+        format!("hosts {}", list(hosts))
+    });
+    let methods = rule.allowed_methods.clone();
+    let methods = methods.map(|methods| format!("methods {}", list(methods)));
+    let both: Vec<String> = hosts.into_iter().chain(methods).collect();
+    both.join(", ")
+}
+
+pub(super) fn requests(requests: &[RequestView]) -> String {
+    let rows: Vec<Vec<String>> = requests
+        .iter()
+        .map(|request| {
+            vec![
+                time(request.ended),
+                request.node.clone().unwrap_or_default(),
+                request.method.clone(),
+                request.to.clone(),
+                request.outcome.as_str().to_owned(),
+                request
+                    .status
+                    .map(|status| status.to_string())
+                    .unwrap_or_default(),
+                request.sent.to_string(),
+                request.received.to_string(),
+                format!("{} ms", request.duration_ms),
+                request.error.clone().unwrap_or_default(),
+            ]
+        })
+        .collect();
+    let heads = [
+        "ENDED", "NODE", "METHOD", "TO", "OUTCOME", "STATUS", "SENT", "RECEIVED", "TOOK", "ERROR",
+    ];
+    table(&heads, &rows)
 }
 
 /// How long something has been stored, by this machine's clock.

@@ -13,6 +13,7 @@ use super::api::Api;
 use super::arguments::Named;
 use super::confirm::confirm;
 use super::error::ClientError;
+use super::session_view::rule;
 use super::table::{pairs, table, time};
 
 /// Workspaces: flows, computes and sessions, and who may do what with them.
@@ -24,8 +25,8 @@ pub(crate) enum WorkspaceCommand {
     Create(CreateArgs),
     /// Show the workspace and its identities.
     Show,
-    /// Change the workspace by a file in the form of `az ml workspace update`: the identities that it shall have. Owners
-    /// only.
+    /// Change the workspace by a file in the form of `az ml workspace update`: the identities that it shall have, what its
+    /// sessions may ask of the network, whether traces hold contents. Owners only.
     Update(UpdateArgs),
     /// Delete a workspace with its flows. Owners only.
     Delete(DeleteArgs),
@@ -44,7 +45,8 @@ pub(crate) struct CreateArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct UpdateArgs {
-    /// The file (YAML): `identity: {type: …, user_assigned_identities: {…}}`.
+    /// The file (YAML): `identity: {type: …, user_assigned_identities: {…}}`, `network: {allowed_hosts: […],
+    /// allowed_methods: […]}`, `trace_content: true`; what is absent stays.
     #[arg(long, short, value_name = "FILE")]
     file: PathBuf,
 }
@@ -220,6 +222,7 @@ fn workspace(view: &WorkspaceView) -> String {
                 String::new()
             },
         ),
+        ("network", rule(&view.network)),
     ];
     for (name, one) in &identity.user_assigned_identities {
         let client_id = one.client_id.as_deref().unwrap_or_default();

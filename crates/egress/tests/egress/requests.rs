@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
-use flowcell_egress::{EgressError, EgressOptions, Limits, Part, Policy, Secrets, Times};
-use http::{Method, Request};
+use flowcell_egress::{
+    EgressError, EgressOptions, HostPattern, Limits, MAX_HOSTS, Outcome, Part, Policy, Rule,
+    Secrets, Times,
+};
+use http::Request;
 use http_body_util::{BodyExt as _, Full};
 
 use crate::server::{Out, Server, get, text};
@@ -49,41 +52,68 @@ async fn a_request_is_made_as_it_is_asked_for_and_recorded() {
     assert_eq!(told.error, None);
 }
 
+fn hosts(patterns: &[&str]) -> Rule {
+    let patterns = patterns.iter().map(|text| text.parse().unwrap());
+    Rule {
+        allowed_hosts: Some(patterns.collect()),
+        ..Rule::default()
+    }
+}
+
 #[tokio::test]
-async fn only_what_is_listed_is_asked() {
+async fn only_what_all_rules_list_is_asked() {
     let server = Server::start().await;
     let port = server.port;
     let policy = move |options: &mut EgressOptions| {
         options.policy = Policy {
-            hosts: vec!["listed.example".parse().unwrap()],
+            rules: vec![
+                ("the server", hosts(&["*:*"])),
+                ("the workspace", hosts(&["listed.example", "api.example:*"])),
+                (
+                    "the session",
+                    Rule {
+                        allowed_hosts: Some(vec!["listed.example".parse().unwrap()]),
+                        allowed_methods: Some(vec!["GET".to_owned()]),
+                    },
+                ),
+            ],
             private: vec!["api.example:*".parse().unwrap()],
             private_endpoints: false,
-            methods: Some(vec![Method::GET]),
         };
     };
     let endpoint = format!("http://api.example:{port}/v1").parse().unwrap();
     let out = Out::knowing(Secrets::new([], vec![endpoint]), policy);
-    for url in [
-        "https://other.example/",
-        "http://listed.example/",
-        "https://listed.example:8443/",
-        "https://listed.example.evil.example/",
-        "https://api.example/",
+    for (url, whose) in [
+        ("https://other.example/", "the workspace"),
+        ("http://listed.example/", "the workspace"),
+        ("https://listed.example:8443/", "the workspace"),
+        ("https://listed.example.evil.example/", "the workspace"),
+        ("https://api.example/", "the session"),
     ] {
         let refused = out.get(url).await.unwrap_err();
+        let expected = format!("hosts that {whose} allows,");
         assert!(
-            matches!(&refused, EgressError::Denied { why, .. } if why.contains("allowed hosts")),
+            matches!(&refused, EgressError::Denied { why, .. } if why.contains(&expected)),
             "{url}: {refused}"
         );
     }
-    let post = Request::post(server.url("/"))
-        .body(Full::default())
-        .unwrap();
-    let refused = out.send(post).await.unwrap_err();
-    assert!(refused.to_string().contains("POST"), "{refused}");
-    // An endpoint of a connection needs no place in the list.
+    let post = |url: &str| Request::post(url).body(Full::default()).unwrap();
+    let refused = out.send(post("https://listed.example/")).await.unwrap_err();
+    assert!(
+        refused
+            .to_string()
+            .contains("POST is not allowed: it is not among the methods that the session allows"),
+        "{refused}"
+    );
+    let told = out.audit.take();
+    assert_eq!(told.len(), 6);
+    assert!(
+        told.iter().all(|one| one.outcome == Outcome::Refused),
+        "{told:?}"
+    );
+    // An endpoint of a connection needs no place in the lists.
     let url = server.url("/");
-    let (answer, _) = tokio::join!(out.get(&url), server.answer(OK));
+    let (answer, _) = tokio::join!(out.send(post(&url)), server.answer(OK));
     assert_eq!(answer.unwrap().status(), 200);
 }
 
@@ -227,10 +257,149 @@ async fn requests_are_counted() {
     drop(second.unwrap());
     let (third, _) = tokio::join!(out.get(&url), server.answer(OK));
     drop(third.unwrap());
-    assert_eq!(
-        out.get(&url).await.unwrap_err(),
-        EgressError::TooMany { limit: 3 }
+    out.audit.take();
+    for url in [&url, "ftp://a.example/", &url] {
+        assert_eq!(
+            out.get(url).await.unwrap_err(),
+            EgressError::TooMany { limit: 3 }
+        );
+    }
+    // However many there are, they do not fill the audit.
+    let told = out.audit.take();
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(told[0].outcome, Outcome::Refused);
+}
+
+#[tokio::test]
+async fn refused_requests_count() {
+    let out = Out::new(|options| {
+        options.policy = Policy {
+            rules: vec![("the session", hosts(&[]))],
+            ..Policy::default()
+        };
+        options.limits.per_minute = 2;
+    });
+    for _ in 0..2 {
+        let refused = out.get("https://other.example/").await.unwrap_err();
+        assert!(matches!(refused, EgressError::Denied { .. }), "{refused}");
+    }
+    let refused = out.get("https://other.example/").await.unwrap_err();
+    assert_eq!(refused, EgressError::TooMany { limit: 2 });
+}
+
+#[tokio::test]
+async fn an_answer_that_nobody_reads_ends_as_well() {
+    let server = Server::start().await;
+    let out = Out::new(|options| {
+        options.limits.total_seconds = 1;
+        options.limits.concurrent = 1;
+    });
+    let url = server.url("/");
+    let mut connection = None;
+    let served = async {
+        let mut accepted = server.accept().await;
+        accepted.request().await;
+        accepted
+            .write("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nbegun")
+            .await;
+        connection = Some(accepted);
+    };
+    let (unread, ()) = tokio::join!(out.get(&url), served);
+    let unread = unread.unwrap();
+    connection.unwrap().closed().await;
+    // Its place is free for another one, and whoever reads it after all is told.
+    let (next, _) = tokio::join!(out.get(&url), server.answer(OK));
+    assert_eq!(next.unwrap().status(), 200);
+    let late = text(unread.into_body()).await.unwrap_err();
+    assert!(matches!(late, EgressError::Timeout { .. }), "{late}");
+    let told = out.audit.take();
+    let late = told.iter().find(|told| told.outcome == Outcome::Failed);
+    assert!(
+        late.unwrap().error.as_ref().unwrap().contains("1 s"),
+        "{told:?}"
     );
+}
+
+#[tokio::test]
+async fn what_is_told_of_a_request_is_short() {
+    let out = Out::new(|options| {
+        options.policy = Policy {
+            rules: vec![("the session", hosts(&[]))],
+            ..Policy::default()
+        }
+    });
+    let host = vec!["é".repeat(40); 30].join(".");
+    let method = "M".repeat(10_000);
+    let request = Request::builder()
+        .method(method.as_str())
+        .uri(format!("http://{}.example/", "a".repeat(20_000)));
+    let _ = out
+        .send(request.body(Full::default()).unwrap())
+        .await
+        .unwrap_err();
+    let node = "n".repeat(10_000);
+    let _ = out
+        .egress
+        .send(get("https://a.example"), Some(&node), Times::default())
+        .await;
+    let _ = out
+        .egress
+        .send(
+            get(&format!("https://a.example/{host}")),
+            Some(&host),
+            Times::default(),
+        )
+        .await;
+    for told in out.audit.take() {
+        for text in [
+            told.node.as_ref(),
+            Some(&told.method),
+            Some(&told.to),
+            told.error.as_ref(),
+        ] {
+            let length = text.map_or(0, String::len);
+            assert!(length <= 512, "{length}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_policy_changes_under_a_session_at_work() {
+    let server = Server::start().await;
+    let out = Out::new(|_| {});
+    let url = server.url("/");
+    let (before, _) = tokio::join!(out.get(&url), server.answer(OK));
+    assert_eq!(before.unwrap().status(), 200);
+    out.gate.set_policy(Policy {
+        rules: vec![("the workspace", hosts(&["only.example"]))],
+        ..Policy::default()
+    });
+    let refused = out.get(&url).await.unwrap_err();
+    assert!(
+        refused.to_string().contains("the workspace allows"),
+        "{refused}"
+    );
+}
+
+#[test]
+fn rules_have_limits() {
+    let pattern: HostPattern = "a.example".parse().unwrap();
+    let rule = |hosts: usize, methods: &[&str]| Rule {
+        allowed_hosts: Some(vec![pattern.clone(); hosts]),
+        allowed_methods: Some(methods.iter().map(|one| (*one).to_owned()).collect()),
+    };
+    assert_eq!(rule(MAX_HOSTS, &["GET", "M-SEARCH"]).check(), Ok(()));
+    for (rule, word) in [
+        (rule(MAX_HOSTS + 1, &[]), "allowed_hosts"),
+        (rule(1, &["GET"; 51]), "allowed_methods"),
+        (rule(1, &["get"]), "'get' is no method"),
+        (rule(1, &["G T"]), "'G T' is no method"),
+        (rule(1, &[""]), "'' is no method"),
+        (rule(1, &[&"M".repeat(60)]), "is no method"),
+    ] {
+        let wrong = rule.check().unwrap_err().to_string();
+        assert!(wrong.contains(word), "{wrong}");
+    }
 }
 
 #[tokio::test]

@@ -6,8 +6,8 @@ use std::sync::{Arc, LazyLock, Mutex};
 
 use bytes::Bytes;
 use flowcell_egress::{
-    Auditor, Body, Egress, EgressError, EgressOptions, Exchange, Limits, Lookup, Policy, Secret,
-    Secrets, Times, Tls,
+    Auditor, Body, Egress, EgressError, EgressOptions, Exchange, Gate, Limits, Lookup, Policy,
+    Rule, Secret, Secrets, Times, Tls,
 };
 use http::Request;
 use http_body_util::{BodyExt as _, Full};
@@ -133,6 +133,7 @@ impl Auditor for Audit {
 
 /// A way out to all hosts, of which those on loopback may be asked that are called `api.example` or `other.example`.
 pub(crate) struct Out {
+    pub(crate) gate: Arc<Gate>,
     pub(crate) egress: Arc<Egress>,
     pub(crate) audit: Arc<Audit>,
 }
@@ -141,7 +142,13 @@ pub(crate) fn options(audit: &Arc<Audit>) -> EgressOptions {
     let patterns = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
     EgressOptions {
         policy: Policy {
-            hosts: patterns(&["*:*"]),
+            rules: vec![(
+                "the server",
+                Rule {
+                    allowed_hosts: Some(patterns(&["*:*"])),
+                    ..Rule::default()
+                },
+            )],
             private: patterns(&["api.example:*", "other.example:*"]),
             ..Policy::default()
         },
@@ -162,8 +169,10 @@ impl Out {
         let audit = Arc::new(Audit::default());
         let mut options = options(&audit);
         change(&mut options);
+        let gate = Gate::new(options);
         Self {
-            egress: Egress::new(options, Arc::new(secrets)),
+            egress: Egress::new(Arc::clone(&gate), Arc::new(secrets)),
+            gate,
             audit,
         }
     }

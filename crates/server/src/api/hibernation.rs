@@ -6,6 +6,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use flowcell_egress::Rule;
 use flowcell_session::machine::{Step, Wish};
 use flowcell_session::{
     ComputeKind, Fork, ForkedFrom, Identity, Name, Role, Session, SessionState, Stored, Usage,
@@ -16,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::sessions::{
-    IdentityView, SessionView, find, fresh, own_or_owner, settled, usable, view,
+    IdentityView, NetworkRule, SessionView, find, fresh, own_or_owner, settled, usable, view,
 };
 use crate::app::App;
 use crate::auth::Caller;
@@ -185,6 +186,10 @@ pub struct ForkSession {
     #[schema(value_type = Option<IdentityView>)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<Identity>,
+    /// What its tools may ask of the network; as the session that it is a copy of, if absent.
+    #[schema(value_type = Option<NetworkRule>)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<Rule>,
 }
 
 /// Stores the memory of a session's instances on the disk and frees it; the next call goes on from there.
@@ -279,6 +284,7 @@ pub async fn fork(
             compute: request.compute,
             idle_seconds: request.idle_seconds,
             identity: request.identity,
+            network: request.network,
             names_image: false,
         },
     };

@@ -7,6 +7,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use flowcell_egress::Rule;
 use flowcell_session::machine::{Event, Step, Wish};
 use flowcell_session::{
     CannotHibernate, ComputeKind, Happening, Identity, Name, Role, Session, SessionKey,
@@ -61,6 +62,10 @@ pub struct SessionView {
     /// As whom it reaches other services.
     #[schema(value_type = IdentityView)]
     pub identity: Identity,
+    /// What its tools may ask of the network, of what the workspace and the host allow.
+    #[schema(value_type = NetworkRule)]
+    #[serde(default)]
+    pub network: Rule,
     /// Its base image.
     pub base_image: ImageView,
     /// Its instances.
@@ -129,6 +134,17 @@ pub struct IdentityView {
     pub client_id: Option<String>,
 }
 
+/// What may be asked of the network. Hosts and their ports, and methods; what is absent or null is no limit, an empty list
+/// allows nothing. Each of host, workspace and session can only take away from what the one before it allows; endpoints of
+/// connections that the flow uses are always allowed.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct NetworkRule {
+    /// Hosts: `api.example.com` (https), `api.example.com:8080`, `api.example.com:*`, `*.example.com`, `*`; at most 500.
+    pub allowed_hosts: Option<Vec<String>>,
+    /// Methods as they are sent, like `GET`; at most 50.
+    pub allowed_methods: Option<Vec<String>>,
+}
+
 /// Instances of a session.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize, ToSchema)]
 pub struct Instances {
@@ -164,6 +180,10 @@ pub struct StartSession {
     #[schema(value_type = Option<IdentityView>)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<Identity>,
+    /// What its tools may ask of the network, of what the workspace and the host allow: all of it, if absent.
+    #[schema(value_type = Option<NetworkRule>)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<Rule>,
     /// The base image, instead of the flow's: `name:tag` of this host, or `registry/repository:tag` (or `@digest`) in a
     /// registry that the host allows. Serverless computes only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -192,6 +212,11 @@ pub struct UpdateSession {
     #[schema(value_type = Option<IdentityView>)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub identity: Option<Identity>,
+    /// Another rule for what its tools may ask of the network, in place of all of the present one; it holds for requests of
+    /// the calls that begin from now on.
+    #[schema(value_type = Option<NetworkRule>)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network: Option<Rule>,
 }
 
 /// How to start a session.
@@ -371,6 +396,7 @@ pub async fn start(
             compute: request.compute,
             idle_seconds: request.idle_seconds,
             identity: request.identity,
+            network: request.network,
             names_image: request.base_image.is_some(),
         },
     };
@@ -421,7 +447,7 @@ pub async fn get(
     Ok((headers, Json(view)).into_response())
 }
 
-/// Changes settings. Idle time and identity hold at once; another type or compute resets the session there.
+/// Changes settings. Idle time, identity and network hold at once; another type or compute resets the session there.
 #[utoipa::path(patch, path = "/v1/workspaces/{workspace}/sessions/{session}", tag = "sessions",
     params(("workspace" = String, Path), ("session" = String, Path),
         ("If-Match" = Option<String>, Header, description = "The session's entity tag")),
@@ -448,6 +474,7 @@ pub async fn update(
             compute: request.compute,
             idle_seconds: request.idle_seconds,
             identity: request.identity,
+            network: request.network,
             names_image: false,
         },
     };
@@ -732,6 +759,7 @@ pub(crate) fn view(app: &App, session: &Session) -> SessionView {
         },
         idle_seconds: session.idle_seconds,
         identity: session.identity.clone(),
+        network: session.network.clone(),
         base_image: (*session.image).clone().into(),
         instances: Instances {
             busy: usage.busy,

@@ -6,6 +6,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use flowcell_egress::Rule;
 use flowcell_session::{
     Change, Name, Quota, Role, State as Stored, Used, UserName, Workspace, WorkspaceRecord,
     own_identity, set_identities,
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::page::{Page, PageParams};
+use super::sessions::NetworkRule;
 use super::workspace_identity::{IdentityUpdate, WorkspaceIdentityView};
 use crate::app::App;
 use crate::auth::Caller;
@@ -34,6 +36,10 @@ pub struct WorkspaceView {
     pub identity: WorkspaceIdentityView,
     /// Whether traces hold what models and tools are asked and what they answer.
     pub trace_content: bool,
+    /// What the tools of its sessions may ask of the network, of what the host allows.
+    #[schema(value_type = NetworkRule)]
+    #[serde(default)]
+    pub network: Rule,
 }
 
 /// What changes of a workspace; what is absent stays.
@@ -46,6 +52,11 @@ pub struct UpdateWorkspace {
     /// Whether traces hold what models and tools are asked and what they answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trace_content: Option<bool>,
+    /// What the tools of its sessions may ask of the network, in place of all of the present rule; it holds for requests of
+    /// the calls that begin from now on.
+    #[schema(value_type = Option<NetworkRule>)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network: Option<Rule>,
 }
 
 /// A new workspace.
@@ -134,6 +145,7 @@ pub async fn create(
         name: body.value.name,
         created: Timestamp::now(),
         trace_content: false,
+        network: Rule::default(),
     };
     let owner = body.value.owner.unwrap_or_else(|| caller.user.clone());
     let location = format!("/v1/workspaces/{}", record.name);
@@ -200,18 +212,22 @@ pub async fn update(
     caller.require(&app, &name, Role::Owner)?;
     let wanted = body.value.identity.as_ref().map(IdentityUpdate::wanted);
     let wanted = wanted.transpose()?;
-    let trace_content = body.value.trace_content;
+    let (trace_content, network) = (body.value.trace_content, body.value.network);
+    if let Some(Err(error)) = network.as_ref().map(Rule::check) {
+        return Err(Problem::new(Kind::Invalid, format!("network.{error}")));
+    }
     let changed = app.change(move |state| {
         let mut changes = match &wanted {
             None => Vec::new(),
             Some(wanted) => set_identities(state, &name, wanted, &caller.user, Timestamp::now())?,
         };
-        if let (Some(trace_content), Some(workspace)) = (trace_content, state.workspaces.get(&name))
+        if (trace_content.is_some() || network.is_some())
+            && let Some(workspace) = state.workspaces.get(&name)
         {
-            changes.push(Change::PutWorkspace(WorkspaceRecord {
-                trace_content,
-                ..workspace.record.clone()
-            }));
+            let mut record = workspace.record.clone();
+            record.trace_content = trace_content.unwrap_or(record.trace_content);
+            record.network = network.unwrap_or(record.network);
+            changes.push(Change::PutWorkspace(record));
         }
         let view = after(state, &changes, &name)?;
         Ok((changes, view))
@@ -361,6 +377,7 @@ fn view(workspace: &Workspace) -> WorkspaceView {
         created: workspace.record.created,
         identity: workspace.into(),
         trace_content: workspace.record.trace_content,
+        network: workspace.record.network.clone(),
     }
 }
 

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use flowcell_bundle::{CompileLimits, DEFAULT_STORE_SIZE};
-use flowcell_egress::{HostPattern, Limits};
+use flowcell_egress::{HostPattern, Limits, Rule};
 use flowcell_session::{
     CannotHibernate, MAX_IDLE_SECONDS, MIN_IDLE_SECONDS, Name, Quota, Quotas, Resources,
 };
@@ -282,6 +282,8 @@ pub struct NetworkConfig {
     /// The hosts that may be asked; endpoints of a flow's connections may be asked, too. Any, by https and http, if nothing
     /// else is said.
     pub allowed_hosts: Vec<HostPattern>,
+    /// The methods that may be used, as they are sent (`GET`); any, if nothing else is said.
+    pub allowed_methods: Option<Vec<String>>,
     /// The hosts among them that may have addresses which are not public.
     pub private_hosts: Vec<HostPattern>,
     /// A PEM file of authorities that are trusted besides the system's.
@@ -295,6 +297,7 @@ impl Default for NetworkConfig {
         let any = ["*", "*:80"].into_iter();
         Self {
             allowed_hosts: any.filter_map(|pattern| pattern.parse().ok()).collect(),
+            allowed_methods: None,
             private_hosts: Vec::new(),
             ca_file: None,
             limits: Limits::default(),
@@ -303,9 +306,19 @@ impl Default for NetworkConfig {
 }
 
 impl NetworkConfig {
+    /// What sessions may ask, whatever their workspaces say.
+    pub(crate) fn rule(&self) -> Rule {
+        Rule {
+            allowed_hosts: Some(self.allowed_hosts.clone()),
+            allowed_methods: self.allowed_methods.clone(),
+        }
+    }
+
     pub(crate) fn spec(&self) -> NetworkSpec {
         NetworkSpec {
-            hosts: self.allowed_hosts.clone(),
+            host: self.rule(),
+            workspace: Rule::default(),
+            session: Rule::default(),
             private: self.private_hosts.clone(),
             ca_file: self.ca_file.clone(),
             limits: self.limits.clone(),

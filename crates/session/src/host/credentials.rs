@@ -159,6 +159,7 @@ mod tests {
             name: name.clone(),
             created: Timestamp::UNIX_EPOCH,
             trace_content: false,
+            network: Default::default(),
         };
         let mut state = State::default();
         state.apply(&Change::PutWorkspace(record.clone()));

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flowcell_worker::{ComputeSpec, SessionId, SessionSpec, WorkerError};
+use flowcell_worker::{ComputeSpec, NetworkSpec, SessionId, SessionSpec, WorkerError};
 
 use super::copy::{CopyError, WorkingCopy};
 use super::environments::{EnvironmentError, Environments};
@@ -263,11 +263,24 @@ impl Inner {
             image: image.in_store().to_owned(),
             site: packages.and_then(|packages| packages.site.clone()),
             stored_memory: self.settings.stored_memory,
-            network: Box::new(self.settings.network.clone()),
+            network: self.network(session),
             instance_memory: self.settings.instance_memory as u64,
             call_time: self.settings.call_time,
             instance_wait: self.settings.instance_wait,
         }
+    }
+
+    /// What a session may ask of the network by now.
+    pub(super) fn network(&self, session: &Session) -> Box<NetworkSpec> {
+        let state = self.ledger.state();
+        let workspace = state.workspaces.get(&session.workspace);
+        Box::new(NetworkSpec {
+            workspace: workspace
+                .map(|workspace| workspace.record.network.clone())
+                .unwrap_or_default(),
+            session: session.network.clone(),
+            ..self.settings.network.clone()
+        })
     }
 
     /// Ends a session's life: calls end, instances and files go.

@@ -14,6 +14,7 @@ use super::copy::CopyError;
 use super::effects::OpenError;
 use super::events::Watcher;
 use super::live::{AdmissionError, CallGuard, Live, Still};
+use super::requests::Request;
 use super::traces::{CallTrace, TraceParent};
 use super::{HappenError, Inner, Key, SessionEvent, SessionHost, Timer, blocking};
 use crate::connection::open_all;
@@ -138,6 +139,15 @@ impl SessionHost {
         // A workspace that was deleted may have had a session of this name.
         traces.retain(|trace| trace.ended >= session.created);
         traces
+    }
+
+    /// The requests that a session's guests have made of late, the last first.
+    pub fn requests(&self, session: &Session) -> Vec<Arc<Request>> {
+        let key = (session.workspace.clone(), session.id.clone());
+        let mut requests = self.inner.settings.requests.of(&key);
+        // A workspace that was deleted may have had a session of this name.
+        requests.retain(|request| request.ended >= session.created);
+        requests
     }
 
     /// Tokens that models have counted in all calls since the host started.
@@ -340,8 +350,11 @@ impl Inner {
                 Waking::By(user) => self.wake_for(live, user).await?,
             }
             let still = self.still(live).await?;
+            let mut session = live.spec();
+            let now = self.session(&(live.workspace.clone(), live.id.clone()))?;
+            session.network = self.network(&now);
             let job = Job {
-                session: live.spec(),
+                session,
                 revision: *still,
                 setup,
                 connections: self.connections(live),

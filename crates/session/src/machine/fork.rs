@@ -1,5 +1,6 @@
 //! A session that begins as a copy of another one.
 
+use super::session::check_rule;
 use super::{Refusal, Scene, Step, Wish};
 use crate::compute::ComputeKind;
 use crate::name::{Name, UserName};
@@ -59,6 +60,8 @@ impl Scene<'_> {
         let idle_seconds = self.idle_seconds(wish.idle_seconds)?;
         let place = self.place(user, &wish, new_compute, 1)?;
         let identity = wish.identity.unwrap_or_default();
+        let network = wish.network.unwrap_or_default();
+        check_rule(&network)?;
         self.check_identity(user, &identity)?;
         let now = self.context.now;
         let flow = Flow {
@@ -85,6 +88,7 @@ impl Scene<'_> {
             choice: place.choice,
             idle_seconds,
             identity,
+            network,
             // Its memory is only of use to the code that made it.
             image: source.image.clone(),
             packages: source.packages.clone(),
@@ -116,6 +120,7 @@ impl Scene<'_> {
 fn like(source: &Session, wish: &Wish) -> Wish {
     let mut wish = wish.clone();
     wish.idle_seconds = wish.idle_seconds.or(Some(source.idle_seconds));
+    wish.network = wish.network.or_else(|| Some(source.network.clone()));
     let leaves_place =
         wish.compute.is_none() && wish.compute_kind.is_none() && wish.instance_type.is_none();
     match source.compute_kind {

@@ -1,5 +1,6 @@
 //! The life of a session.
 
+use flowcell_egress::Rule;
 use jiff::Timestamp;
 
 use super::place::Place;
@@ -44,6 +45,8 @@ impl Scene<'_> {
         let place = self.place(user, wish, new_compute, 1)?;
         let identity = wish.identity.clone().unwrap_or_default();
         self.check_identity(user, &identity)?;
+        let network = wish.network.clone().unwrap_or_default();
+        check_rule(&network)?;
         let now = self.context.now;
         let session = Session {
             workspace: self.workspace.record.name.clone(),
@@ -62,6 +65,7 @@ impl Scene<'_> {
             choice: place.choice.clone(),
             idle_seconds,
             identity,
+            network,
             image: Box::new(image.clone()),
             packages: None,
             last_use: now,
@@ -192,6 +196,11 @@ impl Scene<'_> {
             self.check_identity(&session.user, identity)?;
             changed.identity = identity.clone();
             what.push("identity".to_owned());
+        }
+        if let Some(network) = &wish.network {
+            check_rule(network)?;
+            changed.network = network.clone();
+            what.push("network".to_owned());
         }
         let mut step = Step::default();
         let Some(place) = place else {
@@ -474,4 +483,12 @@ impl Scene<'_> {
         });
         step.changes.push(Change::PutSession(session));
     }
+}
+
+/// Whether a rule can be.
+pub(super) fn check_rule(rule: &Rule) -> Result<(), Refusal> {
+    rule.check().map_err(|error| Refusal::Invalid {
+        field: "network",
+        problem: error.to_string(),
+    })
 }

@@ -666,7 +666,9 @@ fn expected(
                 "the flow has another session"
             );
             check!(
-                is.image == *image && is.identity == wish.identity.clone().unwrap_or_default(),
+                is.image == *image
+                    && is.identity == wish.identity.clone().unwrap_or_default()
+                    && is.network == wish.network.clone().unwrap_or_default(),
                 "the session has other settings"
             );
             check!(
@@ -732,8 +734,13 @@ fn expected(
                 "it is a fork of something else"
             );
             check!(
-                is.idle_seconds == wish.idle_seconds.unwrap_or(source.idle_seconds),
-                "the session has another idle time"
+                is.idle_seconds == wish.idle_seconds.unwrap_or(source.idle_seconds)
+                    && is.network
+                        == wish
+                            .network
+                            .clone()
+                            .unwrap_or_else(|| source.network.clone()),
+                "the session has another idle time, or may ask something else"
             );
             let files = |flow: &Name| world.disk.files(workspace, flow).unwrap();
             check!(
@@ -761,6 +768,10 @@ fn expected(
                         .clone()
                         .unwrap_or_else(|| was.identity.clone()),
                 "the identity is another one"
+            );
+            check!(
+                is.network == wish.network.clone().unwrap_or_else(|| was.network.clone()),
+                "it may ask something else"
             );
             check!(is.image == was.image, "the image has changed");
             let moved = is.compute != was.compute;
@@ -801,7 +812,9 @@ fn expected(
                 )
             };
             check!(
-                environment(is) == environment(was) && is.identity == was.identity,
+                environment(is) == environment(was)
+                    && is.identity == was.identity
+                    && is.network == was.network,
                 "the environment is another one"
             );
             check!(

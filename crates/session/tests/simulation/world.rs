@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::LazyLock;
 
+use flowcell_egress::Rule;
 use flowcell_session::machine::{self, Context, Effect, Event, Rules, Wish};
 use flowcell_session::{
     Catalog, Change, ChangeError, ComputeKind, ComputeState, Durability, Flow, Identity, Image,
@@ -75,7 +76,7 @@ enum Due {
     /// An effect that is not carried out yet.
     Effect(Effect),
     /// The outcome of one, which is not taken in yet.
-    Outcome(Event),
+    Outcome(Box<Event>),
 }
 
 pub(crate) type Key = (Name, Name);
@@ -170,6 +171,7 @@ impl World {
                 name: workspace.clone(),
                 created: now,
                 trace_content: false,
+                network: Default::default(),
             };
             changes.push(Change::PutWorkspace(record.clone()));
             // One user may assign the workspace's own identity at first.
@@ -499,9 +501,9 @@ impl World {
                 // What could not be stored is tried again.
                 if is_full {
                     self.due.push((workspace, Due::Outcome(event)));
-                } else if !matches!(event, Event::Resumed { .. }) {
+                } else if !matches!(*event, Event::Resumed { .. }) {
                     // A session that hibernates again can resume again.
-                    self.outcomes.push((workspace, event));
+                    self.outcomes.push((workspace, *event));
                 }
                 Ok(())
             }
@@ -557,7 +559,7 @@ impl World {
                 }
             }
         };
-        self.due.push((workspace.clone(), Due::Outcome(outcome)));
+        self.due.push((workspace.clone(), Due::Outcome(Box::new(outcome))));
     }
 
     /// A timer rings, whether it should or not.
@@ -630,7 +632,7 @@ impl World {
                     generation: known.generation,
                     by: None,
                 };
-                self.due.push((workspace.clone(), Due::Outcome(event)));
+                self.due.push((workspace.clone(), Due::Outcome(Box::new(event))));
             }
         }
         if dice.below(2) == 0 {
@@ -876,6 +878,14 @@ fn instance_type(dice: &mut Dice) -> Option<String> {
     dice.of(&types).map(ToOwned::to_owned)
 }
 
+/// A rule, which is refused if the method is none.
+fn rule(method: &str) -> Rule {
+    Rule {
+        allowed_methods: Some(vec![method.to_owned()]),
+        ..Rule::default()
+    }
+}
+
 fn wish(dice: &mut Dice, computes: &[Name], is_new: bool) -> Wish {
     let kinds = [
         None,
@@ -897,6 +907,9 @@ fn wish(dice: &mut Dice, computes: &[Name], is_new: bool) -> Wish {
         compute,
         idle_seconds: *dice.of(&[None, Some(60), Some(900), None, Some(100_000)]),
         identity: dice.of(&[None, None, Some(managed)]).clone(),
+        network: dice
+            .of(&[None, None, Some(rule("GET")), Some(rule("get"))])
+            .clone(),
         names_image: is_new && dice.rarely(4),
     }
 }
