@@ -4,6 +4,7 @@
 //! the base bundle (`FLOWCELL_HOME`, else `target/flowcell-home`). Nothing here may depend on the crates under test.
 
 mod answer;
+pub mod authority;
 mod compare;
 mod flow;
 pub mod index;

@@ -122,10 +122,11 @@ fn run<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(
     arguments: I,
 ) -> Finished {
     let mut command = Command::new(binary());
+    command.args(arguments).current_dir(folder).env_clear();
+    if let Some(path) = std::env::var_os("PATH") {
+        command.env("PATH", path);
+    }
     command
-        .args(arguments)
-        .current_dir(folder)
-        .env_clear()
         .env("FLOWCELL_HOME", home())
         .env("FLOWCELL_TEST_SECRET", "hunter2-of-the-host")
         .env("HOME", "/nonexistent")
@@ -133,9 +134,6 @@ fn run<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(
         .stdin(text.map_or_else(Stdio::null, |_| Stdio::piped()))
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    if let Some(path) = std::env::var_os("PATH") {
-        command.env("PATH", path);
-    }
     match finish(command, text) {
         Ok(finished) => finished,
         #[expect(clippy::panic, reason = "a test that cannot run has failed")]

@@ -6,6 +6,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
+use flowcell_tests::authority::Authority;
+use flowcell_tests::openai::Server as Models;
 use flowcell_tests::server::{Server, make_home};
 use flowcell_tests::{Answer, Finished, FlowFolder, flowcell_with};
 use serde_json::{Value, json};
@@ -426,4 +428,81 @@ fn with_a_host_they_are_its_workspaces() {
         gone.code == Some(1) && gone.stderr.contains("my model"),
         "{gone:#?}"
     );
+}
+
+#[test]
+fn an_identity_of_this_machine_signs_in() {
+    const TOKEN: &str = "eyJ-of-this-machine";
+    let (models, authority, machine) = (Models::start(), Authority::start(), Machine::new());
+    let address = models.url();
+    let file = machine.file(
+        "model.yaml",
+        &format!("name: model\ntype: azure_open_ai\napi_base: {address}\nauth_mode: meid_token\n"),
+    );
+    machine.connection(&[], &["create", "-f", &file]);
+    let flow = FlowFolder::new()
+        .file(
+            "flow.dag.yaml",
+            "inputs: {}\noutputs:\n  out: {type: string, reference: '${ask.output}'}\nnodes:\n- name: ask\n  type: llm\n  \
+             source: {type: code, path: ask.jinja2}\n  inputs: {deployment_name: d}\n  connection: model\n  api: chat\n",
+        )
+        .file("ask.jinja2", "# user:\n[[reply: yes]]\n");
+    let path = flow.path();
+    let test = |environment: &[(&str, &str)]| {
+        let flow = path.to_str().unwrap();
+        let arguments = ["flow", "test", "--flow", flow, "--output", "json"];
+        let ended = machine.run(environment, &arguments);
+        assert!(
+            !ended.stdout.contains(TOKEN) && !ended.stderr.contains(TOKEN),
+            "{ended:#?}"
+        );
+        Answer::of(ended)
+    };
+    // A service principal of the environment.
+    let principal = [
+        ("AZURE_TENANT_ID", "t"),
+        ("AZURE_CLIENT_ID", "c"),
+        ("AZURE_CLIENT_SECRET", SECRET),
+        ("AZURE_AUTHORITY_HOST", authority.url()),
+    ];
+    authority.gives(TOKEN, 3600);
+    assert_eq!(test(&principal).outputs()["out"], "yes");
+    let refused = test(&principal);
+    assert!(
+        refused.message().contains("invalid_client"),
+        "{}",
+        refused.message()
+    );
+    assert_eq!(authority.asked().len(), 2);
+    // Whom Azure's command line has signed in.
+    let folder = machine.files.path();
+    let az = folder.join("az");
+    fs::write(
+        &az,
+        "#!/bin/sh\n[ \"$*\" = 'account get-access-token --output json --scope https://cognitiveservices.azure.com/.default' ] || exit 3\n\
+         [ -z \"$NOBODY\" ] || { echo 'ERROR: Please run az login' >&2; exit 1; }\n\
+         echo '{\"accessToken\": \"eyJ-of-this-machine\", \"expiresOn\": \"2030-01-01\"}'\n",
+    )
+    .unwrap();
+    fs::set_permissions(&az, fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:/usr/bin:/bin", folder.display());
+    assert_eq!(test(&[("PATH", &path)]).outputs()["out"], "yes");
+    let nobody = test(&[("PATH", &path), ("NOBODY", "1")]);
+    assert!(
+        nobody.message().contains("Please run az login"),
+        "{}",
+        nobody.message()
+    );
+    // Nobody at all.
+    let none = test(&[("PATH", "/nonexistent")]);
+    assert_eq!(none.class(), "UserErrorException");
+    for words in ["connection 'model'", "AZURE_TENANT_ID", "az login"] {
+        assert!(none.message().contains(words), "{}", none.message());
+    }
+    let bearers: Vec<String> = models
+        .requests()
+        .iter()
+        .map(|one| one.header("authorization").to_owned())
+        .collect();
+    assert_eq!(bearers, vec![format!("Bearer {TOKEN}"); 2]);
 }

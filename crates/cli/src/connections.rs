@@ -1,5 +1,6 @@
 //! `flowcell connection …`, on this machine; and what of it is the same for a host.
 
+mod sign_in;
 pub(crate) mod store;
 
 use std::fs::File;
@@ -194,10 +195,11 @@ struct Given {
 
 impl Connections for Given {
     fn get(&self, name: &str) -> Result<Option<Arc<Connection>>, ConnectionError> {
-        match self.file.get(name)? {
-            Some(connection) => Ok(Some(connection)),
-            None => self.store.get(name),
-        }
+        let found = match self.file.get(name)? {
+            Some(connection) => Some(connection),
+            None => self.store.get(name)?,
+        };
+        Ok(found.map(sign_in::signed_in))
     }
 }
 

@@ -19,6 +19,10 @@ pub(crate) const STRONG_TYPE: [(&str, &str); 4] = [
     ("package", "promptflow.connection.package"),
     ("package_version", "promptflow.connection.package_version"),
 ];
+/// The token of an identity, among the secrets.
+const TOKEN: &str = "token";
+/// Why there is none, among the settings.
+const NO_TOKEN: &str = "no_token";
 /// Where OpenAI is, when a connection does not say.
 const OPEN_AI: &str = "https://api.openai.com";
 /// Where SerpAPI is.
@@ -74,6 +78,26 @@ impl Connection {
         self.configs
             .get(AUTH_MODE)
             .is_some_and(|mode| self.kind.has_auth_mode() && mode != "key")
+    }
+
+    /// What the token of an identity must be for; `None` for types that take none.
+    pub fn scope(&self) -> Option<&'static str> {
+        match self.kind {
+            ConnectionType::CognitiveSearch => Some("https://search.azure.com/.default"),
+            kind if kind.has_auth_mode() => Some("https://cognitiveservices.azure.com/.default"),
+            _ => None,
+        }
+    }
+
+    /// The connection with the token of an identity, or why there is none: a secret like any other.
+    #[must_use]
+    pub fn with_token(&self, token: Result<Secret, String>) -> Self {
+        let mut with = self.clone();
+        match token {
+            Ok(token) => drop(with.secrets.insert(TOKEN.to_owned(), token)),
+            Err(why) => drop(with.configs.insert(NO_TOKEN.to_owned(), why)),
+        }
+        with
     }
 
     /// Where its secrets may be sent: its own endpoint. Of a custom connection, every setting that is an http or https URL.

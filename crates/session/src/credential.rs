@@ -1,4 +1,4 @@
-//! Credentials: what registries and package indexes get to know, kept sealed.
+//! Credentials: what registries, package indexes and endpoints of connections get to know, kept sealed.
 
 use std::fmt;
 
@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::name::{Name, UserName};
 use crate::secrets::{Sealed, SecretError, Secrets};
+use crate::sign_in::SignIn;
 use crate::state::Workspace;
 
 /// Longest token and password, in bytes.
@@ -24,17 +25,20 @@ pub enum CredentialKind {
     Index,
     /// A registry of base images.
     Registry,
+    /// The endpoint of connections that sign in with an identity (`auth_mode: meid_token`).
+    Connection,
 }
 
 impl CredentialKind {
     /// All kinds.
-    pub const ALL: [Self; 2] = [Self::Index, Self::Registry];
+    pub const ALL: [Self; 3] = [Self::Index, Self::Registry, Self::Connection];
 
     /// Its name in the API.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Index => "index",
             Self::Registry => "registry",
+            Self::Connection => "connection",
         }
     }
 }
@@ -52,7 +56,7 @@ impl std::str::FromStr for CredentialKind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidCredential {
     /// The kind.
-    #[error("the kind of a credential is index or registry")]
+    #[error("the kind of a credential is index, registry or connection")]
     Kind,
     /// The host.
     #[error(
@@ -60,8 +64,16 @@ pub enum InvalidCredential {
     )]
     Host,
     /// Neither or both of token and password.
-    #[error("give token, or username and password")]
+    #[error(
+        "give token, or username and password; for a connection token, or tenant, client_id and client_secret"
+    )]
     Form,
+    /// A client of an authority.
+    #[error("{0}: 1 to {MAX_SECRET} characters are allowed, without control characters")]
+    SignIn(&'static str),
+    /// The address of an authority.
+    #[error("authority: an address like https://login.microsoftonline.com is expected")]
+    Authority,
     /// A token.
     #[error("token: 1 to {MAX_SECRET} visible ASCII characters are allowed")]
     Token,
@@ -151,7 +163,7 @@ pub fn credential_key(
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum CredentialSecret {
-    /// A token: a registry's bearer token, or what `{private}` stands for in the address of an index.
+    /// A token: a registry's or an endpoint's bearer token, or what `{private}` stands for in the address of an index.
     Token(String),
     /// A user's name and password.
     Password {
@@ -160,6 +172,8 @@ pub enum CredentialSecret {
         /// The password.
         password: String,
     },
+    /// Where a token comes from.
+    SignIn(Box<SignIn>),
 }
 
 impl fmt::Debug for CredentialSecret {
@@ -206,6 +220,41 @@ impl CredentialSecret {
                 Err(InvalidCredential::Password)
             }
             _ => Ok(secret),
+        }
+    }
+
+    /// Checks what gets tokens for a connection.
+    ///
+    /// # Errors
+    /// When a part of it is missing, too long or cannot be sent.
+    pub fn sign_in(sign_in: SignIn) -> Result<Self, InvalidCredential> {
+        let texts = [
+            ("tenant", Some(&sign_in.tenant)),
+            ("client_id", Some(&sign_in.client_id)),
+            ("client_secret", Some(&sign_in.client_secret)),
+            ("scope", sign_in.scope.as_ref()),
+            ("authority", sign_in.authority.as_ref()),
+        ];
+        for (name, text) in texts {
+            let is_wrong = |text: &String| {
+                text.is_empty() || text.len() > MAX_SECRET || text.contains(char::is_control)
+            };
+            if text.is_some_and(is_wrong) {
+                return Err(InvalidCredential::SignIn(name));
+            }
+        }
+        if sign_in.address().is_err() {
+            return Err(InvalidCredential::Authority);
+        }
+        Ok(Self::SignIn(Box::new(sign_in)))
+    }
+
+    /// Whether hosts of a kind take it.
+    pub fn fits(&self, kind: CredentialKind) -> bool {
+        match self {
+            Self::Token(_) => true,
+            Self::Password { .. } => kind != CredentialKind::Connection,
+            Self::SignIn(_) => kind == CredentialKind::Connection,
         }
     }
 }

@@ -16,6 +16,7 @@ mod live;
 mod once;
 mod recent;
 mod requests;
+mod tokens;
 mod traces;
 mod work;
 
@@ -44,6 +45,7 @@ pub use self::install::{Installing, SessionInstallError};
 use self::live::Live;
 pub use self::live::{ActiveCall, AdmissionError, Usage};
 pub use self::requests::{Request, Requests};
+use self::tokens::Tokens;
 use self::traces::Traces;
 pub use self::traces::{CallTrace, TraceListener, TraceParent};
 pub use self::work::{Call, CallError};
@@ -118,6 +120,7 @@ pub(crate) struct Inner {
     locks: Vec<tokio::sync::Mutex<()>>,
     used: Mutex<HashSet<Key>>,
     traces: Traces,
+    tokens: Tokens,
     clock: Clock,
     /// Tells the event logs of this start of the host from those of others.
     started: u64,
@@ -153,6 +156,7 @@ impl SessionHost {
             registries,
         } = settings.environments.clone();
         let installer = Arc::new(Installer::new(installer, time));
+        let tokens = Tokens::new(settings.network.clone());
         let inner = Arc::new(Inner {
             environments: Environments::new(store.clone(), indexes, Arc::clone(&installer)),
             images: BaseImages::new(store.clone(), installer, registries),
@@ -164,6 +168,7 @@ impl SessionHost {
             locks: (0..LOCKS).map(|_| tokio::sync::Mutex::default()).collect(),
             used: Mutex::default(),
             traces: Traces::default(),
+            tokens,
             clock,
             started: u64::try_from(Timestamp::now().as_millisecond()).unwrap_or(0),
         });

@@ -21,6 +21,7 @@ mod reseal;
 mod sealed_connection;
 mod secrets;
 mod session;
+mod sign_in;
 mod state;
 mod tenancy;
 
@@ -61,5 +62,6 @@ pub use session::{
     ForkedFrom, Happening, Identity, Image, InstalledPackage, MAX_IDLE_SECONDS, MIN_IDLE_SECONDS,
     NamedBy, Packages, Session, SessionState, Stored,
 };
+pub use sign_in::{AUTHORITY, SignIn, SignInError, Token};
 pub use state::{Answered, Change, State, Workspace};
 pub use tenancy::{CarriedImage, Flow, Key, MAX_FLOWS, Role, User, WorkspaceRecord};

@@ -17,6 +17,7 @@ mod flows;
 mod hibernation;
 mod host;
 mod identities;
+mod identity_tokens;
 mod images;
 mod oidc;
 mod private_feeds;

@@ -59,6 +59,23 @@ impl Connection {
         })
     }
 
+    /// What requests show: the key, or the token of an identity where the connection signs in with one.
+    pub fn key(&self) -> Result<&str, Failure> {
+        if !self.has_identity() {
+            return self.required("api_key");
+        }
+        self.field("token").ok_or_else(|| {
+            let why = self.field("no_token").map_or_else(
+                || {
+                    let Self { class, name, .. } = self;
+                    format!("The {class} '{name}' signs in with an identity, and there is no token of one")
+                },
+                ToOwned::to_owned,
+            );
+            Failure::user("UserErrorException", why)
+        })
+    }
+
     /// Whether requests show a token of an identity instead of a key.
     pub fn has_identity(&self) -> bool {
         let mode = self.field("auth_mode").unwrap_or("key");

@@ -48,7 +48,7 @@ impl<'h> Client<'h> {
         ];
         let (base, version) = match connection.class.as_str() {
             "AzureOpenAIConnection" => {
-                let key = connection.required("api_key")?;
+                let key = connection.key()?;
                 headers.push(if connection.has_identity() {
                     bearer(key)
                 } else {

@@ -116,6 +116,7 @@ fn azure_has_its_own_paths_and_headers() {
 
     let mut identity = azure_connection(&server);
     identity["value"]["auth_mode"] = "meid_token".into();
+    identity["value"]["token"] = "of an identity".into();
     let completion = run(
         &host,
         "promptflow.tools.aoai.completion",

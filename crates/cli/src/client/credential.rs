@@ -12,13 +12,14 @@ use super::api::Api;
 use super::error::ClientError;
 use super::table::{pairs, table, time};
 
-/// What package indexes and registries get to know: yours, or an identity's. Nobody can read them again.
+/// What package indexes, registries and endpoints of connections get to know: yours, or an identity's. Nobody can read them again.
 #[derive(Debug, Subcommand)]
 pub(crate) enum CredentialCommand {
     /// List kinds and hosts.
     List(OfIdentity),
-    /// Set a credential, in place of any other for the same kind and host: a token, or with --username a password.
-    Set(SetArgs),
+    /// Set a credential, in place of any other for the same kind and host: a token, with --username a password, or with --tenant
+    /// and --client-id the secret of a client that gets tokens for a connection.
+    Set(Box<SetArgs>),
     /// Delete a credential.
     Delete(WhichArgs),
 }
@@ -50,14 +51,38 @@ pub(crate) struct SetArgs {
     #[arg(long, value_name = "USER")]
     username: Option<String>,
     #[command(flatten)]
+    client: ClientArgs,
+    #[command(flatten)]
     value: ValueArgs,
+}
+
+/// Where tokens for a connection come from; the secret is the client's.
+#[derive(Debug, Args)]
+struct ClientArgs {
+    /// The tenant of a client (a service principal) that gets tokens for a connection.
+    #[arg(
+        long,
+        value_name = "TENANT",
+        requires = "client_id",
+        conflicts_with = "username"
+    )]
+    tenant: Option<String>,
+    /// The client's number.
+    #[arg(long, value_name = "ID", requires = "tenant")]
+    client_id: Option<String>,
+    /// Who gives tokens, instead of https://login.microsoftonline.com.
+    #[arg(long, value_name = "URL", requires = "tenant")]
+    authority: Option<String>,
+    /// What tokens are for, instead of what the connection's type needs at Azure.
+    #[arg(long, value_name = "SCOPE", requires = "tenant")]
+    scope: Option<String>,
 }
 
 /// Where the secret is. It is on no command line, where everybody on the machine can read it.
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 struct ValueArgs {
-    /// Read token or password from standard input.
+    /// Read token, password or secret from standard input.
     #[arg(long)]
     value_stdin: bool,
     /// Read it from a file.
@@ -74,6 +99,8 @@ enum KindArg {
     Index,
     /// A registry of base images.
     Registry,
+    /// The endpoint of connections that sign in with an identity (auth_mode: meid_token).
+    Connection,
 }
 
 impl From<KindArg> for CredentialKind {
@@ -81,6 +108,7 @@ impl From<KindArg> for CredentialKind {
         match kind {
             KindArg::Index => Self::Index,
             KindArg::Registry => Self::Registry,
+            KindArg::Connection => Self::Connection,
         }
     }
 }
@@ -147,8 +175,23 @@ pub(super) async fn run(api: &Api, command: CredentialCommand) -> Result<(), Cli
             api.show_list(items, credentials, "there are no credentials")
         }
         CredentialCommand::Set(args) => {
+            let args = *args;
             let value = args.value.read()?;
+            let ClientArgs {
+                tenant,
+                client_id,
+                authority,
+                scope,
+            } = args.client;
             let body = match args.username {
+                None if tenant.is_some() => PutCredential {
+                    tenant,
+                    client_id,
+                    client_secret: Some(value),
+                    authority,
+                    scope,
+                    ..PutCredential::default()
+                },
                 None => PutCredential {
                     token: Some(value),
                     ..PutCredential::default()

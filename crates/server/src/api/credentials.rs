@@ -7,8 +7,8 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use flowcell_session::{
-    Change, CredentialKey, CredentialKind, CredentialSecret, Holder, Name, Role, StoredCredential,
-    UserName, credential_key, delete_credential, put_credential,
+    Change, CredentialKey, CredentialKind, CredentialSecret, Holder, InvalidCredential, Name, Role,
+    SignIn, StoredCredential, UserName, credential_key, delete_credential, put_credential,
 };
 use jiff::Timestamp;
 use serde::de::Error as _;
@@ -29,7 +29,7 @@ const HIDDEN: &str = "******";
 /// A credential, without what makes it.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct CredentialView {
-    /// `index` or `registry`.
+    /// `index`, `registry` or `connection`.
     #[schema(value_type = String, example = "index")]
     pub kind: CredentialKind,
     /// The only host that it is sent to.
@@ -44,10 +44,11 @@ pub struct CredentialView {
     pub set: Timestamp,
 }
 
-/// What makes a credential: a token, or a user's name and password.
+/// What makes a credential: a token; a user's name and password; or, for a connection, where its tokens come from: a client's
+/// number and secret in a tenant of Microsoft Entra ID, or of another authority that speaks OAuth 2.0 as it does.
 #[derive(Default, Serialize, ToSchema)]
 pub struct PutCredential {
-    /// A token: a registry's bearer token, or what `{private}` in the address of an index stands for.
+    /// A token: a registry's or an endpoint's bearer token, or what `{private}` in the address of an index stands for.
     #[schema(max_length = 16384)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token: Option<String>,
@@ -59,6 +60,56 @@ pub struct PutCredential {
     #[schema(max_length = 16384)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub password: Option<String>,
+    /// The client's tenant, by name or number.
+    #[schema(max_length = 16384)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
+    /// The client's number.
+    #[schema(max_length = 16384)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_id: Option<String>,
+    /// The client's secret.
+    #[schema(max_length = 16384)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_secret: Option<String>,
+    /// The authority's address; `https://login.microsoftonline.com`, if absent.
+    #[schema(max_length = 16384)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub authority: Option<String>,
+    /// What the token is for; what the connection's type needs at Azure, if absent.
+    #[schema(max_length = 16384)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scope: Option<String>,
+}
+
+impl PutCredential {
+    fn secret(self) -> Result<CredentialSecret, InvalidCredential> {
+        let is_sign_in = [
+            &self.tenant,
+            &self.client_id,
+            &self.client_secret,
+            &self.authority,
+            &self.scope,
+        ];
+        if is_sign_in.iter().all(|part| part.is_none()) {
+            return CredentialSecret::new(self.token, self.username, self.password);
+        }
+        let others = [&self.token, &self.username, &self.password];
+        match (self.tenant, self.client_id, self.client_secret) {
+            (Some(tenant), Some(client_id), Some(client_secret))
+                if others.iter().all(|part| part.is_none()) =>
+            {
+                CredentialSecret::sign_in(SignIn {
+                    tenant,
+                    client_id,
+                    client_secret,
+                    authority: self.authority,
+                    scope: self.scope,
+                })
+            }
+            _ => Err(InvalidCredential::Form),
+        }
+    }
 }
 
 impl std::fmt::Debug for PutCredential {
@@ -70,7 +121,7 @@ impl std::fmt::Debug for PutCredential {
 /// Read by hand, because errors must not show what was there.
 impl<'de> Deserialize<'de> for PutCredential {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        const SHAPE: &str = "an object with token, or with username and password, is expected";
+        const SHAPE: &str = "an object with token, with username and password, or with tenant, client_id and client_secret, is expected";
         let Value::Object(members) = Value::deserialize(deserializer)? else {
             return Err(D::Error::custom(SHAPE));
         };
@@ -80,6 +131,11 @@ impl<'de> Deserialize<'de> for PutCredential {
                 "token" => ("token", &mut read.token),
                 "username" => ("username", &mut read.username),
                 "password" => ("password", &mut read.password),
+                "tenant" => ("tenant", &mut read.tenant),
+                "client_id" => ("client_id", &mut read.client_id),
+                "client_secret" => ("client_secret", &mut read.client_secret),
+                "authority" => ("authority", &mut read.authority),
+                "scope" => ("scope", &mut read.scope),
                 _ => return Err(D::Error::custom(SHAPE)),
             };
             *member = match value {
@@ -110,7 +166,7 @@ pub async fn list(
 /// sent to this host only: `host`, or `host:port` unless the port is 443. Owners only.
 #[utoipa::path(put, path = "/v1/workspaces/{workspace}/identities/{identity}/credentials/{kind}/{host}", tag = "credentials",
     params(("workspace" = String, Path), ("identity" = String, Path),
-        ("kind" = String, Path, description = "`index` or `registry`"), ("host" = String, Path)),
+        ("kind" = String, Path, description = "`index`, `registry` or `connection`"), ("host" = String, Path)),
     request_body = PutCredential,
     responses((status = 200, body = CredentialView), (status = 403, body = Problem), (status = 404, body = Problem),
         (status = 409, body = Problem), (status = 422, body = Problem)))]
@@ -128,7 +184,7 @@ pub async fn put(
 /// Deletes a credential of an identity. Owners only.
 #[utoipa::path(delete, path = "/v1/workspaces/{workspace}/identities/{identity}/credentials/{kind}/{host}", tag = "credentials",
     params(("workspace" = String, Path), ("identity" = String, Path),
-        ("kind" = String, Path, description = "`index` or `registry`"), ("host" = String, Path)),
+        ("kind" = String, Path, description = "`index`, `registry` or `connection`"), ("host" = String, Path)),
     responses((status = 204), (status = 403, body = Problem), (status = 404, body = Problem)))]
 pub async fn delete(
     State(app): State<Arc<App>>,
@@ -155,7 +211,7 @@ pub async fn list_own(
 
 /// Sets a credential of your own, in place of any other for this kind and host.
 #[utoipa::path(put, path = "/v1/workspaces/{workspace}/me/credentials/{kind}/{host}", tag = "credentials",
-    params(("workspace" = String, Path), ("kind" = String, Path, description = "`index` or `registry`"),
+    params(("workspace" = String, Path), ("kind" = String, Path, description = "`index`, `registry` or `connection`"),
         ("host" = String, Path)),
     request_body = PutCredential,
     responses((status = 200, body = CredentialView), (status = 409, body = Problem), (status = 422, body = Problem)))]
@@ -172,7 +228,7 @@ pub async fn put_own(
 
 /// Deletes a credential of your own.
 #[utoipa::path(delete, path = "/v1/workspaces/{workspace}/me/credentials/{kind}/{host}", tag = "credentials",
-    params(("workspace" = String, Path), ("kind" = String, Path, description = "`index` or `registry`"),
+    params(("workspace" = String, Path), ("kind" = String, Path, description = "`index`, `registry` or `connection`"),
         ("host" = String, Path)),
     responses((status = 204), (status = 404, body = Problem)))]
 pub async fn delete_own(
@@ -210,7 +266,10 @@ async fn set(
     body: PutCredential,
     user: UserName,
 ) -> Result<Json<CredentialView>, Problem> {
-    let secret = CredentialSecret::new(body.token, body.username, body.password)?;
+    let secret = body.secret()?;
+    if !secret.fits(key.1) {
+        return Err(InvalidCredential::Form.into());
+    }
     let secrets = app.sessions().secrets().clone();
     let view = app.change(move |state| {
         let by = (&user, Timestamp::now());

@@ -66,7 +66,7 @@ fn registry_credential(
     let key = (holder, CredentialKind::Registry, host);
     let stored = workspace.credentials.get(&key);
     let opened = stored.map(|stored| open(workspace, secrets, stored));
-    Ok(opened.transpose()?.map(shown))
+    Ok(opened.transpose()?.and_then(shown))
 }
 
 impl Inner {
@@ -96,11 +96,18 @@ impl Inner {
             let mut credentials = Credentials::default();
             let held = workspace.credentials_of(&holder);
             for stored in held {
-                let credential = shown(open(workspace, &self.settings.secrets, stored)?);
+                if stored.kind == CredentialKind::Connection {
+                    continue;
+                }
+                let opened = open(workspace, &self.settings.secrets, stored)?;
+                let Some(credential) = shown(opened) else {
+                    continue;
+                };
                 let (host, mark) = (stored.host.to_string(), stored.sealed.mark());
                 match stored.kind {
                     CredentialKind::Index => credentials.add(host, credential, &mark),
                     CredentialKind::Registry => credentials.add_registry(host, credential, &mark),
+                    CredentialKind::Connection => {}
                 }
             }
             Ok(credentials)
@@ -118,10 +125,14 @@ impl Inner {
     }
 }
 
-fn shown(secret: CredentialSecret) -> Credential {
+/// What is shown of it as it is.
+fn shown(secret: CredentialSecret) -> Option<Credential> {
     match secret {
-        CredentialSecret::Token(token) => Credential::token(token),
-        CredentialSecret::Password { username, password } => Credential { username, password },
+        CredentialSecret::Token(token) => Some(Credential::token(token)),
+        CredentialSecret::Password { username, password } => {
+            Some(Credential { username, password })
+        }
+        CredentialSecret::SignIn(_) => None,
     }
 }
 

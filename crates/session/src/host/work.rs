@@ -353,11 +353,12 @@ impl Inner {
             let mut session = live.spec();
             let now = self.session(&(live.workspace.clone(), live.id.clone()))?;
             session.network = self.network(&now);
+            let connections = self.signed_in(&now, self.connections(live)).await;
             let job = Job {
                 session,
                 revision: *still,
                 setup,
-                connections: self.connections(live),
+                connections,
                 record_content: self.records_content(live),
                 work,
             };

@@ -559,7 +559,8 @@ impl World {
                 }
             }
         };
-        self.due.push((workspace.clone(), Due::Outcome(Box::new(outcome))));
+        self.due
+            .push((workspace.clone(), Due::Outcome(Box::new(outcome))));
     }
 
     /// A timer rings, whether it should or not.
@@ -632,7 +633,8 @@ impl World {
                     generation: known.generation,
                     by: None,
                 };
-                self.due.push((workspace.clone(), Due::Outcome(Box::new(event))));
+                self.due
+                    .push((workspace.clone(), Due::Outcome(Box::new(event))));
             }
         }
         if dice.below(2) == 0 {

@@ -62,7 +62,14 @@ class _StrongTypeConnection(_Connection):
 
 
 class _EntraConnection(_StrongTypeConnection):
-    """A connection that may use an identity instead of a key."""
+    """A connection that may use an identity instead of a key: then it has what stands for a token, or why there is none."""
+
+    def __init__(self, configs, api_key, token=None, no_token=None, **kwargs):
+        if configs["auth_mode"] == "key":
+            super().__init__(configs=configs, secrets={"api_key": api_key}, **kwargs)
+            return
+        configs = {**configs, "no_token": no_token} if no_token else configs
+        super().__init__(configs=configs, secrets={"token": token} if token else {}, **kwargs)
 
     @property
     def _has_api_key(self):
@@ -77,14 +84,11 @@ class _EntraConnection(_StrongTypeConnection):
         self.configs["auth_mode"] = value
 
     def get_token(self):
-        raise UserErrorException(
-            f"Connection {self.name!r} signs in with an identity, and identities are the host's: "
-            "a tool gets no token. Requests to the connection's endpoint are signed on their way out."
-        )
-
-
-def _key_when(auth_mode, api_key):
-    return {"api_key": api_key} if auth_mode == "key" else {}
+        """What stands for the token of the session's identity, as for any secret."""
+        if "token" in self.secrets:
+            return self.secrets["token"]
+        why = self.configs.get("no_token", f"connection {self.name!r} has no token of an identity")
+        raise UserErrorException(why)
 
 
 class AzureOpenAIConnection(_EntraConnection):
@@ -107,7 +111,7 @@ class AzureOpenAIConnection(_EntraConnection):
             "auth_mode": auth_mode,
             "resource_id": resource_id,
         }
-        super().__init__(configs=configs, secrets=_key_when(auth_mode, api_key), **kwargs)
+        super().__init__(configs, api_key, **kwargs)
 
     api_base, api_type, api_version = _config("api_base"), _config("api_type"), _config("api_version")
     resource_id = _config("resource_id")
@@ -178,7 +182,7 @@ class CognitiveSearchConnection(_EntraConnection):
 
     def __init__(self, api_base, api_key=None, api_version="2023-11-01", auth_mode="key", **kwargs):
         configs = {"api_base": api_base, "api_version": api_version, "auth_mode": auth_mode}
-        super().__init__(configs=configs, secrets=_key_when(auth_mode, api_key), **kwargs)
+        super().__init__(configs, api_key, **kwargs)
 
     api_base, api_version = _config("api_base"), _config("api_version")
 
@@ -188,7 +192,7 @@ class AzureAIServicesConnection(_EntraConnection):
 
     def __init__(self, endpoint, api_key=None, auth_mode="key", **kwargs):
         configs = {"endpoint": endpoint, "auth_mode": auth_mode}
-        super().__init__(configs=configs, secrets=_key_when(auth_mode, api_key), **kwargs)
+        super().__init__(configs, api_key, **kwargs)
 
     endpoint = _config("endpoint")
 

@@ -1,0 +1,194 @@
+//! Tokens for connections that sign in with the session's identity, kept until they are about to expire.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use flowcell_connection::{Connection, ConnectionSet, Secret};
+use flowcell_egress::{
+    Auditor, Egress, EgressOptions, Exchange, Gate, Limits, Policy, Secrets, SystemLookup,
+};
+use flowcell_worker::{NetworkSpec, read_authorities};
+use futures_util::FutureExt as _;
+
+use super::Inner;
+use crate::credential::{CredentialHost, CredentialKind, CredentialSecret, Holder};
+use crate::session::Session;
+use crate::sign_in::{SignIn, Token};
+
+/// What an authority's answer may have, in bytes.
+const MAX_ANSWER: u64 = 64 << 10;
+/// How long an authority may take.
+const ANSWER_TIME: Duration = Duration::from_secs(10);
+/// A token is not used within this time of its end: a call that has it must come to its own.
+const MARGIN: Duration = Duration::from_secs(300);
+/// How long it is remembered that there was none.
+const REFUSED: Duration = Duration::from_secs(30);
+/// Tokens that are kept.
+const KEPT: usize = 10_000;
+
+/// The tokens of a host's identities.
+#[derive(Debug)]
+pub(super) struct Tokens {
+    network: NetworkSpec,
+    way: OnceLock<Result<Arc<Egress>, String>>,
+    kept: Mutex<HashMap<String, Arc<Kept>>>,
+}
+
+/// A token, or why there is none; whoever asks while it is asked for waits for that.
+#[derive(Debug, Default)]
+struct Kept(tokio::sync::Mutex<Option<(Result<Secret, String>, Instant)>>);
+
+/// Requests for tokens are nobody's but the host's: they are in its log.
+#[derive(Debug)]
+struct Log;
+
+impl Auditor for Log {
+    fn record(&self, exchange: Exchange) {
+        tracing::info!(
+            target: "flowcell::audit",
+            to = exchange.to,
+            status = exchange.status,
+            error = exchange.error,
+            "a request for a token"
+        );
+    }
+}
+
+impl Tokens {
+    /// Asks authorities as the host's network settings say.
+    pub(super) fn new(network: NetworkSpec) -> Self {
+        Self {
+            network,
+            way: OnceLock::new(),
+            kept: Mutex::default(),
+        }
+    }
+
+    fn way(&self) -> Result<&Arc<Egress>, String> {
+        let made = self.way.get_or_init(|| {
+            let tls = read_authorities(self.network.ca_file.as_deref());
+            let tls = Arc::new(tls.map_err(|error| error.message)?);
+            let gate = Gate::new(EgressOptions {
+                policy: Policy {
+                    rules: vec![("the server", self.network.host.clone())],
+                    private: self.network.private.clone(),
+                    private_endpoints: false,
+                },
+                limits: Limits {
+                    per_minute: 60_000,
+                    response_bytes: MAX_ANSWER,
+                    total_seconds: ANSWER_TIME.as_secs(),
+                    ..Limits::default()
+                },
+                lookup: Arc::new(SystemLookup),
+                tls,
+                auditor: Arc::new(Log),
+            });
+            Ok(Egress::new(gate, Arc::new(Secrets::default())))
+        });
+        made.as_ref().map_err(Clone::clone)
+    }
+
+    /// The token of a client. `mark` tells it from all others, and from what it was before it was set anew.
+    async fn of(&self, mark: String, sign_in: &SignIn, scope: &str) -> Result<Secret, String> {
+        let kept = {
+            let mut all = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            if all.len() >= KEPT {
+                // Those that are asked for at this moment are held by whoever asks.
+                all.retain(|_, kept| Arc::strong_count(kept) > 1);
+            }
+            Arc::clone(all.entry(mark).or_default())
+        };
+        let mut known = kept.0.lock().await;
+        if let Some((token, until)) = &*known
+            && Instant::now() < *until
+        {
+            return token.clone();
+        }
+        let way = self.way()?;
+        let asked = sign_in.token(scope, way).await;
+        let now = Instant::now();
+        let (token, holds) = match asked {
+            Ok(Token { text, holds }) => (Ok(text), holds.saturating_sub(MARGIN)),
+            Err(error) => (Err(error.to_string()), REFUSED),
+        };
+        *known = now.checked_add(holds).map(|until| (token.clone(), until));
+        token
+    }
+}
+
+impl Inner {
+    /// Connections with the tokens of a session's identity, where they sign in with one.
+    pub(super) async fn signed_in(
+        &self,
+        session: &Session,
+        connections: ConnectionSet,
+    ) -> ConnectionSet {
+        if !connections.iter().any(|one| one.uses_identity()) {
+            return connections;
+        }
+        let signed = connections
+            .iter()
+            .map(|one| self.with_token(session, one).boxed());
+        futures_util::future::join_all(signed)
+            .await
+            .into_iter()
+            .collect()
+    }
+
+    async fn with_token(&self, session: &Session, connection: &Connection) -> Connection {
+        if connection.uses_identity() {
+            connection.with_token(self.token(session, connection).await)
+        } else {
+            connection.clone()
+        }
+    }
+
+    async fn token(&self, session: &Session, connection: &Connection) -> Result<Secret, String> {
+        let name = connection.name();
+        let signs_in = format!("connection '{name}' signs in with the session's identity");
+        let origins = connection.origins();
+        let (Some(scope), Some(origin)) = (connection.scope(), origins.first()) else {
+            return Err(format!("{signs_in}, and has no address"));
+        };
+        let host = CredentialHost::new(&format!("{}:{}", origin.host(), origin.port()));
+        let host = host.map_err(|error| format!("{signs_in}, and its address is none: {error}"))?;
+        let held = {
+            let state = self.ledger.state();
+            let workspace = state
+                .workspace(&session.workspace)
+                .map_err(|error| error.to_string())?;
+            let holder = workspace
+                .holder(&session.user, &session.identity)
+                .map_err(|error| error.to_string())?;
+            let whose = match &holder {
+                Holder::Identity(name) => format!("identity {name}"),
+                Holder::User(user) => format!("user {user}"),
+            };
+            let key = (holder, CredentialKind::Connection, host);
+            let Some(stored) = workspace.credentials.get(&key) else {
+                let host = &key.2;
+                return Err(format!(
+                    "{signs_in}, and {whose} has no credential for {host}; `flowcell credential set {host} --kind connection` sets one"
+                ));
+            };
+            let opened = stored.open(workspace, &self.settings.secrets);
+            opened.map(|opened| (opened, stored.sealed.mark()))
+        };
+        match held {
+            Ok((CredentialSecret::Token(token), _)) => Ok(token.into()),
+            Ok((CredentialSecret::SignIn(sign_in), mark)) => {
+                let mark = format!("{} {mark} {scope}", session.workspace);
+                let token = self.tokens.of(mark, &sign_in, scope).await;
+                token.map_err(|error| format!("{signs_in}: {error}"))
+            }
+            Ok((CredentialSecret::Password { .. }, _)) => Err(format!(
+                "{signs_in}, which needs a token, and there is a password"
+            )),
+            Err(error) => Err(format!(
+                "{signs_in}, and its credential cannot be opened: {error}"
+            )),
+        }
+    }
+}
