@@ -302,3 +302,45 @@ fn a_prompty_is_called_with_a_connection_by_name() {
     assert_eq!(request.body["max_tokens"], 10);
     assert_eq!(request.body["messages"][0]["content"], "You answer.");
 }
+
+#[test]
+fn an_open_model_is_named_by_its_connection() {
+    let service = Server::start();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("connections.json");
+    let endpoint = format!("{}/chat/completions", service.v1());
+    let connections = json!({
+        "llama": {"type": "custom", "configs": {"endpoint_url": endpoint, "model_family": "LLAMA"},
+                  "secrets": {"endpoint_api_key": KEY}},
+    });
+    fs::write(&file, connections.to_string()).unwrap();
+    let flow = |endpoint: &str| {
+        FlowFolder::new()
+            .file(
+                "flow.dag.yaml",
+                format!(
+                    "outputs:\n  out:\n    type: string\n    reference: ${{m.output}}\nnodes:\n- name: m\n  type: custom_llm\n  \
+                     source:\n    type: package_with_prompt\n    tool: promptflow.tools.open_model_llm.OpenModelLLM.call\n    \
+                     path: m.jinja2\n  inputs:\n    api: chat\n    endpoint_name: {endpoint}\n"
+                ),
+            )
+            .file("m.jinja2", "user:\nhello [[reply: yes]]\n")
+    };
+    let connections = ["--connections", file.to_str().unwrap()];
+    for endpoint in ["localConnection/llama", "onlineEndpoint/llama"] {
+        let answer = flow(endpoint).test(&connections);
+        assert_eq!(answer.outputs()["out"], "yes", "{endpoint}");
+    }
+    for request in service.requests() {
+        assert_eq!(request.header("authorization"), format!("Bearer {KEY}"));
+    }
+    let none = flow("localConnection/other").test(&connections);
+    assert_eq!(none.class(), "ConnectionNotFoundError");
+    let none = flow("serverlessEndpoint/other").test(&connections);
+    assert_eq!(none.class(), "OpenModelLLMUserError");
+    assert!(
+        none.message().contains("localConnection/NAME"),
+        "{}",
+        none.message()
+    );
+}

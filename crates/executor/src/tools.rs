@@ -255,6 +255,10 @@ impl Tools {
             Tool::Python { .. } => self.python_inputs(host, node, &found.signature).await,
             Tool::Entry { .. } | Tool::Component { .. } => self.converted(node, &found.signature),
         };
+        let inputs = inputs.and_then(|mut inputs| {
+            self.name_endpoint(node, &mut inputs)?;
+            Ok(inputs)
+        });
         Ok(Resolved {
             inputs: inputs.map_err(|error| error.in_node(&node.name))?,
             tool: found.tool,

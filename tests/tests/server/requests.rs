@@ -328,3 +328,21 @@ fn an_answer_that_a_guest_does_not_read_ends() {
     let why = page["items"][0]["error"].as_str().unwrap();
     assert!(why.contains("more than 1 s"), "{why}");
 }
+
+#[test]
+fn an_instance_with_idle_connections_is_stored() {
+    const ASKS: &str = "import http.client, requests\nfrom promptflow.core import tool\nsession = requests.Session()\n\
+        clients = {}\ncalls = 0\n@tool\ndef f(url: str):\n    global calls\n    calls += 1\n    \
+        host = url.removeprefix('http://')\n    client = clients.setdefault(host, http.client.HTTPConnection(host))\n    \
+        client.request('GET', '/v1/models')\n    one = client.getresponse()\n    one.read()\n    \
+        return [calls, one.status, session.get(url + '/v1/models').status_code]\n";
+    let (models, _server, admin, _session) = start("allowed_hosts = [\"127.0.0.1:*\"]\n");
+    let session = admin.python("keeps", ASKS, &[("url", "string")]);
+    let url = json!({ "url": models.url() });
+    let first = session.out(url.clone());
+    assert_eq!(session.out(url.clone()), json!([2, first[1], first[2]]));
+    let hibernated = admin.post(&session.path("/hibernate"), Value::Null).is(200);
+    assert_eq!(hibernated.json["state"], "hibernated", "{hibernated:#?}");
+    assert_eq!(hibernated.json["stored"]["instances"], 1);
+    assert_eq!(session.out(url), json!([3, first[1], first[2]]));
+}

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use flowcell_flow::{Json, Node, python_repr};
+use flowcell_flow::{Json, Node, NodeInput, python_repr};
 use flowcell_sandbox::{Pool, ProgramKind};
+use indexmap::IndexMap;
 
 use super::{Found, Signature, Tool, Tools};
 use crate::error::RunError;
@@ -30,7 +31,44 @@ impl From<ComponentTool> for Found {
     }
 }
 
+/// The tool whose endpoint is named by a text, and its inputs for that and for the connection that says where it is.
+const OPEN_MODEL: (&str, &str, &str) = (
+    "promptflow.tools.open_model_llm.OpenModelLLM.call",
+    "endpoint_name",
+    "connection",
+);
+/// What promptflow writes before the name of an endpoint that is a connection. It looks up others in Azure
+/// (`onlineEndpoint/NAME`, `serverlessEndpoint/NAME`).
+const LOCAL: &str = "localConnection";
+
 impl Tools {
+    /// Gives a tool the connection that its endpoint's name says, if there is one.
+    pub(super) fn name_endpoint(
+        &self,
+        node: &Node,
+        inputs: &mut IndexMap<String, NodeInput>,
+    ) -> Result<(), RunError> {
+        let (id, endpoint, connection) = OPEN_MODEL;
+        let source = node.source.as_ref();
+        let tool = source.and_then(|source| source.tool.as_deref());
+        if tool == Some(id)
+            && !inputs.contains_key(connection)
+            && let Some(NodeInput::Value(Json::String(endpoint))) = inputs.get(endpoint)
+            && let Some((kind, name)) = endpoint.split_once('/')
+        {
+            let found = self.connections.find(name);
+            // Of the others the tool says what to do.
+            if kind == LOCAL || found.is_ok() {
+                let given = NodeInput::Connection {
+                    name: name.into(),
+                    types: vec![found?.kind().class_name().to_owned()],
+                };
+                inputs.insert(connection.to_owned(), given);
+            }
+        }
+        Ok(())
+    }
+
     pub(super) fn package(&self, node: &Node) -> Result<Found, RunError> {
         let id = node
             .source

@@ -1,8 +1,8 @@
 //! Open models behind an endpoint of their own: `OpenModelLLM.call`.
 //!
 //! promptflow looks endpoints up in Azure, by Azure's packages. Here a connection says where the model is: a custom one with
-//! `endpoint_url`, `model_family` and `endpoint_api_key`, or a serverless one. The endpoint's name says which
-//! (`localConnection/NAME`).
+//! `endpoint_url`, `model_family` and `endpoint_api_key`, or a serverless one. The host gives that which the endpoint's name
+//! says (`localConnection/NAME`).
 
 use std::time::Duration;
 
@@ -119,8 +119,9 @@ fn endpoint(given: &Arguments, is_chat: bool) -> Result<Endpoint, Failure> {
     if given.get("connection").is_null() {
         let name = given.text("endpoint_name");
         return Err(user(format!(
-            "The endpoint '{name}' cannot be looked up in Azure here. Make a custom connection with endpoint_url, \
-             model_family and the secret endpoint_api_key, and name it as endpoint_name: localConnection/NAME."
+            "The endpoint '{name}' cannot be looked up in Azure here. Make a serverless connection of the endpoint's name, or \
+             a custom one with endpoint_url, model_family and the secret endpoint_api_key; or name any as endpoint_name: \
+             localConnection/NAME."
         )));
     }
     let connection = given.connection()?;
