@@ -20,6 +20,9 @@ use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 const AT_ONCE: usize = 2;
 /// Threads of the compiler, and heaps of its allocator: each takes address space of the limit.
 const THREADS: &str = "4";
+/// Address space that the program's allocator reserves at once. What it has reserved before the limits are set comes on top of
+/// them, and 1 GiB is what it would choose.
+const RESERVE: &str = "64MiB";
 /// Longest text of an error, in bytes.
 const MAX_TEXT: u64 = 4 << 10;
 /// How much longer than its CPU time a compilation may take, on a machine that is busy with other things.
@@ -160,6 +163,7 @@ impl CompileProcess {
             .env_clear()
             .env("RAYON_NUM_THREADS", THREADS)
             .env("MALLOC_ARENA_MAX", THREADS)
+            .env("MIMALLOC_ARENA_RESERVE", RESERVE)
             .current_dir("/")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -26,10 +26,17 @@ use std::process::ExitCode;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use mimalloc::MiMalloc;
 use tracing::level_filters::LevelFilter;
 
 use crate::client::{Connection, Group, Nothing, Remote, Task};
 use crate::settings::Settings;
+
+/// A call makes and drops many small things on the threads of two runtimes, which takes less of its time here than with the
+/// system's allocator. Without the guard pages and checks of its `secure` mode: guests' memories do not come from it, and what
+/// is written to it is written by safe Rust.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// Runs prompt flow folders, unchanged, in WebAssembly sandboxes.
 #[derive(Debug, Parser)]
