@@ -5,7 +5,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use flowcell_sandbox::Logs;
-use serde::{Deserialize, Serialize};
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use crate::error::RunError;
@@ -78,7 +80,7 @@ impl Trace {
     pub fn tokens(&self) -> Tokens {
         let flow = self.spans.first();
         flow.map_or_else(Tokens::default, |flow| {
-            Tokens::of(&parsed(&flow.attributes))
+            Telling::read(&flow.attributes).tokens()
         })
     }
 }
@@ -115,7 +117,7 @@ impl Tokens {
 /// Tokens that the nodes' requests to models took.
 pub(crate) fn tokens(nodes: &[NodeResult]) -> Tokens {
     let spans = nodes.iter().flat_map(|node| &node.spans);
-    let tokens = spans.map(|span| Tokens::of(&parsed(&span.attributes)));
+    let tokens = spans.map(|span| Telling::read(&span.attributes).tokens());
     tokens.fold(Tokens::default(), Tokens::and)
 }
 
@@ -272,11 +274,10 @@ impl Adding {
         let end = node.started + node.duration;
         for span in node.spans {
             let parent = span.parent.and_then(|parent| places.get(parent).copied());
-            let is_model = parsed(&span.attributes).contains_key("gen_ai.operation.name");
             let Some(place) = self.add(TraceSpan {
                 parent: parent.or(place),
                 name: span.name,
-                kind: if is_model {
+                kind: if Telling::read(&span.attributes).is_model {
                     SpanKind::Model
                 } else {
                     SpanKind::Function
@@ -300,6 +301,67 @@ impl Adding {
     }
 }
 
-fn parsed(attributes: &str) -> Map<String, Value> {
-    serde_json::from_str(attributes).unwrap_or_default()
+/// What of a span's attributes means something here. All others are passed over: they can be long.
+#[derive(Default, Deserialize)]
+struct Telling<'a> {
+    #[serde(
+        rename = "gen_ai.operation.name",
+        default,
+        deserialize_with = "is_there"
+    )]
+    is_model: bool,
+    #[serde(rename = "gen_ai.usage.input_tokens", borrow)]
+    input: Option<&'a RawValue>,
+    #[serde(rename = "gen_ai.usage.output_tokens", borrow)]
+    output: Option<&'a RawValue>,
+}
+
+impl<'a> Telling<'a> {
+    fn read(attributes: &'a str) -> Self {
+        serde_json::from_str(attributes).unwrap_or_default()
+    }
+
+    fn tokens(&self) -> Tokens {
+        // A guest may say anything in a number's place.
+        let count = |said: Option<&RawValue>| said.and_then(|said| said.get().parse().ok());
+        Tokens {
+            input: count(self.input).unwrap_or(0),
+            output: count(self.output).unwrap_or(0),
+        }
+    }
+}
+
+fn is_there<'de, D: Deserializer<'de>>(value: D) -> Result<bool, D::Error> {
+    IgnoredAny::deserialize(value).map(|_| true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_may_say_anything_of_its_tokens() {
+        let said = |attributes: &Value| {
+            let text = attributes.to_string();
+            let read = Telling::read(&text);
+            // Whoever has the attributes as an object finds the same in them.
+            let of = Tokens::of(attributes.as_object().unwrap_or(&Map::new()));
+            assert_eq!(read.tokens(), of, "{text}");
+            (read.is_model, of.input, of.output)
+        };
+        let tokens = |input: Value, output: Value| {
+            said(&json!({
+                "gen_ai.operation.name": null,
+                "gen_ai.usage.input_tokens": input,
+                "gen_ai.input.messages": [{ "gen_ai.usage.input_tokens": 1 }],
+                "gen_ai.usage.output_tokens": output,
+            }))
+        };
+        assert_eq!(tokens(json!(3), json!(u64::MAX)), (true, 3, u64::MAX));
+        assert_eq!(tokens(json!("3"), json!(4)), (true, 0, 4));
+        assert_eq!(tokens(json!(-1), json!(1.5)), (true, 0, 0));
+        assert_eq!(tokens(json!([{ "a": 1 }]), Value::Null), (true, 0, 0));
+        assert_eq!(said(&json!({ "other": "{" })), (false, 0, 0));
+        assert_eq!(said(&json!("no object")), (false, 0, 0));
+    }
 }
