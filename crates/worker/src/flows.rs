@@ -185,15 +185,16 @@ impl Flows {
         });
     }
 
-    /// Begins a job. `done` hears of its answer; of none if the job was cancelled.
-    pub(crate) fn begin(
+    /// A job, which counts as under way from now on; [`Self::spawn`] does it. `done` hears of its answer; of none if the job
+    /// was cancelled.
+    pub(crate) fn begin<D: FnOnce(Option<Answer>) + Send + 'static>(
         self: &Arc<Self>,
         job: Job,
         hear: Hear,
         outlet: Outlet,
         cancel: CancellationToken,
-        done: impl FnOnce(Option<Answer>) + Send + 'static,
-    ) {
+        done: D,
+    ) -> impl Future<Output = ()> + Send + use<D> {
         let live = self.live(&job.session);
         let jobs = live.jobs.clone();
         let flows = Arc::clone(self);
@@ -209,7 +210,12 @@ impl Flows {
             // The guests are gone by now, so whatever the answer leads to finds them gone.
             done(answer);
         };
-        jobs.spawn_on(work, &self.guests);
+        jobs.track_future(work)
+    }
+
+    /// Does a job where guests run.
+    pub(crate) fn spawn(&self, job: impl Future<Output = ()> + Send + 'static) {
+        self.guests.spawn(job);
     }
 
     async fn job(&self, live: &Live, job: Job, hear: Hear, outlet: &Outlet) -> Answer {

@@ -19,6 +19,7 @@ mod placement;
 mod process;
 mod remote;
 mod spec;
+mod steps;
 mod stored;
 mod usage;
 mod wire;

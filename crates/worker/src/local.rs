@@ -91,10 +91,10 @@ pub(crate) async fn perform(
                 None => (Arc::new(|_| ()) as Hear, None),
             };
             let outlet = outlet(taker);
-            flows.begin(job, hear, outlet, cancel, |answer| {
+            flows.spawn(flows.begin(job, hear, outlet, cancel, |answer| {
                 // Whoever waited may be gone.
                 let _ = sender.send(answer);
-            });
+            }));
             answer.await.ok().flatten().map(Reply::Answer)
         }
         Operation::Hibernate(session) => Some(Reply::Hibernated(flows.hibernate(&session).await)),

@@ -26,6 +26,7 @@ use crate::network::RequestListener;
 use crate::news::{Hear, Heard};
 use crate::parts::Outlet;
 use crate::spec::{Job, SessionId};
+use crate::steps::{Frame, Frames, Steps};
 use crate::usage::{Snapshot, Told};
 use crate::wire::{
     self, Begin, FrameError, MAX_FRAME, MAX_HEARD, MAX_REQUESTED, Message, Operation, Reply,
@@ -124,13 +125,13 @@ fn serve(program: PathBuf, compile: Vec<std::ffi::OsString>) -> Result<(), Faile
 }
 
 /// Tells the host of each request. None is left out, however many wait: a session can make so many a minute.
-fn requested(frames: mpsc::UnboundedSender<Frame>) -> RequestListener {
+fn requested(frames: Frames) -> RequestListener {
     Arc::new(move |session, exchange| {
         let session = session.clone();
         match wire::encode(&Message::Requested { session, exchange }, MAX_REQUESTED) {
             Ok(message) => {
                 // Fails when the host is gone.
-                let _ = frames.send(Frame { message, news: 0 });
+                let _ = frames.send(vec![Frame { message, news: 0 }]);
             }
             Err(error) => tracing::error!(%error, "a request could not be told"),
         }
@@ -139,7 +140,7 @@ fn requested(frames: mpsc::UnboundedSender<Frame>) -> RequestListener {
 
 struct Worker {
     flows: Arc<Flows>,
-    frames: mpsc::UnboundedSender<Frame>,
+    frames: Frames,
     /// Bytes of news in `frames`.
     waiting: AtomicUsize,
     jobs: Mutex<HashMap<u64, Running>>,
@@ -153,13 +154,6 @@ struct Running {
     cancel: CancellationToken,
     /// Room for parts of its answer.
     window: Arc<Semaphore>,
-}
-
-/// A message to be sent.
-struct Frame {
-    message: Vec<u8>,
-    /// How much of it counts as waiting news.
-    news: usize,
 }
 
 impl Worker {
@@ -184,14 +178,16 @@ impl Worker {
 
     async fn write(
         self: Arc<Self>,
-        mut frames: mpsc::UnboundedReceiver<Frame>,
+        mut frames: mpsc::UnboundedReceiver<Vec<Frame>>,
         writer: OwnedWriteHalf,
     ) {
         let mut writer = BufWriter::new(writer);
-        while let Some(frame) = frames.recv().await {
-            self.waiting.fetch_sub(frame.news, Ordering::Relaxed);
+        while let Some(together) = frames.recv().await {
             let written = async {
-                wire::write(&mut writer, &frame.message).await?;
+                for frame in together {
+                    self.waiting.fetch_sub(frame.news, Ordering::Relaxed);
+                    wire::write(&mut writer, &frame.message).await?;
+                }
                 if frames.is_empty() {
                     writer.flush().await?;
                 }
@@ -256,28 +252,32 @@ impl Worker {
         self.jobs().insert(id, running);
         self.active.notify_one();
         let session = job.session.id.clone();
-        let (worker, hear) = (Arc::clone(self), self.hear(id));
+        let steps = Arc::new(Steps::new(self.frames.clone()));
+        let hear = self.hear(id, &steps);
         let outlet = Outlet::new(window, {
-            let worker = Arc::clone(self);
-            move |text| worker.part(id, text)
+            let steps = Arc::clone(&steps);
+            move |text| part(id, text, &steps)
         });
-        self.flows.begin(job, hear, outlet, cancel, move |answer| {
-            worker.answered(id, &session, answer);
-        });
+        let done = {
+            let (worker, steps) = (Arc::clone(self), Arc::clone(&steps));
+            move |answer| worker.answered(id, &session, answer, &steps)
+        };
+        let job = self.flows.begin(job, hear, outlet, cancel, done);
+        self.flows.spawn(steps.follow(job));
     }
 
-    fn answered(&self, id: u64, session: &SessionId, answer: Option<Answer>) {
+    fn answered(&self, id: u64, session: &SessionId, answer: Option<Answer>, steps: &Steps) {
         self.jobs().remove(&id);
-        self.tell(&self.flows.snapshot(session));
-        if let Some(answer) = answer {
-            self.done(id, Reply::Answer(answer));
-        }
+        let done = answer.and_then(|answer| done(id, Reply::Answer(answer)));
+        let before = steps.take();
+        let used = self.flows.snapshot(session);
+        self.tell_news(before, |told| told.news_of(&used), done);
         // What is in use changes once more when the rest of the job is dropped.
         self.active.notify_one();
     }
 
-    fn hear(self: &Arc<Self>, id: u64) -> Hear {
-        let worker = Arc::clone(self);
+    fn hear(self: &Arc<Self>, id: u64, steps: &Arc<Steps>) -> Hear {
+        let (worker, steps) = (Arc::clone(self), Arc::clone(steps));
         Arc::new(move |heard| {
             let is_news = matches!(heard, Heard::News(_));
             // A message that is too long for news is not told.
@@ -289,62 +289,51 @@ impl Worker {
                 worker.waiting.fetch_sub(news, Ordering::Relaxed);
                 return;
             }
-            worker.send(Frame { message, news });
+            steps.tell(Frame { message, news });
         })
     }
 
-    fn part(&self, id: u64, text: String) {
-        match wire::encode(&Message::Part { id, text }, MAX_FRAME) {
-            Ok(message) => self.send(Frame { message, news: 0 }),
-            Err(error) => tracing::error!(%error, "a part of an answer could not be sent"),
-        }
-    }
-
     fn done(&self, id: u64, reply: Reply) {
-        let message = wire::encode(&Message::Done { id, reply }, MAX_FRAME).or_else(|error| {
-            let error = RunError::user(
-                "OutputLimitExceeded",
-                format!("The answer is too long: {error}."),
-            );
-            let reply = Reply::Answer(Answer::failed(error));
-            wire::encode(&Message::Done { id, reply }, MAX_FRAME)
-        });
-        match message {
-            Ok(message) => self.send(Frame { message, news: 0 }),
-            Err(error) => tracing::error!(%error, "an answer could not be sent"),
-        }
+        self.send(done(id, reply).into_iter().collect());
     }
 
     /// Tells the host what is in use, as far as it does not know it.
     fn tell(&self, used: &Snapshot) {
-        self.tell_news(|told| {
-            let computes = used.computes.iter().map(|(id, used)| (id, *used));
-            let sessions = used.sessions.iter().map(|(id, used)| (id, *used));
-            told.news(used.all, computes, sessions)
-        });
+        self.tell_news(Vec::new(), |told| told.news_of(used), None);
     }
 
-    /// Tells the host what is new; whether there was anything.
-    fn tell_news(&self, news: impl FnOnce(&mut Told) -> Option<Snapshot>) -> bool {
+    /// Tells the host what is new of what is in use, between other frames; whether there was anything.
+    fn tell_news(
+        &self,
+        before: Vec<Frame>,
+        news: impl FnOnce(&mut Told) -> Option<Snapshot>,
+        after: Option<Frame>,
+    ) -> bool {
+        let mut frames = before;
         let mut told = self.told();
-        let Some(news) = news(&mut told) else {
-            return false;
-        };
-        // While `told` is locked, so that what is newer is sent later.
-        match wire::encode(&Message::Used(news), MAX_FRAME) {
-            Ok(message) => self.send(Frame { message, news: 0 }),
-            Err(error) => tracing::error!(%error, "what is in use could not be told"),
+        let news = news(&mut told);
+        let is_new = news.is_some();
+        if let Some(news) = news {
+            match wire::encode(&Message::Used(news), MAX_FRAME) {
+                Ok(message) => frames.push(Frame { message, news: 0 }),
+                Err(error) => tracing::error!(%error, "what is in use could not be told"),
+            }
         }
-        true
+        frames.extend(after);
+        // While `told` is locked, so that what is newer is sent later.
+        self.send(frames);
+        is_new
     }
 
     fn told(&self) -> MutexGuard<'_, Told> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn send(&self, frame: Frame) {
-        // Fails when the host is gone.
-        let _ = self.frames.send(frame);
+    fn send(&self, frames: Vec<Frame>) {
+        if !frames.is_empty() {
+            // Fails when the host is gone.
+            let _ = self.frames.send(frames);
+        }
     }
 
     /// Tells what is in use for as long as it changes.
@@ -354,7 +343,7 @@ impl Worker {
             let mut quiet = 0;
             while quiet < QUIET {
                 tokio::time::sleep(TICK).await;
-                let changed = self.tell_news(|told| self.flows.news(told));
+                let changed = self.tell_news(Vec::new(), |told| self.flows.news(told), None);
                 let is_idle = self.jobs().is_empty();
                 // What a job held is given back some time after its answer.
                 if !changed && is_idle && self.flows.used().busy() == 0 {
@@ -368,4 +357,27 @@ impl Worker {
     fn jobs(&self) -> MutexGuard<'_, HashMap<u64, Running>> {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn part(id: u64, text: String, steps: &Steps) {
+    match wire::encode(&Message::Part { id, text }, MAX_FRAME) {
+        Ok(message) => steps.tell(Frame { message, news: 0 }),
+        Err(error) => tracing::error!(%error, "a part of an answer could not be sent"),
+    }
+}
+
+/// The end of an operation; `None` only if it cannot be sent, which is logged.
+fn done(id: u64, reply: Reply) -> Option<Frame> {
+    let message = wire::encode(&Message::Done { id, reply }, MAX_FRAME).or_else(|error| {
+        let error = RunError::user(
+            "OutputLimitExceeded",
+            format!("The answer is too long: {error}."),
+        );
+        let reply = Reply::Answer(Answer::failed(error));
+        wire::encode(&Message::Done { id, reply }, MAX_FRAME)
+    });
+    message
+        .map(|message| Frame { message, news: 0 })
+        .inspect_err(|error| tracing::error!(%error, "an answer could not be sent"))
+        .ok()
 }

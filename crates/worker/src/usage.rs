@@ -148,6 +148,13 @@ impl Told {
         is_new.then_some(news)
     }
 
+    /// What of a snapshot is new; it counts as told from now on.
+    pub(crate) fn news_of(&mut self, used: &Snapshot) -> Option<Snapshot> {
+        let computes = used.computes.iter().map(|(id, used)| (id, *used));
+        let sessions = used.sessions.iter().map(|(id, used)| (id, *used));
+        self.news(used.all, computes, sessions)
+    }
+
     /// A session has ended.
     pub(crate) fn forget(&mut self, session: &SessionId) {
         self.sessions.remove(session);
