@@ -406,3 +406,44 @@ fn https_is_spoken_by_the_host() {
     let answer = run_at(&base, code, &allow);
     assert_eq!(answer.outputs()["out"], "refused", "{answer:#?}");
 }
+
+#[test]
+fn a_run_asks_what_it_is_allowed() {
+    const ASKS: &str = "import requests\n\
+        found = []\n\
+        for method in ['GET', 'POST']:\n    \
+            try:\n        found.append(requests.request(method, base).status_code)\n    \
+            except requests.ConnectionError as error:\n        found.append('refused')\n\
+        return found";
+    let echo = Echo::start();
+    let host = format!("127.0.0.1:{}", echo.port);
+    let base = format!("http://{host}");
+    let private = ["--allow-private-host", host.as_str()];
+    for (more, expected) in [
+        (vec![], json!([200, 200])),
+        (vec!["--allow-method", "GET"], json!([200, "refused"])),
+        // What may be private may be asked.
+        (vec!["--allow-host", "a.example"], json!([200, 200])),
+        (
+            vec!["--allow-host", "a.example", "--allow-method", "PUT"],
+            json!(["refused", "refused"]),
+        ),
+    ] {
+        let answer = run_at(&base, ASKS, &[&private[..], &more].concat());
+        assert_eq!(answer.outputs()["out"], expected, "{more:?}");
+    }
+    assert_eq!(echo.asked().len(), 5);
+    let elsewhere = run_at("https://b.example", ASKS, &["--allow-host", "a.example"]);
+    assert_eq!(elsewhere.outputs()["out"], json!(["refused", "refused"]));
+    let logs = elsewhere.node("f")["logs"].to_string();
+    assert!(
+        logs.contains("not among the hosts that this command allows"),
+        "{logs}"
+    );
+    let wrong = run_at(&base, ASKS, &["--allow-method", "get"]);
+    assert!(
+        wrong.message().contains("'get' is no method"),
+        "{}",
+        wrong.message()
+    );
+}

@@ -16,6 +16,9 @@ pub(crate) struct NetworkArgs {
     /// Hosts that the flow's tools may ask: host, host:port, host:*, *.domain or *; all that are public without this.
     #[arg(long = "allow-host", value_name = "HOST")]
     hosts: Vec<HostPattern>,
+    /// Methods that they may use, like GET; all without this.
+    #[arg(long = "allow-method", value_name = "METHOD")]
+    methods: Vec<String>,
     /// Hosts that may have addresses in a private network, or this machine's own.
     #[arg(long = "allow-private-host", value_name = "HOST")]
     private: Vec<HostPattern>,
@@ -26,18 +29,20 @@ pub(crate) struct NetworkArgs {
 
 impl NetworkArgs {
     /// # Errors
-    /// When the certificates cannot be read.
+    /// When a method is none, or the certificates cannot be read.
     pub(crate) fn gate(&self) -> Result<Arc<Gate>, RunError> {
         let tls = read_authorities(self.authorities.as_deref())?;
         // What is allowed to be private is allowed.
         let hosts = || [self.hosts.as_slice(), &self.private].concat();
         let rule = Rule {
             allowed_hosts: (!self.hosts.is_empty()).then(hosts),
-            allowed_methods: None,
+            allowed_methods: (!self.methods.is_empty()).then(|| self.methods.clone()),
         };
+        rule.check()
+            .map_err(|error| RunError::usage(error.to_string()))?;
         Ok(Gate::new(EgressOptions {
             policy: Policy {
-                rules: vec![("--allow-host", rule)],
+                rules: vec![("this command", rule)],
                 private: self.private.clone(),
                 // Connections are the user's own here.
                 private_endpoints: true,

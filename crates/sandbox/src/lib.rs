@@ -9,6 +9,7 @@
 //! used whether or not it succeeded. A [`Fault`] (trap, timeout, a limit) ends the instance, never the host. What all
 //! instances of several sessions may use together is a [`Slice`].
 
+mod answer;
 mod called;
 mod contract;
 mod emitted;
