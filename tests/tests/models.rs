@@ -44,9 +44,10 @@ fn python_calls_promptflows_tools() {
     let service = Server::start();
     let flow = python(
         "from promptflow.tools.embedding import embedding\n\
-         from promptflow.tools.openai import chat\n\
+         from promptflow.tools.openai import OpenAI, chat\n\
          said = chat(connection, prompt='# user:\\nhello {{ who }}', model='m', who='there')\n\
-         return [said, len(embedding(connection, 'text'))]",
+         again = OpenAI(connection).chat('# user:\\n[[reply: {{ who }}]]', 'm', who='you')\n\
+         return [said, len(embedding(connection, 'text')), again]",
     );
     let answer = run(&service, &flow, &[]);
     let out = &answer.outputs()["out"];
@@ -56,8 +57,9 @@ fn python_calls_promptflows_tools() {
         json!([{"role": "user", "content": "hello there"}])
     );
     assert_eq!(out[1], 8, "{answer:#?}");
+    assert_eq!(out[2], "you");
     let requests = service.requests();
-    assert_eq!(requests.len(), 2);
+    assert_eq!(requests.len(), 3);
     for request in requests {
         assert_eq!(request.header("authorization"), format!("Bearer {KEY}"));
     }

@@ -223,7 +223,7 @@ fn credentials_come_in_and_do_not_go_out() {
     let headers = [("content-type", "application/json")];
     answers.push(admin.send("PUT", &index, &headers, broken).is(400));
     let encoded = [
-        ("connection", "a.example"),
+        ("endpoint", "a.example"),
         ("index", "https%3A%2F%2Fa.example"),
         ("index", "hunter2-of-the-feed@a.example"),
         ("index", "*.example"),

@@ -19,6 +19,8 @@ class ComponentsTest(unittest.TestCase):
         infos = [
             ToolInfo("words.count", "Counts.", [parameter("text"), parameter("top", "3", False), parameter("late")], False),
             ToolInfo("words.odd.any", "", [parameter("from"), parameter("more", required=False)], True),
+            ToolInfo("words.Book.find", "Finds.", [parameter("connection"), parameter("word"), parameter("page", "1", False)], False),
+            ToolInfo("words.Book.close", "", [parameter("hard", "false", False)], False),
         ]
         stand_in.component_tools.in_module = lambda module: [info for info in infos if info.name.startswith(module + ".")]
         stand_in.component_tools.call = self.call
@@ -49,10 +51,30 @@ class ComponentsTest(unittest.TestCase):
         with self.assertRaisesRegex(TypeError, "unexpected keyword argument 'other'"):
             count("a", late=1, other=2)
 
+    def test_a_class_hands_on_its_connection(self):
+        from words import Book
+
+        book = Book("a connection")
+        self.assertEqual(str(inspect.signature(book.find)), "(word, page=1)")
+        self.assertEqual((Book.__module__, Book.find.__doc__), ("words", "Finds."))
+        book.find("x", page=2)
+        book.close()
+        Book(connection=None).find(word="y")
+        self.assertEqual(
+            self.calls,
+            [
+                ("words.Book.find", {"connection": "a connection", "word": "x", "page": 2}),
+                ("words.Book.close", {}),
+                ("words.Book.find", {"connection": None, "word": "y"}),
+            ],
+        )
+        with self.assertRaisesRegex(TypeError, "missing a required argument: 'word'"):
+            book.find()
+
     def test_modules_lie_below_others(self):
         import words.odd
 
-        self.assertEqual((words.__all__, words.odd.__all__), (["count"], ["any"]))
+        self.assertEqual((words.__all__, words.odd.__all__), (["count", "Book"], ["any"]))
         words.odd.any("x", **{"from": 1, "beyond": 2})
         self.assertEqual(self.calls, [("words.odd.any", {"more": "x", "from": 1, "beyond": 2})])
         with self.assertRaises(ModuleNotFoundError):

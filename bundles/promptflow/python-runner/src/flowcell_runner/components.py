@@ -47,13 +47,47 @@ class _Loader(importlib.abc.Loader):
         self.infos = infos
 
     def exec_module(self, module):
-        module.__all__ = []
+        functions, classes = {}, {}
         for info in self.infos:
             parent, _, name = info.name.rpartition(".")
+            outer, _, owner = parent.rpartition(".")
             # Others are in modules below this one.
             if parent == module.__name__:
-                setattr(module, name, _function(info, parent, name))
-                module.__all__.append(name)
+                functions[name] = _function(info, parent, name)
+            elif outer == module.__name__ and owner[:1].isupper():
+                classes.setdefault(owner, {})[name] = _function(info, parent, name)
+        if module.__name__ in _CLASSES:
+            classes[_CLASSES[module.__name__]] = {**functions}
+        made = {name: _class(name, module.__name__, methods) for name, methods in classes.items()}
+        vars(module).update(functions, **made)
+        module.__all__ = [*functions, *made]
+
+
+# Classes of promptflow-tools whose methods are functions of their modules, too.
+_CLASSES = {"promptflow.tools.aoai": "AzureOpenAI", "promptflow.tools.openai": "OpenAI"}
+
+
+def _class(name, module, functions):
+    """A class as promptflow-tools has it: made with a connection, which its methods hand on."""
+
+    def __init__(self, connection=None):
+        self.connection = connection
+
+    methods = {method: _method(function) for method, function in functions.items()}
+    return type(name, (), {"__init__": __init__, "__module__": module, **methods})
+
+
+def _method(function):
+    parameters = list(inspect.signature(function).parameters.values())
+    takes_connection = bool(parameters) and parameters[0].name == "connection"
+
+    def method(self, *args, **kwargs):
+        return function(*([self.connection] if takes_connection else []), *args, **kwargs)
+
+    own = Parameter("self", Parameter.POSITIONAL_OR_KEYWORD)
+    method.__signature__ = inspect.Signature([own, *parameters[takes_connection:]])
+    method.__name__, method.__doc__ = function.__name__, function.__doc__
+    return method
 
 
 def _function(info, module, name):
