@@ -1,5 +1,6 @@
 //! A session's way out.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,8 +9,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
-use http::header::{ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST};
-use http::{HeaderMap, Method, Request, Response};
+use http::header::{ACCEPT_ENCODING, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST};
+use http::{HeaderMap, HeaderValue, Method, Request, Response};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
@@ -33,6 +34,10 @@ use crate::tls::Tls;
 const MAX_URL: usize = 64 << 10;
 /// How long a connection is kept that nobody uses: a session can have made thousands, each to another host.
 const IDLE: Duration = Duration::from_secs(20);
+/// Connections to one host that are kept for later requests.
+const IDLE_OF_HOST: usize = 64;
+/// Hosts to which connections are kept; those to others are closed after each answer.
+const IDLE_HOSTS: usize = 16;
 
 /// What a session's requests may take, each of them and together.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -103,6 +108,8 @@ pub struct Gate {
     rate: DefaultDirectRateLimiter,
     /// Whether the last request was one too many.
     is_over: AtomicBool,
+    /// The hosts to which connections are kept, and when each was asked last.
+    kept: Mutex<HashMap<Origin, Instant>>,
     /// For hosts whose addresses must be public, and for those whose need not. They share no connection.
     clients: [OnceLock<reqwest::Client>; 2],
 }
@@ -132,6 +139,7 @@ impl Gate {
             )),
             rate: RateLimiter::direct(Quota::per_minute(per_minute)),
             is_over: AtomicBool::new(false),
+            kept: Mutex::default(),
             limits,
             lookup,
             tls,
@@ -166,6 +174,21 @@ impl Gate {
         })
     }
 
+    /// Whether connections to a host are kept: a session can ask thousands of them, and each connection is an open file.
+    fn keeps(&self, to: &Origin) -> bool {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        if kept.len() >= IDLE_HOSTS && !kept.contains_key(to) {
+            // What is this old has been closed.
+            kept.retain(|_, asked| now.duration_since(*asked) < IDLE * 2);
+        }
+        let is_kept = kept.len() < IDLE_HOSTS || kept.contains_key(to);
+        if is_kept {
+            kept.insert(to.clone(), now);
+        }
+        is_kept
+    }
+
     fn policy(&self) -> Arc<Policy> {
         Arc::clone(&self.policy.read().unwrap_or_else(PoisonError::into_inner))
     }
@@ -193,6 +216,7 @@ impl Gate {
             .no_zstd()
             .no_deflate()
             .pool_idle_timeout(IDLE)
+            .pool_max_idle_per_host(IDLE_OF_HOST)
             .connect_timeout(Duration::from_secs(self.limits.connect_seconds))
             .build()
             .map_err(|error| EgressError::Setup(error.to_string()))?;
@@ -294,6 +318,9 @@ impl Egress {
         if secrets.has(&to) {
             // What is compressed cannot be searched for secrets that come back.
             headers.remove(ACCEPT_ENCODING);
+        }
+        if !gate.keeps(&to) {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         let is_empty = headers
             .get(CONTENT_LENGTH)

@@ -28,6 +28,8 @@ enum Port {
     One(u16),
 }
 
+/// Longest name of a host, in bytes (RFC 1035, 2.3.4).
+const MAX_NAME: usize = 253;
 /// https' own port.
 pub const HTTPS: u16 = 443;
 
@@ -77,7 +79,9 @@ impl FromStr for HostPattern {
             (port, false) => Port::One(port.unwrap_or(HTTPS)),
         };
         let host = |text: &str| match Host::parse(text) {
-            Ok(host) if !text.contains(['%', '*']) => Ok(host.to_string()),
+            Ok(host) if text.len() <= MAX_NAME && !text.contains(['%', '*']) => {
+                Ok(host.to_string())
+            }
             _ => Err(error()),
         };
         let names = match rest.strip_prefix("*.") {

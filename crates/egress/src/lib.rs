@@ -28,6 +28,6 @@ pub use exchange::{Auditor, Exchange, Outcome};
 pub use host::{HTTPS, HostPattern, HostPatternError};
 pub use lookup::{Lookup, SystemLookup};
 pub use origin::Origin;
-pub use policy::{MAX_HOSTS, MAX_METHODS, Policy, Rule, RuleError};
+pub use policy::{MAX_HOSTS, MAX_METHODS, MAX_RULE, Policy, Rule, RuleError};
 pub use secrets::{Keeper, PLACEHOLDER, Secret, Secrets};
 pub use tls::Tls;

@@ -31,6 +31,11 @@ impl Origin {
         })
     }
 
+    /// Whether requests to it are encrypted.
+    pub fn is_https(&self) -> bool {
+        self.is_https
+    }
+
     /// Its host, in lower case, with brackets if it is an IPv6 address.
     pub fn host(&self) -> &str {
         &self.host

@@ -15,6 +15,8 @@ use crate::secrets::Secrets;
 pub const MAX_HOSTS: usize = 500;
 /// Methods that a rule may have.
 pub const MAX_METHODS: usize = 50;
+/// Bytes of all host patterns of a rule: rules are kept with each session, and go along with each call.
+pub const MAX_RULE: usize = 16 << 10;
 /// Longest method, in bytes.
 const MAX_METHOD: usize = 50;
 
@@ -35,6 +37,9 @@ pub enum RuleError {
     /// Too many hosts.
     #[error("allowed_hosts: {0} hosts, and {MAX_HOSTS} are allowed")]
     Hosts(usize),
+    /// Too long.
+    #[error("allowed_hosts: {0} bytes, and {MAX_RULE} are allowed")]
+    Bytes(usize),
     /// Too many methods.
     #[error("allowed_methods: {0} methods, and {MAX_METHODS} are allowed")]
     Methods(usize),
@@ -55,6 +60,11 @@ impl Rule {
         let hosts = self.allowed_hosts.as_ref().map_or(0, Vec::len);
         if hosts > MAX_HOSTS {
             return Err(RuleError::Hosts(hosts));
+        }
+        let patterns = self.allowed_hosts.iter().flatten();
+        let bytes = patterns.map(|pattern| pattern.to_string().len()).sum();
+        if bytes > MAX_RULE {
+            return Err(RuleError::Bytes(bytes));
         }
         let methods = self.allowed_methods.as_deref().unwrap_or_default();
         if methods.len() > MAX_METHODS {

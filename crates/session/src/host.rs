@@ -22,6 +22,7 @@ mod work;
 
 use std::collections::HashSet;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -121,6 +122,8 @@ pub(crate) struct Inner {
     used: Mutex<HashSet<Key>>,
     traces: Traces,
     tokens: Tokens,
+    /// Counts the moments at which jobs were told what they may do.
+    orders: AtomicU64,
     clock: Clock,
     /// Tells the event logs of this start of the host from those of others.
     started: u64,
@@ -169,6 +172,7 @@ impl SessionHost {
             used: Mutex::default(),
             traces: Traces::default(),
             tokens,
+            orders: AtomicU64::new(0),
             clock,
             started: u64::try_from(Timestamp::now().as_millisecond()).unwrap_or(0),
         });

@@ -157,6 +157,9 @@ pub struct Session {
     pub flow: Name,
     /// Whose it is: the owner of its compute.
     pub user: UserName,
+    /// The first of its lives that were this user's: what is known of earlier ones is not for them.
+    #[serde(default)]
+    pub owned_since: u64,
     /// Where it is in its life.
     pub state: SessionState,
     /// Why it is there.

@@ -15,6 +15,8 @@ use serde::{Deserialize, Serialize};
 
 /// Who gives tokens, if nothing else is said: Microsoft Entra ID.
 pub const AUTHORITY: &str = "https://login.microsoftonline.com";
+/// Characters of what an authority says of a refusal that are told.
+const MAX_REASON: usize = 300;
 /// How long a token is taken to hold whose authority does not say.
 const USUAL: Duration = Duration::from_secs(300);
 
@@ -128,13 +130,9 @@ impl SignIn {
                 oauth2::RequestTokenError::ServerResponse(said) => {
                     let what = said.error_description().map_or("", String::as_str);
                     let line = what.lines().next().unwrap_or_default();
-                    format!(
-                        "{} {}",
-                        said.error(),
-                        line.chars().take(300).collect::<String>()
-                    )
-                    .trim()
-                    .to_owned()
+                    let told = format!("{} {line}", said.error());
+                    let shown = told.chars().filter(|c| !c.is_control());
+                    shown.take(MAX_REASON).collect::<String>().trim().to_owned()
                 }
                 oauth2::RequestTokenError::Request(error) => error.to_string(),
                 oauth2::RequestTokenError::Parse(..) | oauth2::RequestTokenError::Other(_) => {

@@ -74,6 +74,8 @@ struct Live {
 struct Open {
     /// The flow's revision in the copy.
     revision: u64,
+    /// The latest of the jobs' moments.
+    order: u64,
     /// The digest of its files.
     files: Option<String>,
     /// The packages that it was opened with.
@@ -224,9 +226,11 @@ impl Flows {
             revision,
             setup,
             connections,
+            order,
             record_content,
             work,
         } = job;
+        let revision = (revision, order);
         match work {
             Work::Run(run) => {
                 let flow = self.flow(live, &session, &setup, revision, connections);
@@ -273,12 +277,17 @@ impl Flows {
         live: &Live,
         session: &SessionSpec,
         setup: &Setup,
-        revision: u64,
+        (revision, order): (u64, u64),
         connections: ConnectionSet,
     ) -> Result<Arc<Session>, RunError> {
-        // What is allowed may have changed, however long the flow has been open.
-        self.gate(live, session)?;
         let mut open = live.open.lock().await;
+        let is_latest = order >= open.order;
+        if is_latest {
+            open.order = order;
+            // What is allowed may have changed, however long the flow has been open.
+            self.gate(live, session)?
+                .set_policy(session.network.policy());
+        }
         let folder = Path::new(&session.folder);
         if open.revision != revision {
             let files = Workspace::files_digest(folder);
@@ -296,7 +305,7 @@ impl Flows {
             open.flows.clear();
             open.site.clone_from(&session.site);
         }
-        if *open.connections != connections {
+        if is_latest && *open.connections != connections {
             let connections = Arc::new(connections);
             open.connections = Arc::clone(&connections);
             // Secrets may change under a session at work; what its instances have in their environment may not.
@@ -361,10 +370,9 @@ impl Flows {
         Ok(options)
     }
 
-    /// What the session's requests go through, held to what is allowed by now.
+    /// What the session's requests go through.
     fn gate(&self, live: &Live, session: &SessionSpec) -> Result<Arc<Gate>, RunError> {
         if let Some(gate) = live.gate.get() {
-            gate.set_policy(session.network.policy());
             return Ok(Arc::clone(gate));
         }
         let requests = Arc::clone(&self.requests);

@@ -270,8 +270,8 @@ impl Worker {
         self.jobs().remove(&id);
         let done = answer.and_then(|answer| done(id, Reply::Answer(answer)));
         let before = steps.take();
-        let used = self.flows.snapshot(session);
-        self.tell_news(before, |told| told.news_of(&used), done);
+        let news = |told: &mut Told| told.news_of(&self.flows.snapshot(session));
+        self.tell_news(before, news, done);
         // What is in use changes once more when the rest of the job is dropped.
         self.active.notify_one();
     }

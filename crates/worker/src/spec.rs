@@ -99,6 +99,9 @@ pub struct Job {
     pub setup: Setup,
     /// What the flow may use, with secrets.
     pub connections: ConnectionSet,
+    /// Tells when it was that the session's connections and network were these: what an earlier job says does not take the
+    /// place of what a later one has said.
+    pub order: u64,
     /// Whether the trace holds what models and tools were asked and what they answered.
     pub record_content: bool,
     /// The work.

@@ -83,6 +83,7 @@ fn job(inputs: &str) -> Job {
         revision: 1,
         setup: Setup::default(),
         connections: ConnectionSet::default(),
+        order: 0,
         record_content: false,
         work: Work::Run(Run::Call {
             inputs: Values::from(&inputs),

@@ -183,7 +183,7 @@ fn a_managed_identity_gets_its_tokens_from_an_authority() {
     world.is_discreet(&session, &[TOKEN, CLIENT_SECRET]);
     // Set anew, it asks anew. A token that is about to end is used once.
     world.admin.put(&held, sign_in("another")).expect(200);
-    authority.gives("eyJ-short", 60);
+    authority.gives("eyJ-short", 0);
     authority.gives("eyJ-long", 3600);
     for _ in 0..3 {
         session.out(json!({}));
@@ -300,9 +300,53 @@ fn what_gets_no_token_is_refused() {
         .expect(201);
     admin.upload("signs", &flow()).expect(201);
     let own = workspace("/me/credentials/connection/models.example");
-    let metadata = sign_in(json!({ "authority": "http://169.254.169.254" }));
+    let metadata = sign_in(json!({ "authority": "https://169.254.169.254" }));
     admin.put(&own, metadata).expect(200);
-    let failed = admin.session("signs").call(json!({}));
-    let message = failed["error"]["message"].as_str().unwrap();
+    let session = admin.session("signs");
+    let why = || {
+        let failed = session.call(json!({}));
+        failed["error"]["message"].as_str().unwrap().to_owned()
+    };
+    let message = why();
     assert!(message.contains("private network"), "{message}");
+    // Nothing secret is sent unencrypted: neither the client's secret nor a token.
+    let plain = sign_in(json!({ "authority": "http://login.example" }));
+    admin.put(&own, plain).expect(200);
+    let message = why();
+    assert!(
+        message.contains("login.example is to be asked by https"),
+        "{message}"
+    );
+    admin.put(&own, json!({ "token": TOKEN })).expect(200);
+    let moved = json!({ "api_base": "http://models.example:443" });
+    let connection = workspace("/connections/model");
+    admin.patch(&connection, moved).expect(200);
+    let message = why();
+    assert!(message.contains("by https only"), "{message}");
+}
+
+#[test]
+fn a_token_whose_authority_does_not_say_is_kept_for_a_while() {
+    let world = World::new();
+    let authority = Authority::start();
+    let sign_in = json!({
+        "tenant": "t", "client_id": "c", "client_secret": CLIENT_SECRET, "authority": authority.url(),
+    });
+    world
+        .admin
+        .put(&world.credential("me"), sign_in)
+        .expect(200);
+    let session = world.admin.session("signs");
+    let body = format!("{{\"token_type\": \"Bearer\", \"access_token\": \"{TOKEN}\"}}");
+    authority.answers(200, &body);
+    let calls: Vec<_> = (0..4)
+        .map(|_| {
+            let session = session.clone();
+            std::thread::spawn(move || session.out(json!({})))
+        })
+        .collect();
+    for call in calls {
+        assert_eq!(call.join().unwrap()[0], "yes");
+    }
+    assert_eq!(authority.asked().len(), 1);
 }

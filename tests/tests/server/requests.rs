@@ -231,6 +231,14 @@ fn host_workspace_and_session_each_take_away() {
     assert!(is_refused(&why, "the session"), "{why}");
     for (rule, status) in [
         (json!({ "allowed_hosts": ["a.example/path"] }), 400),
+        (
+            json!({ "allowed_hosts": [format!("{}.x", "a".repeat(252))] }),
+            400,
+        ),
+        (
+            json!({ "allowed_hosts": vec![format!("{}.x", "a".repeat(60)); 400] }),
+            422,
+        ),
         (json!({ "allowed_hosts": vec!["a.example"; 501] }), 422),
         (json!({ "allowed_methods": ["get"] }), 422),
         (json!({ "hosts": [] }), 400),
@@ -345,4 +353,40 @@ fn an_instance_with_idle_connections_is_stored() {
     assert_eq!(hibernated.json["state"], "hibernated", "{hibernated:#?}");
     assert_eq!(hibernated.json["stored"]["instances"], 1);
     assert_eq!(session.out(url), json!([3, first[1], first[2]]));
+}
+
+#[test]
+fn who_takes_over_a_session_does_not_know_what_it_has_asked() {
+    let (_models, server, admin, session) = start("allowed_hosts = [\"127.0.0.1:*\"]\n");
+    session.stop();
+    let other = other();
+    let [ann, ben] = ["ann", "ben"].map(|name| server.user(name, "data-scientist"));
+    let path = session.path("/requests");
+    let traces = session.path("/traces");
+    let count = |client: &Client, path: &str| {
+        let page = client.get(path).is(200).json;
+        page["items"].as_array().unwrap().len()
+    };
+    let url = json!({ "url": other });
+    let of_ann = ann.session("asking");
+    assert_eq!(of_ann.id, session.id);
+    of_ann.out(url.clone());
+    assert_eq!((count(&ann, &path), count(&ann, &traces)), (2, 1));
+    ben.get(&path).is_problem(403, "forbidden", &["ann"]);
+    // Her own earlier lives are hers.
+    of_ann.stop();
+    let of_ann = ann.session("asking");
+    of_ann.out(url.clone());
+    assert_eq!((count(&ann, &path), count(&ann, &traces)), (4, 2));
+    of_ann.stop();
+    let of_ben = ben.session("asking");
+    assert_eq!((count(&ben, &path), count(&ben, &traces)), (0, 0));
+    let hers = admin.get(&traces).is(200).json;
+    let call = hers["items"][0]["call"].as_str().unwrap();
+    ben.get(&format!("{traces}/{call}")).expect(404);
+    of_ben.out(url);
+    assert_eq!((count(&ben, &path), count(&ben, &traces)), (2, 1));
+    ann.get(&path).expect(403);
+    // Owners of the workspace know all of it.
+    assert_eq!((count(&admin, &path), count(&admin, &traces)), (6, 3));
 }

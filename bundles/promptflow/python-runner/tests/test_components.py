@@ -20,7 +20,7 @@ class ComponentsTest(unittest.TestCase):
             ToolInfo("words.count", "Counts.", [parameter("text"), parameter("top", "3", False), parameter("late")], False),
             ToolInfo("words.odd.any", "", [parameter("from"), parameter("more", required=False)], True),
             ToolInfo("words.Book.find", "Finds.", [parameter("connection"), parameter("word"), parameter("page", "1", False)], False),
-            ToolInfo("words.Book.close", "", [parameter("hard", "false", False)], False),
+            ToolInfo("words.Book.close", "", [parameter("self", "false", False)], False),
         ]
         stand_in.component_tools.in_module = lambda module: [info for info in infos if info.name.startswith(module + ".")]
         stand_in.component_tools.call = self.call
@@ -58,13 +58,13 @@ class ComponentsTest(unittest.TestCase):
         self.assertEqual(str(inspect.signature(book.find)), "(word, page=1)")
         self.assertEqual((Book.__module__, Book.find.__doc__), ("words", "Finds."))
         book.find("x", page=2)
-        book.close()
+        book.close(self=True)
         Book(connection=None).find(word="y")
         self.assertEqual(
             self.calls,
             [
                 ("words.Book.find", {"connection": "a connection", "word": "x", "page": 2}),
-                ("words.Book.close", {}),
+                ("words.Book.close", {"self": True}),
                 ("words.Book.find", {"connection": None, "word": "y"}),
             ],
         )

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use flowcell_connection::{Connection, Secret};
 use flowcell_egress::{
-    Auditor, Egress, EgressOptions, Exchange, Gate, Limits, Policy, Secrets, SystemLookup, Tls,
+    Auditor, Egress, EgressOptions, Exchange, Gate, Limits, Origin, Policy, Secrets, SystemLookup,
+    Tls,
 };
 use flowcell_session::{SignIn, Token};
 use serde_json::Value;
@@ -24,6 +25,15 @@ pub(super) fn signed_in(connection: Arc<Connection>) -> Arc<Connection> {
         return connection;
     };
     let name = connection.name();
+    let is_fit = |origin: &Origin| {
+        origin.is_https() || matches!(origin.host(), "127.0.0.1" | "[::1]" | "localhost")
+    };
+    if !connection.origins().iter().all(is_fit) {
+        let why = format!(
+            "connection '{name}' signs in with an identity, whose token goes out by https only"
+        );
+        return Arc::new(connection.with_token(Err(why)));
+    }
     // Connections are asked for where nothing can wait, and rarely.
     let token = std::thread::scope(|scope_of_threads| {
         let asking = scope_of_threads.spawn(|| {

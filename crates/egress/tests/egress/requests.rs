@@ -389,7 +389,18 @@ fn rules_have_limits() {
         allowed_methods: Some(methods.iter().map(|one| (*one).to_owned()).collect()),
     };
     assert_eq!(rule(MAX_HOSTS, &["GET", "M-SEARCH"]).check(), Ok(()));
+    let long: HostPattern = format!("{}.example", "a".repeat(60)).parse().unwrap();
+    let heavy = Rule {
+        allowed_hosts: Some(vec![long; MAX_HOSTS]),
+        ..Rule::default()
+    };
+    let name = vec!["a".repeat(50); 6].join(".");
+    assert!(name[..253].parse::<HostPattern>().is_ok());
+    for wrong in [name.clone(), format!("*.{name}"), format!("{name}:*")] {
+        assert!(wrong.parse::<HostPattern>().is_err(), "{wrong}");
+    }
     for (rule, word) in [
+        (heavy, "bytes"),
         (rule(MAX_HOSTS + 1, &[]), "allowed_hosts"),
         (rule(1, &["GET"; 51]), "allowed_methods"),
         (rule(1, &["get"]), "'get' is no method"),

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::page::{Page, PageParams, cursor};
-use super::sessions::{find, own_or_owner};
+use super::sessions::{find, known_since};
 use crate::app::App;
 use crate::auth::Caller;
 use crate::extract::{At, Params};
@@ -21,7 +21,7 @@ use crate::problem::{Kind, Problem};
 /// in them.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct RequestView {
-    /// Counts the requests of all sessions since the host started.
+    /// Counts the session's requests since the host started.
     pub number: u64,
     /// Which of the session's lives it belongs to.
     pub generation: u64,
@@ -52,11 +52,11 @@ pub struct RequestView {
     pub error: Option<String>,
 }
 
-impl From<&Request> for RequestView {
-    fn from(request: &Request) -> Self {
+impl RequestView {
+    fn new(number: u64, request: &Request) -> Self {
         let exchange = request.exchange.clone();
         Self {
-            number: request.number,
+            number,
             generation: request.generation,
             ended: request.ended,
             duration_ms: (exchange.duration.as_secs_f64() * 1e6).round() / 1e3,
@@ -100,8 +100,8 @@ pub async fn list(
     At((name, id)): At<(Name, Name)>,
     Params(parameters): Params<RequestParams>,
 ) -> Result<Json<Page<RequestView>>, Problem> {
-    own_or_owner(&app, &caller, &name, &id)?;
     let session = find(&app, &name, &id)?;
+    let since = known_since(&app, &caller, &name, &session)?;
     let RequestParams {
         node,
         outcome,
@@ -122,14 +122,14 @@ pub async fn list(
             )
         })?),
     };
-    let is_asked_for = |request: &&Arc<Request>| {
+    let is_asked_for = |(number, request): &&(u64, Arc<Request>)| {
         let exchange = &request.exchange;
-        before.is_none_or(|before| request.number < before)
+        before.is_none_or(|before| *number < before)
             && (node.is_none() || node == exchange.node)
             && outcome.is_none_or(|outcome| outcome == exchange.outcome)
     };
-    let requests = app.sessions().requests(&session);
-    let mut found: Vec<&Arc<Request>> = requests
+    let requests = app.sessions().requests(&session, since);
+    let mut found: Vec<&(u64, Arc<Request>)> = requests
         .iter()
         .filter(is_asked_for)
         .take(limit + 1)
@@ -138,7 +138,10 @@ pub async fn list(
     found.truncate(limit);
     let last = found.last().filter(|_| more);
     Ok(Json(Page {
-        next_cursor: last.map(|last| cursor(&last.number.to_string())),
-        items: found.into_iter().map(|one| (&**one).into()).collect(),
+        next_cursor: last.map(|(number, _)| cursor(&number.to_string())),
+        items: found
+            .into_iter()
+            .map(|(number, one)| RequestView::new(*number, one))
+            .collect(),
     }))
 }

@@ -723,6 +723,22 @@ pub(crate) fn own_or_owner(
     ))
 }
 
+/// From which of a session's lives on the caller may know what happened in it: its user from when it became theirs, owners of
+/// the workspace from its beginning.
+pub(crate) fn known_since(
+    app: &App,
+    caller: &Caller,
+    name: &Name,
+    session: &Session,
+) -> Result<u64, Problem> {
+    own_or_owner(app, caller, name, &session.id)?;
+    let role = caller.require(app, name, Role::DataScientist)?;
+    Ok(match role {
+        Role::Owner => 0,
+        Role::DataScientist | Role::Reader => session.owned_since,
+    })
+}
+
 pub(crate) fn view(app: &App, session: &Session) -> SessionView {
     let sessions = app.sessions();
     let key = (session.workspace.clone(), session.id.clone());

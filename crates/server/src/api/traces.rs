@@ -14,7 +14,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::page::Page;
-use super::sessions::{find, own_or_owner};
+use super::sessions::{find, known_since};
 use crate::app::App;
 use crate::auth::Caller;
 use crate::extract::At;
@@ -137,10 +137,10 @@ pub async fn list(
     caller: Caller,
     At((name, id)): At<(Name, Name)>,
 ) -> Result<Json<Page<TraceSummary>>, Problem> {
-    own_or_owner(&app, &caller, &name, &id)?;
     let session = find(&app, &name, &id)?;
+    let since = known_since(&app, &caller, &name, &session)?;
     // All at once: a host keeps fewer of a session than a page has.
-    let traces = app.sessions().traces(&session);
+    let traces = app.sessions().traces(&session, since);
     Ok(Json(Page {
         items: traces
             .iter()
@@ -159,12 +159,12 @@ pub async fn get(
     caller: Caller,
     At((name, id, wanted)): At<(Name, Name, String)>,
 ) -> Result<Json<TraceView>, Problem> {
-    own_or_owner(&app, &caller, &name, &id)?;
     let session = find(&app, &name, &id)?;
+    let since = known_since(&app, &caller, &name, &session)?;
     let number = u128::from_str_radix(&wanted, 16)
         .ok()
         .filter(|_| wanted.len() == 32);
-    let traces = app.sessions().traces(&session);
+    let traces = app.sessions().traces(&session, since);
     let found = traces
         .iter()
         .find(|trace| trace.call == wanted || Some(trace.id) == number);

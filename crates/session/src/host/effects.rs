@@ -16,7 +16,7 @@ use crate::machine::{self, Effect, Event, Step};
 use crate::name::Name;
 use crate::registry::Durability;
 use crate::session::{Image, Packages, Session, SessionState};
-use crate::state::Change;
+use crate::state::{Change, Workspace};
 
 /// A session that cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -273,11 +273,16 @@ impl Inner {
     /// What a session may ask of the network by now.
     pub(super) fn network(&self, session: &Session) -> Box<NetworkSpec> {
         let state = self.ledger.state();
-        let workspace = state.workspaces.get(&session.workspace);
+        match state.workspaces.get(&session.workspace) {
+            Some(workspace) => self.network_of(workspace, session),
+            None => Box::new(self.settings.network.clone()),
+        }
+    }
+
+    /// The same, by a state that cannot change meanwhile.
+    pub(super) fn network_of(&self, workspace: &Workspace, session: &Session) -> Box<NetworkSpec> {
         Box::new(NetworkSpec {
-            workspace: workspace
-                .map(|workspace| workspace.record.network.clone())
-                .unwrap_or_default(),
+            workspace: workspace.record.network.clone(),
             session: session.network.clone(),
             ..self.settings.network.clone()
         })

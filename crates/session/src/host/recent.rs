@@ -26,6 +26,8 @@ struct Kept<T> {
 struct Ring<T> {
     entries: VecDeque<(Arc<T>, usize)>,
     bytes: usize,
+    /// How many there ever were.
+    count: u64,
 }
 
 impl<T> Recent<T> {
@@ -51,7 +53,9 @@ impl<T> Recent<T> {
             .or_insert_with(|| Ring {
                 entries: VecDeque::new(),
                 bytes: 0,
+                count: 0,
             });
+        ring.count += 1;
         ring.entries.push_back((entry, size));
         ring.bytes += size;
         kept.bytes += size;
@@ -68,12 +72,17 @@ impl<T> Recent<T> {
         }
     }
 
-    /// Those of a session, the latest first.
-    pub(super) fn of(&self, session: &Key) -> Vec<Arc<T>> {
+    /// Those of a session, the latest first, each with its number among all that the session has had.
+    pub(super) fn of(&self, session: &Key) -> Vec<(u64, Arc<T>)> {
         let kept = self.kept();
-        let entries = kept.sessions.get(session).map(|ring| &ring.entries);
-        let entries = entries.into_iter().flatten().rev();
-        entries.map(|(entry, _)| Arc::clone(entry)).collect()
+        let Some(ring) = kept.sessions.get(session) else {
+            return Vec::new();
+        };
+        let entries = ring.entries.iter().rev();
+        let numbered = (1..=ring.count).rev().zip(entries);
+        numbered
+            .map(|(number, (entry, _))| (number, Arc::clone(entry)))
+            .collect()
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept<T>> {
@@ -100,7 +109,8 @@ mod tests {
     }
 
     fn of(recent: &Recent<u32>, session: &str) -> Vec<u32> {
-        recent.of(&key(session)).iter().map(|one| **one).collect()
+        let all = recent.of(&key(session));
+        all.iter().map(|(_, one)| **one).collect()
     }
 
     #[test]
@@ -112,6 +122,8 @@ mod tests {
         recent.keep(&key("b"), Arc::new(9), 10);
         assert_eq!(of(&recent, "a"), [7, 6, 5]);
         assert_eq!(of(&recent, "b"), [9]);
+        let numbers = recent.of(&key("a")).into_iter().map(|(number, _)| number);
+        assert!(numbers.eq([8, 7, 6]));
         assert_eq!(recent.kept().bytes, 40);
     }
 

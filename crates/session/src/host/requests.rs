@@ -18,8 +18,6 @@ const BYTES: usize = 64 << 20;
 /// A request of a session.
 #[derive(Debug)]
 pub struct Request {
-    /// Counts the requests of all sessions since the host started.
-    pub number: u64,
     /// Which of the session's lives it belongs to.
     pub generation: u64,
     /// When it was over.
@@ -32,7 +30,6 @@ pub struct Request {
 #[derive(Debug)]
 pub struct Requests {
     recent: Recent<Request>,
-    last: AtomicU64,
     /// By outcome.
     counts: [AtomicU64; Outcome::ALL.len()],
 }
@@ -41,7 +38,6 @@ impl Default for Requests {
     fn default() -> Self {
         Self {
             recent: Recent::new(OF_SESSION, BYTES),
-            last: AtomicU64::new(0),
             counts: Default::default(),
         }
     }
@@ -74,10 +70,8 @@ impl Requests {
         let (Ok(workspace), Ok(id)) = (workspace, id) else {
             return;
         };
-        let number = self.last.fetch_add(1, Ordering::Relaxed) + 1;
         let size = size(&exchange);
         let request = Request {
-            number,
             generation: session.generation,
             ended: Timestamp::now(),
             exchange,
@@ -85,8 +79,8 @@ impl Requests {
         self.recent.keep(&(workspace, id), Arc::new(request), size);
     }
 
-    /// Those of a session, the last first.
-    pub(super) fn of(&self, session: &super::Key) -> Vec<Arc<Request>> {
+    /// Those of a session, the last first, each with its number among all of the session.
+    pub(super) fn of(&self, session: &super::Key) -> Vec<(u64, Arc<Request>)> {
         self.recent.of(session)
     }
 

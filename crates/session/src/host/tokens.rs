@@ -6,13 +6,15 @@ use std::time::{Duration, Instant};
 
 use flowcell_connection::{Connection, ConnectionSet, Secret};
 use flowcell_egress::{
-    Auditor, Egress, EgressOptions, Exchange, Gate, Limits, Policy, Secrets, SystemLookup,
+    Auditor, Egress, EgressOptions, Exchange, Gate, Limits, Origin, Policy, Secrets, SystemLookup,
 };
 use flowcell_worker::{NetworkSpec, read_authorities};
 use futures_util::FutureExt as _;
+use tokio::sync::Semaphore;
 
 use super::Inner;
 use crate::credential::{CredentialHost, CredentialKind, CredentialSecret, Holder};
+use crate::name::Name;
 use crate::session::Session;
 use crate::sign_in::{SignIn, Token};
 
@@ -20,8 +22,10 @@ use crate::sign_in::{SignIn, Token};
 const MAX_ANSWER: u64 = 64 << 10;
 /// How long an authority may take.
 const ANSWER_TIME: Duration = Duration::from_secs(10);
-/// A token is not used within this time of its end: a call that has it must come to its own.
+/// A token is not used within this time of its end, or half the time that it holds: a call that has it must come to its own.
 const MARGIN: Duration = Duration::from_secs(300);
+/// Requests for tokens of one workspace that are under way at once.
+const AT_ONCE: usize = 8;
 /// How long it is remembered that there was none.
 const REFUSED: Duration = Duration::from_secs(30);
 /// Tokens that are kept.
@@ -33,11 +37,20 @@ pub(super) struct Tokens {
     network: NetworkSpec,
     way: OnceLock<Result<Arc<Egress>, String>>,
     kept: Mutex<HashMap<String, Arc<Kept>>>,
+    /// Places for requests under way, of each workspace: authorities are whoever a workspace names, and can be slow.
+    places: Mutex<HashMap<Name, Arc<Semaphore>>>,
 }
 
 /// A token, or why there is none; whoever asks while it is asked for waits for that.
 #[derive(Debug, Default)]
-struct Kept(tokio::sync::Mutex<Option<(Result<Secret, String>, Instant)>>);
+struct Kept(tokio::sync::Mutex<Option<Known>>);
+
+#[derive(Debug)]
+struct Known {
+    token: Result<Secret, String>,
+    asked: Instant,
+    until: Instant,
+}
 
 /// Requests for tokens are nobody's but the host's: they are in its log.
 #[derive(Debug)]
@@ -62,7 +75,21 @@ impl Tokens {
             network,
             way: OnceLock::new(),
             kept: Mutex::default(),
+            places: Mutex::default(),
         }
+    }
+
+    /// Whether a secret may go to a host as it is: only if it is encrypted on its way, or stays where the operator says.
+    fn may_send(&self, origin: &Origin) -> bool {
+        let mut private = self.network.private.iter();
+        origin.is_https() || private.any(|pattern| pattern.matches(origin.host(), origin.port()))
+    }
+
+    fn places(&self, workspace: &Name) -> Arc<Semaphore> {
+        let mut all = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|_, places| Arc::strong_count(places) > 1);
+        let places = all.entry(workspace.clone());
+        Arc::clone(places.or_insert_with(|| Arc::new(Semaphore::new(AT_ONCE))))
     }
 
     fn way(&self) -> Result<&Arc<Egress>, String> {
@@ -76,7 +103,8 @@ impl Tokens {
                     private_endpoints: false,
                 },
                 limits: Limits {
-                    per_minute: 60_000,
+                    concurrent: 10_000,
+                    per_minute: 1_000_000,
                     response_bytes: MAX_ANSWER,
                     total_seconds: ANSWER_TIME.as_secs(),
                     ..Limits::default()
@@ -90,31 +118,67 @@ impl Tokens {
         made.as_ref().map_err(Clone::clone)
     }
 
-    /// The token of a client. `mark` tells it from all others, and from what it was before it was set anew.
-    async fn of(&self, mark: String, sign_in: &SignIn, scope: &str) -> Result<Secret, String> {
+    /// The token of a workspace's client. `mark` tells it from others, and from what it was before it was set anew.
+    async fn of(
+        &self,
+        workspace: &Name,
+        mark: &str,
+        sign_in: &SignIn,
+        scope: &str,
+    ) -> Result<Secret, String> {
+        let address = sign_in.address().map_err(|error| error.to_string())?;
+        if !Origin::of(&address).is_some_and(|origin| self.may_send(&origin)) {
+            return Err(format!(
+                "the authority {} is to be asked by https",
+                address.host_str().unwrap_or_default()
+            ));
+        }
+        let began = Instant::now();
         let kept = {
             let mut all = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            if all.len() >= KEPT {
+                all.retain(|_, kept| kept.is_of_use(began));
+            }
             if all.len() >= KEPT {
                 // Those that are asked for at this moment are held by whoever asks.
                 all.retain(|_, kept| Arc::strong_count(kept) > 1);
             }
-            Arc::clone(all.entry(mark).or_default())
+            let of = format!("{workspace} {mark} {scope}");
+            Arc::clone(all.entry(of).or_default())
         };
         let mut known = kept.0.lock().await;
-        if let Some((token, until)) = &*known
-            && Instant::now() < *until
+        if let Some(known) = &*known
+            // What was asked for meanwhile is as good as what this would ask for.
+            && (Instant::now() < known.until || known.asked >= began)
         {
-            return token.clone();
+            return known.token.clone();
         }
-        let way = self.way()?;
-        let asked = sign_in.token(scope, way).await;
-        let now = Instant::now();
-        let (token, holds) = match asked {
-            Ok(Token { text, holds }) => (Ok(text), holds.saturating_sub(MARGIN)),
+        let places = self.places(workspace);
+        let _place = places.acquire().await.map_err(|error| error.to_string())?;
+        let asked = Instant::now();
+        let given = sign_in.token(scope, self.way()?).await;
+        let (token, holds) = match given {
+            Ok(Token { text, holds }) => (Ok(text), holds - MARGIN.min(holds / 2)),
             Err(error) => (Err(error.to_string()), REFUSED),
         };
-        *known = now.checked_add(holds).map(|until| (token.clone(), until));
+        let now = Instant::now();
+        *known = Some(Known {
+            token: token.clone(),
+            asked,
+            // Nobody gives tokens for longer than clocks count.
+            until: now.checked_add(holds).unwrap_or(now),
+        });
         token
+    }
+}
+
+impl Kept {
+    fn is_of_use(&self, now: Instant) -> bool {
+        // One that is held is being asked for.
+        let Ok(known) = self.0.try_lock() else {
+            return true;
+        };
+        known.as_ref().is_some_and(|known| now < known.until)
     }
 }
 
@@ -152,6 +216,11 @@ impl Inner {
         let (Some(scope), Some(origin)) = (connection.scope(), origins.first()) else {
             return Err(format!("{signs_in}, and has no address"));
         };
+        if !self.tokens.may_send(origin) {
+            return Err(format!(
+                "{signs_in}, whose token goes out by https only; its address is {origin}"
+            ));
+        }
         let host = CredentialHost::new(&format!("{}:{}", origin.host(), origin.port()));
         let host = host.map_err(|error| format!("{signs_in}, and its address is none: {error}"))?;
         let held = {
@@ -179,8 +248,8 @@ impl Inner {
         match held {
             Ok((CredentialSecret::Token(token), _)) => Ok(token.into()),
             Ok((CredentialSecret::SignIn(sign_in), mark)) => {
-                let mark = format!("{} {mark} {scope}", session.workspace);
-                let token = self.tokens.of(mark, &sign_in, scope).await;
+                let token = self.tokens.of(&session.workspace, &mark, &sign_in, scope);
+                let token = token.await;
                 token.map_err(|error| format!("{signs_in}: {error}"))
             }
             Ok((CredentialSecret::Password { .. }, _)) => Err(format!(

@@ -34,6 +34,8 @@ pub struct CallTrace {
     pub call: String,
     /// Its session.
     pub session: Name,
+    /// Which of the session's lives it belongs to.
+    pub generation: u64,
     /// The session's flow.
     pub flow: Name,
     /// When it was over.
@@ -74,7 +76,8 @@ impl Traces {
 
     /// Those of a session, the last first.
     pub(super) fn of(&self, session: &Key) -> Vec<Arc<CallTrace>> {
-        self.recent.of(session)
+        let kept = self.recent.of(session);
+        kept.into_iter().map(|(_, trace)| trace).collect()
     }
 
     /// Tokens of all traces there ever were.

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use flowcell_connection::ConnectionSet;
 use flowcell_worker::{
-    Answer, Hear, Heard, Job, Look, News, Run, Setup, Taker, Tokens, Work, WorkerError,
+    Answer, Hear, Heard, Job, Look, NetworkSpec, News, Run, Setup, Taker, Tokens, Work, WorkerError,
 };
 use jiff::Timestamp;
 
@@ -130,23 +130,24 @@ impl SessionHost {
         Ok(self.inner.live(session).await?.events.watch(last))
     }
 
-    /// What happened in a session's calls of late, the last first.
-    pub fn traces(&self, session: &Session) -> Vec<Arc<CallTrace>> {
+    /// What happened in a session's calls of late, the last first, from one of its lives on.
+    pub fn traces(&self, session: &Session, since: u64) -> Vec<Arc<CallTrace>> {
         let mut traces = self
             .inner
             .traces
             .of(&(session.workspace.clone(), session.id.clone()));
         // A workspace that was deleted may have had a session of this name.
-        traces.retain(|trace| trace.ended >= session.created);
+        traces.retain(|trace| trace.ended >= session.created && trace.generation >= since);
         traces
     }
 
-    /// The requests that a session's guests have made of late, the last first.
-    pub fn requests(&self, session: &Session) -> Vec<Arc<Request>> {
+    /// The requests that a session's guests have made of late, the last first, from one of its lives on.
+    pub fn requests(&self, session: &Session, since: u64) -> Vec<(u64, Arc<Request>)> {
         let key = (session.workspace.clone(), session.id.clone());
         let mut requests = self.inner.settings.requests.of(&key);
         // A workspace that was deleted may have had a session of this name.
-        requests.retain(|request| request.ended >= session.created);
+        requests
+            .retain(|(_, request)| request.ended >= session.created && request.generation >= since);
         requests
     }
 
@@ -208,6 +209,7 @@ impl SessionHost {
                 parent: parent.map(|parent| parent.span),
                 call: guard.id().to_owned(),
                 session: session.1.clone(),
+                generation: live.generation,
                 flow: live.flow.clone(),
                 ended: Timestamp::now(),
                 trace,
@@ -273,6 +275,16 @@ fn hear(live: &Arc<Live>, call: &str, still: Still) -> Hear {
 
 pub(super) fn milliseconds(duration: std::time::Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
+}
+
+/// What a session may use and ask, as the ledger says at one moment.
+struct Allowed {
+    session: Session,
+    network: Box<NetworkSpec>,
+    /// With secrets: they go to its worker, and no further.
+    connections: ConnectionSet,
+    /// Counts these moments.
+    order: u64,
 }
 
 impl Inner {
@@ -351,14 +363,20 @@ impl Inner {
             }
             let still = self.still(live).await?;
             let mut session = live.spec();
-            let now = self.session(&(live.workspace.clone(), live.id.clone()))?;
-            session.network = self.network(&now);
-            let connections = self.signed_in(&now, self.connections(live)).await;
+            let Allowed {
+                session: now,
+                network,
+                connections,
+                order,
+            } = self.allowed(live)?;
+            session.network = network;
+            let connections = self.signed_in(&now, connections).await;
             let job = Job {
                 session,
                 revision: *still,
                 setup,
                 connections,
+                order,
                 record_content: self.records_content(live),
                 work,
             };
@@ -380,13 +398,20 @@ impl Inner {
             .await
     }
 
-    /// What the flows of a life's workspace may use, with secrets: they go to its worker, and no further.
-    fn connections(&self, live: &Live) -> ConnectionSet {
+    /// What a life may use and ask at this moment.
+    fn allowed(&self, live: &Live) -> Result<Allowed, CallError> {
         let state = self.ledger.state();
         let workspace = state.workspaces.get(&live.workspace);
-        workspace
-            .map(|workspace| open_all(workspace, &self.settings.secrets))
-            .unwrap_or_default()
+        let found =
+            workspace.and_then(|workspace| Some((workspace, workspace.sessions.get(&live.id)?)));
+        let (workspace, session) = found.ok_or_else(|| CallError::NotFound(live.id.to_string()))?;
+        Ok(Allowed {
+            network: self.network_of(workspace, session),
+            connections: open_all(workspace, &self.settings.secrets),
+            session: session.clone(),
+            // While the state cannot change.
+            order: self.orders.fetch_add(1, Ordering::Relaxed),
+        })
     }
 
     /// Whether the traces of a life's workspace hold what was asked and answered.

@@ -76,6 +76,7 @@ impl Scene<'_> {
             id: id.clone(),
             flow: flow.name.clone(),
             user: user.clone(),
+            owned_since: 1,
             state: SessionState::Starting,
             reason: format!("forked from session {from} by {user}"),
             since: now,

@@ -48,17 +48,20 @@ impl Scene<'_> {
         let network = wish.network.clone().unwrap_or_default();
         check_rule(&network)?;
         let now = self.context.now;
+        let generation = old.map_or(1, |old| old.generation + 1);
+        let before = old.filter(|old| old.user == *user);
         let session = Session {
             workspace: self.workspace.record.name.clone(),
             id: old.map_or(id, |old| &old.id).clone(),
             flow: flow.clone(),
             user: user.clone(),
+            owned_since: before.map_or(generation, |old| old.owned_since),
             state: SessionState::Starting,
             reason: format!("started by {user}"),
             since: now,
             created: old.map_or(now, |old| old.created),
             revision: old.map_or(1, |old| old.revision + 1),
-            generation: old.map_or(1, |old| old.generation + 1),
+            generation,
             compute: place.compute.clone(),
             compute_kind: place.kind,
             instance_type: place.instance_type.clone(),

@@ -81,10 +81,11 @@ def _method(function):
     parameters = list(inspect.signature(function).parameters.values())
     takes_connection = bool(parameters) and parameters[0].name == "connection"
 
-    def method(self, *args, **kwargs):
+    def method(self, /, *args, **kwargs):
         return function(*([self.connection] if takes_connection else []), *args, **kwargs)
 
-    own = Parameter("self", Parameter.POSITIONAL_OR_KEYWORD)
+    # An input may have any name.
+    own = Parameter("_" + "_".join(parameter.name for parameter in parameters), Parameter.POSITIONAL_ONLY)
     method.__signature__ = inspect.Signature([own, *parameters[takes_connection:]])
     method.__name__, method.__doc__ = function.__name__, function.__doc__
     return method
