@@ -65,12 +65,16 @@ impl PageParams {
             .decode(cursor)
             .ok()
             .and_then(|bytes| String::from_utf8(bytes).ok());
-        name.map(Some).ok_or_else(|| {
-            Problem::new(
-                Kind::BadRequest,
-                "cursor: it is not the next_cursor of a page",
-            )
-        })
+        name.map(Some).ok_or_else(no_cursor)
+    }
+
+    /// The number of the last entry of the page before, of a list whose entries have numbers.
+    ///
+    /// # Errors
+    /// When it is no cursor of such a list.
+    pub fn after_number(&self) -> Result<Option<u64>, Problem> {
+        let number = self.after()?.map(|number| number.parse());
+        number.transpose().map_err(|_| no_cursor())
     }
 
     /// The page of a map's entries, by name.
@@ -108,6 +112,13 @@ impl PageParams {
             next_cursor: None,
         })
     }
+}
+
+fn no_cursor() -> Problem {
+    Problem::new(
+        Kind::BadRequest,
+        "cursor: it is not the next_cursor of a page",
+    )
 }
 
 /// The cursor that leads to what comes after a name.

@@ -15,7 +15,7 @@ use super::sessions::{find, known_since};
 use crate::app::App;
 use crate::auth::Caller;
 use crate::extract::{At, Params};
-use crate::problem::{Kind, Problem};
+use crate::problem::Problem;
 
 /// A request that a session's guest has made, or tried to make. It has no path, query, header or body: there may be secrets
 /// in them.
@@ -113,15 +113,7 @@ pub async fn list(
         cursor: after,
     };
     let limit = page.limit()?;
-    let before: Option<u64> = match page.after()? {
-        None => None,
-        Some(number) => Some(number.parse().map_err(|_| {
-            Problem::new(
-                Kind::BadRequest,
-                "cursor: it is not the next_cursor of a page",
-            )
-        })?),
-    };
+    let before = page.after_number()?;
     let is_asked_for = |(number, request): &&(u64, Arc<Request>)| {
         let exchange = &request.exchange;
         before.is_none_or(|before| *number < before)

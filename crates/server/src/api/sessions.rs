@@ -546,15 +546,7 @@ pub async fn history(
     caller.require(&app, &name, Role::Reader)?;
     find(&app, &name, &id)?;
     let limit = page.limit()?;
-    let before = match page.after()? {
-        None => None,
-        Some(number) => Some(number.parse().map_err(|_| {
-            Problem::new(
-                Kind::BadRequest,
-                "cursor: it is not the next_cursor of a page",
-            )
-        })?),
-    };
+    let before = page.after_number()?;
     let mut lines = app
         .read(move |ledger| {
             ledger
