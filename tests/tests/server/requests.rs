@@ -387,6 +387,20 @@ fn who_takes_over_a_session_does_not_know_what_it_has_asked() {
     of_ben.out(url);
     assert_eq!((count(&ben, &path), count(&ben, &traces)), (2, 1));
     ann.get(&path).expect(403);
+    // Strangers do not even know whether there is such a workspace, or such a session.
+    admin
+        .post("/v1/users", json!({ "name": "eve" }))
+        .expect(201);
+    let key = admin.post("/v1/users/eve/keys", json!({})).is(201);
+    let eve = server.client(key.text("key"));
+    for of in [
+        path.clone(),
+        traces.clone(),
+        workspace("/sessions/none/requests"),
+        workspace("/sessions/none/traces"),
+    ] {
+        eve.get(&of).is_problem(404, "not-found", &["workspace"]);
+    }
     // Owners of the workspace know all of it.
     assert_eq!((count(&admin, &path), count(&admin, &traces)), (6, 3));
 }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::page::{Page, PageParams, cursor};
-use super::sessions::{find, known_since};
+use super::sessions::{find, known_since, own_or_owner};
 use crate::app::App;
 use crate::auth::Caller;
 use crate::extract::{At, Params};
@@ -100,8 +100,9 @@ pub async fn list(
     At((name, id)): At<(Name, Name)>,
     Params(parameters): Params<RequestParams>,
 ) -> Result<Json<Page<RequestView>>, Problem> {
+    let role = own_or_owner(&app, &caller, &name, &id)?;
     let session = find(&app, &name, &id)?;
-    let since = known_since(&app, &caller, &name, &session)?;
+    let since = known_since(role, &session);
     let RequestParams {
         node,
         outcome,

@@ -697,17 +697,17 @@ pub(crate) fn usable(
     ))
 }
 
-/// Sessions are changed and stopped by whoever's they are, and by the owners of the workspace.
+/// Sessions are changed and stopped by whoever's they are, and by the owners of the workspace. Gives the caller's role.
 pub(crate) fn own_or_owner(
     app: &App,
     caller: &Caller,
     name: &Name,
     id: &Name,
-) -> Result<(), Problem> {
+) -> Result<Role, Problem> {
     let role = caller.require(app, name, Role::DataScientist)?;
     let session = find(app, name, id)?;
     if role == Role::Owner || session.user == caller.user {
-        return Ok(());
+        return Ok(role);
     }
     Err(Problem::new(
         Kind::Forbidden,
@@ -715,20 +715,13 @@ pub(crate) fn own_or_owner(
     ))
 }
 
-/// From which of a session's lives on the caller may know what happened in it: its user from when it became theirs, owners of
+/// From which of a session's lives on somebody may know what happened in it: its user from when it became theirs, owners of
 /// the workspace from its beginning.
-pub(crate) fn known_since(
-    app: &App,
-    caller: &Caller,
-    name: &Name,
-    session: &Session,
-) -> Result<u64, Problem> {
-    own_or_owner(app, caller, name, &session.id)?;
-    let role = caller.require(app, name, Role::DataScientist)?;
-    Ok(match role {
+pub(crate) fn known_since(role: Role, session: &Session) -> u64 {
+    match role {
         Role::Owner => 0,
         Role::DataScientist | Role::Reader => session.owned_since,
-    })
+    }
 }
 
 pub(crate) fn view(app: &App, session: &Session) -> SessionView {

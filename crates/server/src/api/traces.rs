@@ -14,7 +14,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::page::Page;
-use super::sessions::{find, known_since};
+use super::sessions::{find, known_since, own_or_owner};
 use crate::app::App;
 use crate::auth::Caller;
 use crate::extract::At;
@@ -137,8 +137,9 @@ pub async fn list(
     caller: Caller,
     At((name, id)): At<(Name, Name)>,
 ) -> Result<Json<Page<TraceSummary>>, Problem> {
+    let role = own_or_owner(&app, &caller, &name, &id)?;
     let session = find(&app, &name, &id)?;
-    let since = known_since(&app, &caller, &name, &session)?;
+    let since = known_since(role, &session);
     // All at once: a host keeps fewer of a session than a page has.
     let traces = app.sessions().traces(&session, since);
     Ok(Json(Page {
@@ -159,8 +160,9 @@ pub async fn get(
     caller: Caller,
     At((name, id, wanted)): At<(Name, Name, String)>,
 ) -> Result<Json<TraceView>, Problem> {
+    let role = own_or_owner(&app, &caller, &name, &id)?;
     let session = find(&app, &name, &id)?;
-    let since = known_since(&app, &caller, &name, &session)?;
+    let since = known_since(role, &session);
     let number = u128::from_str_radix(&wanted, 16)
         .ok()
         .filter(|_| wanted.len() == 32);

@@ -194,7 +194,7 @@ impl Inner {
         {
             return Ok(Arc::clone(&live));
         }
-        let (session, compute, revision) = {
+        let (session, compute, revision, network) = {
             let state = self.ledger.state();
             let workspace = state.workspaces.get(workspace).ok_or(OpenError::Over)?;
             let session = workspace.sessions.get(id).ok_or(OpenError::Over)?;
@@ -207,7 +207,8 @@ impl Inner {
             if session.generation != generation || !is_due {
                 return Err(OpenError::Over);
             }
-            (session.clone(), compute.clone(), flow.revision)
+            let network = self.network(workspace, session);
+            (session.clone(), compute.clone(), flow.revision, network)
         };
         let copy = WorkingCopy::new(self.folder(workspace, id, generation));
         if !Self::is_whole(&session, &copy) {
@@ -216,7 +217,7 @@ impl Inner {
         let (inner, to_write) = (Arc::clone(self), copy.clone());
         let (of, flow) = (session.workspace.clone(), session.flow.clone());
         blocking(move || to_write.update(inner.ledger.registry(), &of, &flow)).await?;
-        let spec = self.spec(&session, &compute, &copy, (image, packages));
+        let spec = self.spec(&session, &compute, &copy, (image, packages), network);
         // So that the first call does not wait for it.
         let loaded = self.workers.open(spec.clone()).await?;
         loaded.map_err(|why| {
@@ -244,6 +245,7 @@ impl Inner {
         compute: &Compute,
         copy: &WorkingCopy,
         (image, packages): (&Image, Option<&Packages>),
+        network: Box<NetworkSpec>,
     ) -> SessionSpec {
         SessionSpec {
             id: SessionId {
@@ -263,24 +265,15 @@ impl Inner {
             image: image.in_store().to_owned(),
             site: packages.and_then(|packages| packages.site.clone()),
             stored_memory: self.settings.stored_memory,
-            network: self.network(session),
+            network,
             instance_memory: self.settings.instance_memory as u64,
             call_time: self.settings.call_time,
             instance_wait: self.settings.instance_wait,
         }
     }
 
-    /// What a session may ask of the network by now.
-    pub(super) fn network(&self, session: &Session) -> Box<NetworkSpec> {
-        let state = self.ledger.state();
-        match state.workspaces.get(&session.workspace) {
-            Some(workspace) => self.network_of(workspace, session),
-            None => Box::new(self.settings.network.clone()),
-        }
-    }
-
-    /// The same, by a state that cannot change meanwhile.
-    pub(super) fn network_of(&self, workspace: &Workspace, session: &Session) -> Box<NetworkSpec> {
+    /// What a session may ask of the network.
+    pub(super) fn network(&self, workspace: &Workspace, session: &Session) -> Box<NetworkSpec> {
         Box::new(NetworkSpec {
             workspace: workspace.record.network.clone(),
             session: session.network.clone(),

@@ -158,25 +158,26 @@ impl Inner {
     async fn copy_life(self: &Arc<Self>, live: &Arc<Live>, step: &Step) -> Result<(), ForkError> {
         let (to, spec, bytes, files) = {
             let state = self.ledger.state();
-            let workspace = state.workspaces.get(&live.workspace);
             let over = || {
                 ForkError::Happen(ChangeError::Refused(Refusal::Conflict(
                     "the session was changed meanwhile; try again".to_owned(),
                 )))
             };
+            let workspace = state.workspaces.get(&live.workspace).ok_or_else(over)?;
             let session = step.session().ok_or_else(over)?;
             let made = step.changes.iter().find_map(|change| match change {
                 Change::PutCompute(compute) if compute.name == session.compute => Some(compute),
                 _ => None,
             });
-            let compute = made.or_else(|| workspace?.computes.get(&session.compute));
+            let compute = made.or_else(|| workspace.computes.get(&session.compute));
             let compute = compute.ok_or_else(over)?;
-            let flow = workspace.and_then(|workspace| workspace.flows.get(&live.flow));
+            let flow = workspace.flows.get(&live.flow);
             let (bytes, files) = flow.map_or((0, 0), |flow| (flow.bytes, flow.files));
             let folder = self.folder(&session.workspace, &session.id, session.generation);
             let to = WorkingCopy::new(folder);
             let environment = (&*session.image, session.packages.as_deref());
-            let spec = self.spec(session, compute, &to, environment);
+            let network = self.network(workspace, session);
+            let spec = self.spec(session, compute, &to, environment, network);
             (to, spec, bytes, files)
         };
         let (from, target) = (live.copy.clone(), to.clone());

@@ -14,8 +14,8 @@ use tokio::sync::Semaphore;
 
 use super::Inner;
 use crate::credential::{CredentialHost, CredentialKind, CredentialSecret, Holder};
-use crate::name::Name;
-use crate::session::Session;
+use crate::name::{Name, UserName};
+use crate::session::{Identity, Session};
 use crate::sign_in::{SignIn, Token};
 
 /// What an authority's answer may have, in bytes.
@@ -30,6 +30,25 @@ const AT_ONCE: usize = 8;
 const REFUSED: Duration = Duration::from_secs(30);
 /// Tokens that are kept.
 const KEPT: usize = 10_000;
+
+/// As whom a session signs in.
+#[derive(Debug)]
+pub(super) struct Signer {
+    workspace: Name,
+    user: UserName,
+    identity: Identity,
+}
+
+impl Signer {
+    /// As whom a session does by now.
+    pub(super) fn of(session: &Session) -> Self {
+        Self {
+            workspace: session.workspace.clone(),
+            user: session.user.clone(),
+            identity: session.identity.clone(),
+        }
+    }
+}
 
 /// The tokens of a host's identities.
 #[derive(Debug)]
@@ -186,7 +205,7 @@ impl Inner {
     /// Connections with the tokens of a session's identity, where they sign in with one.
     pub(super) async fn signed_in(
         &self,
-        session: &Session,
+        signer: &Signer,
         connections: ConnectionSet,
     ) -> ConnectionSet {
         if !connections.iter().any(|one| one.uses_identity()) {
@@ -194,22 +213,22 @@ impl Inner {
         }
         let signed = connections
             .iter()
-            .map(|one| self.with_token(session, one).boxed());
+            .map(|one| self.with_token(signer, one).boxed());
         futures_util::future::join_all(signed)
             .await
             .into_iter()
             .collect()
     }
 
-    async fn with_token(&self, session: &Session, connection: &Connection) -> Connection {
+    async fn with_token(&self, signer: &Signer, connection: &Connection) -> Connection {
         if connection.uses_identity() {
-            connection.with_token(self.token(session, connection).await)
+            connection.with_token(self.token(signer, connection).await)
         } else {
             connection.clone()
         }
     }
 
-    async fn token(&self, session: &Session, connection: &Connection) -> Result<Secret, String> {
+    async fn token(&self, signer: &Signer, connection: &Connection) -> Result<Secret, String> {
         let name = connection.name();
         let signs_in = format!("connection '{name}' signs in with the session's identity");
         let origins = connection.origins();
@@ -226,10 +245,10 @@ impl Inner {
         let held = {
             let state = self.ledger.state();
             let workspace = state
-                .workspace(&session.workspace)
+                .workspace(&signer.workspace)
                 .map_err(|error| error.to_string())?;
             let holder = workspace
-                .holder(&session.user, &session.identity)
+                .holder(&signer.user, &signer.identity)
                 .map_err(|error| error.to_string())?;
             let whose = match &holder {
                 Holder::Identity(name) => format!("identity {name}"),
@@ -248,7 +267,7 @@ impl Inner {
         match held {
             Ok((CredentialSecret::Token(token), _)) => Ok(token.into()),
             Ok((CredentialSecret::SignIn(sign_in), mark)) => {
-                let token = self.tokens.of(&session.workspace, &mark, &sign_in, scope);
+                let token = self.tokens.of(&signer.workspace, &mark, &sign_in, scope);
                 let token = token.await;
                 token.map_err(|error| format!("{signs_in}: {error}"))
             }

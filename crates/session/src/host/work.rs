@@ -15,6 +15,7 @@ use super::effects::OpenError;
 use super::events::Watcher;
 use super::live::{AdmissionError, CallGuard, Live, Still};
 use super::requests::Request;
+use super::tokens::Signer;
 use super::traces::{CallTrace, TraceParent};
 use super::{HappenError, Inner, Key, SessionEvent, SessionHost, Timer, blocking};
 use crate::connection::open_all;
@@ -279,10 +280,13 @@ pub(super) fn milliseconds(duration: std::time::Duration) -> f64 {
 
 /// What a session may use and ask, as the ledger says at one moment.
 struct Allowed {
-    session: Session,
     network: Box<NetworkSpec>,
     /// With secrets: they go to its worker, and no further.
     connections: ConnectionSet,
+    /// Whether its traces hold what was asked and answered.
+    record_content: bool,
+    /// As whom it signs in.
+    signer: Signer,
     /// Counts these moments.
     order: u64,
 }
@@ -364,20 +368,21 @@ impl Inner {
             let still = self.still(live).await?;
             let mut session = live.spec();
             let Allowed {
-                session: now,
                 network,
                 connections,
+                record_content,
+                signer,
                 order,
             } = self.allowed(live)?;
             session.network = network;
-            let connections = self.signed_in(&now, connections).await;
+            let connections = self.signed_in(&signer, connections).await;
             let job = Job {
                 session,
                 revision: *still,
                 setup,
                 connections,
                 order,
-                record_content: self.records_content(live),
+                record_content,
                 work,
             };
             let hear = hear(live, guard.id(), still);
@@ -406,19 +411,13 @@ impl Inner {
             workspace.and_then(|workspace| Some((workspace, workspace.sessions.get(&live.id)?)));
         let (workspace, session) = found.ok_or_else(|| CallError::NotFound(live.id.to_string()))?;
         Ok(Allowed {
-            network: self.network_of(workspace, session),
+            network: self.network(workspace, session),
             connections: open_all(workspace, &self.settings.secrets),
-            session: session.clone(),
+            record_content: workspace.record.trace_content,
+            signer: Signer::of(session),
             // While the state cannot change.
             order: self.orders.fetch_add(1, Ordering::Relaxed),
         })
-    }
-
-    /// Whether the traces of a life's workspace hold what was asked and answered.
-    fn records_content(&self, live: &Live) -> bool {
-        let state = self.ledger.state();
-        let workspace = state.workspaces.get(&live.workspace);
-        workspace.is_some_and(|workspace| workspace.record.trace_content)
     }
 
     /// The working copy of a life, up to date.
